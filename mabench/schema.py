@@ -1,0 +1,298 @@
+"""What reaches disk, as frozen pydantic models; plus the project's one error and its one name lookup. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers refuse a newer one
+
+T = TypeVar("T")
+
+
+class MabenchError(Exception):
+    """A mistake that the user can mend. The command line prints its text without a traceback and exits with 2.
+
+    The text says what was found, where, what is allowed, and the command that mends it.
+    """
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, list(table), n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise MabenchError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: keys sorted, no spaces, no NaN. The input of every digest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+class Frozen(BaseModel):
+    """Base of all models: immutable, and an unknown field is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Evaluator(Frozen):
+    """A network that sits the exam: architecture, initial weights, input, and the rate it is trained with."""
+
+    name: str
+    architecture: str
+    """A network of `networks.py` (library='mabench') or a timm name with its explicit tag (library='timm')."""
+    library: Literal["mabench", "timm"]
+    family: Literal["cnn", "transformer", "mlp"]
+    pretrained: bool
+    input_size: Count
+    """Side in pixels to which images are resized, square."""
+    learning_rate: Positive
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the architecture: depth, patch_size, ..."""
+    mean: tuple[float, ...] | None = None
+    """Per-channel normalisation of the pretrained weights; None = the dataset's own."""
+    std: tuple[float, ...] | None = None
+    note: str = ""
+    """One line for a reader: where weights and rate come from. Not part of any digest."""
+
+
+class Augmentation(Frozen):
+    """What happens to a training batch, at the set's own resolution, before the resize. Per sample unless said."""
+
+    color: Literal["none", "full", "brightness-only"] = "none"
+    """full = brightness, saturation, contrast with DSA's definitions."""
+    brightness: float = 1.0  # DSA: x + U(-.5,.5)*brightness
+    saturation: float = 2.0  # DSA: (x - mean_c) * U(0,saturation) + mean_c
+    contrast: float = 0.5  # DSA: (x - mean_chw) * (U(0,1) + contrast) + mean_chw
+    geometry: tuple[Literal["crop", "scale", "rotate"], ...] = ()
+    """Applied all in this order, or one of them per batch when `geometry_one_of`."""
+    geometry_one_of: bool = False
+    crop_ratio: Fraction = 0.125  # shift up to this part of the side
+    scale_ratio: Positive = 1.2
+    rotate_degrees: float = 15.0
+    flip: Fraction = 0.0
+    """Probability of a horizontal flip."""
+    flip_first: bool = False
+    """Flip before colour (HMDC's released code) instead of after geometry."""
+    cutmix: Fraction = 0.0
+    """Probability per batch."""
+    cutmix_except: tuple[Literal["cnn", "transformer", "mlp"], ...] = ()
+    """Evaluator families that never get CutMix (HMDC's code: its ViTs)."""
+    cutout: Literal["never", "always", "unless-cutmix"] = "never"
+    cutout_ratio: Fraction = 0.5
+    space: Literal["pixel", "normalised"] = "pixel"
+    """Where the operations act; zero fill is black in pixel space, the mean colour in normalised space."""
+
+
+class Distillation(Frozen):
+    """Knowledge distillation at evaluation (Model Pool, Eq. 1): (1-alpha)*CE + alpha*tau^2*KL(teacher || student)."""
+
+    teacher: str
+    """Evaluator trained first on the same set with the same recipe and plain cross-entropy."""
+    alpha: Fraction
+    temperature: Positive
+
+
+class Recipe(Frozen):
+    """How one evaluator is trained on one decoded set and when it is tested. Every quirk is a named field."""
+
+    epochs: Count
+    batch_size: Count
+    test_every: Count
+    """Epochs between looks at the test split; the last epoch is always looked at."""
+    score: Literal["best", "last"]
+    learning_rate: Positive | None = None
+    """None = the evaluator's own."""
+    optimizer: Literal["sgd", "adamw"] | None = None
+    """None = the evaluator's own."""
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    decay_after: Count | None = None
+    """After this many epochs the rate is multiplied by `decay_factor` and the optimizer starts afresh; None = constant."""
+    decay_factor: Positive = 0.1
+    augmentation: Augmentation = Augmentation()
+    normalisation: Literal["evaluator", "dataset"] = "evaluator"
+    """dataset = the dataset's mean and std even for pretrained weights (HMDC's released code)."""
+    batch_norm: Literal["train", "frozen", "frozen-if-pretrained"] = "frozen-if-pretrained"
+    classifier_only: tuple[str, ...] = ()
+    """Evaluators of which only the last linear layer is trained (HMDC's released code: its ConvNet)."""
+    resize_align_corners: bool = False
+    distillation: Distillation | None = None
+
+    @model_validator(mode="after")
+    def _looks_fit(self) -> Recipe:
+        if self.test_every > self.epochs:
+            raise ValueError(f"test_every = {self.test_every} is larger than epochs = {self.epochs}")
+        return self
+
+
+class Suite(Frozen):
+    """One fixed exam: dataset, evaluators by track, recipe, seeds, score rule. Released suites never change."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
+    version: Count
+    title: str
+    measures: str
+    """What this exam measures, for a method author who does not read code. Not part of the digest."""
+    dataset: str
+    tracks: dict[str, tuple[str, ...]]
+    """Track name -> evaluator names, in table order."""
+    recipe: Recipe
+    track_recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Track name -> fields of the recipe that this track replaces."""
+    evaluator_fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Evaluator name -> fields of its entry that this suite replaces (input_size, learning_rate)."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    std: Literal["unbiased", "population"] = "unbiased"
+    ipcs: tuple[Count, ...]
+    """Images per class that have a table; other budgets run too and say so."""
+    balanced: bool = True
+    """Refuse sets whose classes have different numbers of stored images."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    def recipe_for(self, track: str) -> Recipe:
+        """The recipe of a track, its own fields replaced; validated again."""
+        changes = self.track_recipe.get(track, {})
+        return Recipe.model_validate(_merged(self.recipe.model_dump(), changes))
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return base | {
+        k: _merged(base[k], v) if isinstance(v, Mapping) and isinstance(base.get(k), dict) else v for k, v in changes.items()
+    }
+
+
+class Cell(Frozen):
+    """Set x evaluator x seed: the unit of work, of resume, of scale-out and of verification."""
+
+    set_sha256: str
+    suite: str
+    suite_digest: str
+    track: str
+    evaluator: Evaluator
+    recipe: Recipe
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def name(self) -> str:
+        """File-name-safe and unique within one evaluation."""
+        return f"{self.track}--{self.evaluator.name}--seed{self.seed}"
+
+
+class Finding(Frozen):
+    """One thing that a reader of a foreign file decided: what, on what evidence, and the flag that overrides it."""
+
+    field: str
+    value: str
+    reason: str
+    flag: str = ""
+
+
+class SetSummary(Frozen):
+    """What a record keeps of the set it was made from."""
+
+    sha256: str
+    name: str
+    dataset: str
+    ipc: int
+    stored_images: int
+    decoded_images: int
+    image_shape: tuple[int, int, int]
+    image_dtype: str
+    decode: str
+    labels: Literal["hard", "soft"]
+    stored_bytes: int
+    findings: tuple[Finding, ...] = ()
+
+
+class RunRecord(Frozen):
+    """The result of one cell. Only what was observed: best, best epoch and last are derived from the curve."""
+
+    record_schema: Literal[1] = 1
+    cell: Cell
+    synthetic_set: SetSummary
+    test_sha256: str
+    """Order-independent content digest of the real test split that was used."""
+    total: Count
+    """Number of test images in one look."""
+    curve: tuple[tuple[int, int], ...]
+    """(epoch, correct) for every look, epochs counted from 1."""
+    train_loss: tuple[tuple[int, float], ...] = ()
+    """(epoch, mean training loss of that epoch) for every look."""
+    diverged_epoch: int | None = None
+    """First epoch whose loss was not finite: from there the cell counts as chance."""
+    engine: Literal["reference"] = "reference"
+    environment: dict[str, str]
+    seconds: float
+    started: str
+    """UTC, ISO 8601."""
+
+    @model_validator(mode="after")
+    def _curve_is_plausible(self) -> RunRecord:
+        if not self.curve:
+            raise ValueError("the curve is empty")
+        epochs = [e for e, _ in self.curve]
+        if epochs != sorted(set(epochs)) or any(not 0 <= c <= self.total for _, c in self.curve):
+            raise ValueError("the curve's epochs must rise and its counts lie in 0..total")
+        return self
+
+    @property
+    def best(self) -> float:
+        """Highest test accuracy of the run, a fraction in [0,1]."""
+        return max(c for _, c in self.curve) / self.total
+
+    @property
+    def best_epoch(self) -> int:
+        """First epoch that reached `best`."""
+        top = max(c for _, c in self.curve)
+        return next(e for e, c in self.curve if c == top)
+
+    @property
+    def last(self) -> float:
+        """Test accuracy after the last epoch, a fraction in [0,1]."""
+        return self.curve[-1][1] / self.total
+
+    @property
+    def score(self) -> float:
+        """`best` or `last`, as the recipe says."""
+        return self.best if self.cell.recipe.score == "best" else self.last
+
+
+class Card(Frozen):
+    """Who made a set and how: what a leaderboard row says beside its numbers."""
+
+    title: str
+    authors: tuple[str, ...] = ()
+    paper: str = ""
+    code: str = ""
+    command: str = ""
+    licence: str = ""
+    source_networks: tuple[str, ...] = ()
+    """Evaluators' architectures that made the set, so that unseen ones can be told apart."""
+
+
+def first_line(items: Iterable[str]) -> str:
+    """Comma-separated names for messages, cut after twelve."""
+    names = list(items)
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
