@@ -1,0 +1,427 @@
+"""THE loop: train one evaluator on one decoded set, test it every few epochs, keep the whole curve.
+
+Everything that is random comes from one integer seed through named streams (`init`, `order`, `augment`), so a cell
+gives the same record whichever cells run before it and however often it was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mabench
+from mabench import evaluators
+from mabench.augment import augment
+from mabench.data import DATASETS, RealData
+from mabench.schema import Cell, Evaluator, MabenchError, Recipe, RunRecord
+from mabench.synthetic import SyntheticSet
+
+CHECKPOINT_SECONDS = 45.0  # ours: at most a minute of work is lost, with room for one slow step
+TRAIN_COST = 3.0  # forward + backward, in forward passes: the usual rule of thumb, used only for time estimates
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is on disk and the same command goes on from there."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a cell is, in forward-pass equivalents of one image."""
+
+    done: float
+    total: float
+    epoch: int
+    epochs: int
+    accuracy: float | None
+
+
+def work(cell: Cell, decoded_images: int, test_images: int) -> float:
+    """Cost of a cell in forward-pass equivalents of one image."""
+    looks = math.ceil(cell.recipe.epochs / cell.recipe.test_every)
+    training = cell.recipe.epochs * decoded_images * TRAIN_COST
+    return training * (2 if cell.recipe.distillation else 1) + looks * test_images
+
+
+def stream(seed: int, name: str) -> int:
+    """A seed for the named stream of a cell; streams of one cell, or of two, are unrelated."""
+    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
+
+
+def test_batch_size(device: torch.device, input_size: int) -> int:
+    """Images per forward pass of a look: as many as the caches of the device like; no influence on the protocol."""
+    if device.type == "cpu":
+        return 50 if input_size <= 64 else 16  # measured: ConvNet-3 tests 2,520 images/s at 50, 500 at 200
+    return 1000 if input_size <= 64 else 250
+
+
+def train_batch_size(device: torch.device, input_size: int) -> int:
+    """Images per backward pass; a larger batch is split and its gradients added, which is the same step.
+
+    Never used where batch norm sees batch statistics: there a split would be another network.
+    """
+    if device.type == "cpu":
+        return 25 if input_size <= 64 else 16  # measured: ConvNet-3 trains 666 images/s at 25, 395 at 100
+    return 10**9
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a reader needs to judge or repeat a number: versions, device, threads, precision."""
+    import timm
+
+    return {
+        "mabench": mabench.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "precision": "float32",
+    }
+
+
+def run(
+    synthetic_set: SyntheticSet,
+    cell: Cell,
+    test: RealData,
+    *,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunRecord:
+    """Sit one cell of the exam and return its record.
+
+    With `checkpoint`, the state is saved there at least once a minute and picked up again if the file exists; the
+    resumed curve equals the uninterrupted one. Raises Interrupted once `should_stop()` answers True.
+    """
+    return _Run(synthetic_set, cell, test, device, checkpoint, on_progress, should_stop).finish()
+
+
+class _Run:
+    """State of one cell between two steps. Shapes: M decoded images, K classes, C channels, S side in pixels."""
+
+    def __init__(
+        self,
+        synthetic_set: SyntheticSet,
+        cell: Cell,
+        test: RealData,
+        device: torch.device,
+        checkpoint: Path | None,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.cell, self.recipe, self.device, self.checkpoint = cell, cell.recipe, device, checkpoint
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.synthetic_set, self.test = synthetic_set, test
+        dataset = test.dataset
+        self.num_classes = dataset.num_classes
+        images, labels = synthetic_set.decoded()  # [M,C,S,S], 1.0 = white
+        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (dataset.mean, dataset.std))
+        self.normalise_first = self.recipe.augmentation.space == "normalised"
+        self.images = images.to(device)
+        if self.normalise_first:
+            self.images = (self.images - self.mean) / self.std
+        hard = labels.dim() == 1
+        self.targets = (F.one_hot(labels, self.num_classes).float() if hard else labels.float()).to(device)  # [M,K]
+        self.test_images = torch.from_numpy(test.images)  # uint8 [N,C,S,S], memory-mapped: batches are copied out
+        self.test_labels = torch.from_numpy(test.labels)
+        if device.type == "cuda":
+            self.test_images = self.test_images.to(device)
+        self.test_labels = self.test_labels.to(device)
+
+        self.phases = ("teacher", "student") if self.recipe.distillation else ("student",)
+        self.teacher: nn.Module | None = None
+        self.curve: list[tuple[int, int]] = []
+        self.train_loss: list[tuple[int, float]] = []
+        self.diverged_epoch: int | None = None
+        self.seconds = 0.0
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.done = 0.0
+        self.total = work(cell, len(self.images), len(self.test_labels))
+        self._enter(self.phases[0])
+
+    # -- the course of a cell ------------------------------------------------------------------------------------
+
+    def finish(self) -> RunRecord:
+        self._resume()
+        self._clock = self._saved_at = time.monotonic()
+        while True:
+            self._train_phase()
+            if self.phase == "student":
+                break
+            self.teacher = self.model.eval().requires_grad_(False)
+            self._enter("student")
+        self._tick()
+        return RunRecord(
+            cell=self.cell,
+            synthetic_set=self.synthetic_set.summary(),
+            test_sha256=self.test.sha256,
+            total=len(self.test_labels),
+            curve=tuple(self.curve),
+            train_loss=tuple(self.train_loss),
+            diverged_epoch=self.diverged_epoch,
+            environment=environment(self.device),
+            seconds=round(self.seconds, 3),
+            started=self.started,
+        )
+
+    def _enter(self, phase: str) -> None:
+        """Fresh network, optimizer and streams for the teacher (distillation only) or for the evaluator itself."""
+        self.phase = phase
+        evaluator, seed = self.cell.evaluator, self.cell.seed
+        prefix = ""
+        if phase == "teacher":
+            assert self.recipe.distillation is not None
+            evaluator, prefix = evaluators.EVALUATORS[self.recipe.distillation.teacher], "teacher-"
+        self.evaluator = evaluator
+        self.model = build(evaluator, self.recipe, self.test.dataset.name, stream(seed, prefix + "init")).to(self.device)
+        if evaluator.family == "cnn":
+            self.model = self.model.to(memory_format=torch.channels_last)  # ours: same arithmetic, faster convolutions
+        self.splittable = self._batch_norm_frozen() or not any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()
+        )
+        self.scale, self.shift = self._input_map(evaluator)
+        self.order = torch.Generator().manual_seed(stream(seed, prefix + "order"))
+        self.augment = torch.Generator(self.device).manual_seed(stream(seed, prefix + "augment"))
+        self.epoch = 0  # finished epochs
+        self.permutation: Tensor | None = None  # of the epoch under way
+        self.position = 0  # images of it already used
+        self.loss_sum = torch.zeros((), device=self.device)
+        self.tested = -1  # images of the look under way, -1 = no look under way
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._new_optimizer(decayed=False)
+
+    def _train_phase(self) -> None:
+        while self.epoch < self.recipe.epochs or self.tested >= 0:
+            if self.tested >= 0:
+                self._look()
+                continue
+            self._epoch()
+            if self.phase == "student" and (self.epoch % self.recipe.test_every == 0 or self.epoch == self.recipe.epochs):
+                self.tested = 0
+                self.correct.zero_()
+
+    def _epoch(self) -> None:
+        """From wherever the epoch stands to its end."""
+        self.model.train()
+        evaluators.set_batch_norm(self.model, frozen=self._batch_norm_frozen())
+        if self.permutation is None:
+            self.permutation = torch.randperm(len(self.images), generator=self.order)
+            self.loss_sum.zero_()
+        while self.position < len(self.images):
+            batch = self.permutation[self.position : self.position + self.recipe.batch_size].to(self.device)
+            self.loss_sum += self._step(batch) * len(batch)
+            self.position += len(batch)
+            self._advance(len(batch) * TRAIN_COST)
+        self.epoch += 1
+        self.permutation, self.position = None, 0
+        loss = float(self.loss_sum) / len(self.images)
+        if not math.isfinite(loss) and self.phase == "student" and self.diverged_epoch is None:
+            self.diverged_epoch = self.epoch
+        if self.phase == "student" and (self.epoch % self.recipe.test_every == 0 or self.epoch == self.recipe.epochs):
+            self.train_loss.append((self.epoch, loss if math.isfinite(loss) else -1.0))
+        if self.epoch == self.recipe.decay_after:
+            self._new_optimizer(decayed=True)
+
+    def _step(self, batch: Tensor) -> Tensor:
+        """One optimizer step on the images with these indices; returns the mean loss, on the device."""
+        plan = self.recipe.augmentation
+        mix = self.evaluator.family not in plan.cutmix_except
+        images, targets = augment(self.images[batch], self.targets[batch], plan, self.augment, mix=mix)
+        inputs = self._inputs(images)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        size = train_batch_size(self.device, self.evaluator.input_size) if self.splittable else len(batch)
+        for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+            logits = self.model(part)
+            loss = F.cross_entropy(logits, wanted)
+            if self.phase == "student" and self.recipe.distillation is not None:
+                loss = self._distilled(loss, logits, part)
+            loss = loss * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        self.optimizer.step()
+        return total
+
+    def _distilled(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
+        """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN."""
+        distillation = self.recipe.distillation
+        assert distillation is not None and self.teacher is not None
+        tau = distillation.temperature
+        with torch.no_grad():
+            target = F.log_softmax(self.teacher(inputs) / tau, dim=1)
+        divergence = F.kl_div(F.log_softmax(logits / tau, dim=1), target, log_target=True, reduction="batchmean")
+        return (1 - distillation.alpha) * loss + distillation.alpha * tau**2 * divergence
+
+    @torch.inference_mode()
+    def _look(self) -> None:
+        """Test top-1 on the whole split, from wherever the look stands."""
+        self.model.eval()
+        size = test_batch_size(self.device, self.evaluator.input_size)
+        while self.tested < len(self.test_labels):
+            window = slice(self.tested, self.tested + size)
+            pixels = self.test_images[window].to(self.device).float() / 255
+            images = (pixels - self.mean) / self.std if self.normalise_first else pixels
+            predicted = self.model(self._inputs(images)).argmax(dim=1)
+            self.correct += (predicted == self.test_labels[window]).sum()
+            self.tested += len(predicted)
+            self._advance(len(predicted))
+        self.curve.append((self.epoch, int(self.correct)))
+        self.tested = -1
+
+    # -- pieces --------------------------------------------------------------------------------------------------
+
+    def _input_map(self, evaluator: Evaluator) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and shift from the space in which images are augmented to the one that the network was made for."""
+        mean, std = self.mean, self.std
+        if self.recipe.normalisation == "evaluator" and evaluator.mean is not None and evaluator.std is not None:
+            mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (evaluator.mean, evaluator.std))
+        elif self.normalise_first:
+            return None, None
+        if self.normalise_first:
+            return self.std / std, (self.mean - mean) / std
+        return 1 / std, -mean / std
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """[B,C,S,S] in augmentation space -> [B,C,I,I] in the network's, bilinear."""
+        if self.scale is not None and self.shift is not None:
+            images = images * self.scale + self.shift
+        size = self.evaluator.input_size
+        if images.shape[-1] != size:
+            # antialias only where the image shrinks: a plain bilinear would skip pixels there
+            images = F.interpolate(
+                images,
+                size=(size, size),
+                mode="bilinear",
+                align_corners=self.recipe.resize_align_corners,
+                antialias=images.shape[-1] > size and not self.recipe.resize_align_corners,
+            )
+        return images.contiguous(memory_format=torch.channels_last) if self.evaluator.family == "cnn" else images
+
+    def _batch_norm_frozen(self) -> bool:
+        mode = self.recipe.batch_norm
+        return mode == "frozen" or (mode == "frozen-if-pretrained" and self.evaluator.pretrained)
+
+    def _new_optimizer(self, *, decayed: bool) -> None:
+        rate = self.recipe.learning_rate or self.evaluator.learning_rate
+        rate *= self.recipe.decay_factor if decayed else 1.0
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        kind = self.recipe.optimizer or self.evaluator.optimizer
+        self.decayed = decayed
+        self.optimizer: torch.optim.Optimizer
+        if kind == "sgd":
+            self.optimizer = torch.optim.SGD(
+                trained, lr=rate, momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay
+            )
+        else:
+            self.optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.recipe.weight_decay)
+
+    # -- clock, checkpoint, interruption -------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.seconds += now - self._clock
+        self._clock = now
+
+    def _advance(self, images: float) -> None:
+        """Called between any two steps: progress, checkpoint when it is time, stop when asked to."""
+        self.done += images
+        if self.on_progress is not None:
+            accuracy = self.curve[-1][1] / len(self.test_labels) if self.curve else None
+            self.on_progress(Progress(self.done, self.total, self.epoch, self.recipe.epochs, accuracy))
+        stop = self.should_stop()
+        if stop or time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS:
+            self._save()
+        if stop:
+            raise Interrupted
+
+    _PLAIN = (
+        "phase epoch position loss_sum tested correct permutation decayed curve train_loss diverged_epoch seconds started done"
+    ).split()
+
+    def _save(self) -> None:
+        self._tick()
+        self._saved_at = time.monotonic()
+        if self.checkpoint is None:
+            return
+        state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
+        state |= {
+            "cell": self.cell.model_dump_json(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "augment": self.augment.get_state(),
+            "teacher": self.teacher.state_dict() if self.teacher is not None else None,
+        }
+        partial = self.checkpoint.with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, partial)
+            os.replace(partial, self.checkpoint)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise MabenchError(
+                f"{self.checkpoint}: cannot save the checkpoint: {error}. Free some space or make the folder writable, "
+                "then run the same command: finished cells are kept."
+            ) from error
+
+    def _resume(self) -> None:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            matches = state["cell"] == self.cell.model_dump_json()
+        except Exception:  # any damage at all means the same: this cell starts again, which changes no result
+            matches = False
+        if not matches:
+            self.checkpoint.unlink(missing_ok=True)
+            return
+        if state["phase"] != self.phase:
+            self.teacher = self.model.eval().requires_grad_(False)
+            self.teacher.load_state_dict(state["teacher"])
+            self._enter(state["phase"])
+        if state["decayed"]:
+            self._new_optimizer(decayed=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.order.set_state(state["order"])
+        self.augment.set_state(state["augment"])
+        for name in self._PLAIN:
+            value = state[name]
+            on_device = isinstance(value, Tensor) and name != "permutation"
+            setattr(self, name, value.to(self.device) if on_device else value)
+        self.curve = [(int(e), int(c)) for e, c in self.curve]
+        self.train_loss = [(int(e), float(loss)) for e, loss in self.train_loss]
+
+
+def build(evaluator: Evaluator, recipe: Recipe, dataset: str, seed: int) -> nn.Module:
+    """The evaluator's network for this dataset, with only the recipe's trainable part requiring gradients."""
+    entry = DATASETS[dataset]
+    model = evaluators.build(
+        evaluator, num_classes=entry.num_classes, channels=entry.channels, image_size=evaluator.input_size, seed=seed
+    )
+    if evaluator.name in recipe.classifier_only:
+        model.requires_grad_(False)
+        evaluators.head(model).requires_grad_(True)
+    return model
+
+
+def deterministic(device: torch.device) -> Any:
+    """Context in which cuDNN picks repeatable float32 kernels; on the CPU nothing needs to be set."""
+    if device.type != "cuda":
+        return nullcontext()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)

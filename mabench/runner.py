@@ -1,0 +1,267 @@
+"""Plan cells, skip finished ones, run the rest here, with one progress display."""
+
+from __future__ import annotations
+
+import fnmatch
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+
+from mabench.data import DATASETS, Dataset, RealData
+from mabench.schema import Cell, Evaluator, MabenchError, RunRecord, first_line, lookup
+from mabench.store import Folder
+from mabench.suites import Exam
+from mabench.synthetic import SyntheticSet
+
+
+def plan(
+    exam: Exam,
+    synthetic_set: SyntheticSet,
+    *,
+    track: str | None = None,
+    evaluator: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """The cells of this set's exam, cheapest evaluators in table order, seed by seed within an evaluator.
+
+    `evaluator` is a glob over names. Raises MabenchError for a set that the suite does not admit and for a track,
+    evaluator or seed that it does not have.
+    """
+    check_admitted(exam, synthetic_set)
+    if track is not None:
+        lookup(exam.evaluators, track, f"track of {exam.id}")
+    names = {e.name: e for evaluators in exam.evaluators.values() for e in evaluators}
+    if evaluator is not None and not fnmatch.filter(names, evaluator):
+        lookup(names, evaluator, f"evaluator of {exam.id}")
+    chosen_seeds = exam.suite.seeds if seeds is None else tuple(seeds)
+    extra = sorted(set(chosen_seeds) - set(exam.suite.seeds))
+    if extra:
+        raise MabenchError(
+            f"seed {first_line(map(str, extra))} is not one of {exam.id}'s seeds ({first_line(map(str, exam.suite.seeds))}): "
+            "a number under other seeds is not comparable"
+        )
+    return [
+        Cell(
+            set_sha256=synthetic_set.sha256,
+            suite=exam.id,
+            suite_digest=exam.digest,
+            track=name,
+            evaluator=entry,
+            recipe=exam.recipes[name],
+            seed=seed,
+        )
+        for name, entries in exam.evaluators.items()
+        if track in (None, name)
+        for entry in entries
+        if evaluator is None or fnmatch.fnmatchcase(entry.name, evaluator)
+        for seed in chosen_seeds
+    ]
+
+
+def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
+    """Raise MabenchError unless the suite is about this set's dataset and admits its balance."""
+    lookup(DATASETS, exam.suite.dataset, "dataset")
+    if synthetic_set.dataset != exam.suite.dataset:
+        raise MabenchError(
+            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {exam.id} examines {exam.suite.dataset}. "
+            f"Choose a suite for {synthetic_set.dataset} (mabench list), or correct the guess with --dataset."
+        )
+    if exam.suite.balanced and not synthetic_set.balanced:
+        counts = synthetic_set.class_counts
+        raise MabenchError(
+            f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {exam.id} wants the same number "
+            "for every class. Store equally many, or use a suite of your own with balanced = false."
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a display is told while cells run."""
+
+    cell: Cell
+    index: int
+    """Of this cell among all cells, from 0."""
+    done: float
+    """Of all unfinished work, in forward-pass equivalents of one image times that network's cost."""
+    total: float
+    epoch: int
+    epochs: int
+    accuracy: float | None
+
+
+def evaluate(
+    exam: Exam,
+    synthetic_set: SyntheticSet,
+    cells: Sequence[Cell],
+    folder: Folder,
+    test: RealData,
+    *,
+    device: str,
+    on_step: Callable[[Step], None] = lambda step: None,
+    on_record: Callable[[RunRecord, bool], None] = lambda record, fresh: None,
+) -> list[RunRecord]:
+    """Run what is not finished; returns the records of all cells, in order.
+
+    `on_record(record, fresh)` hears of every cell once, first of those found on disk (fresh=False). SIGINT or SIGTERM saves a
+    checkpoint and raises protocol.Interrupted; a second one ends the program at once.
+    """
+    from mabench import protocol
+
+    where = resolve_device(device)
+    finished = {cell.name: record for cell in cells if (record := folder.finished(cell)) is not None}
+    for record in finished.values():
+        on_record(record, False)
+    decoded, dataset = synthetic_set.summary().decoded_images, test.dataset
+    cost = {c.name: cell_cost(c, dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
+    total, before = sum(cost.values()), 0.0
+    folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})
+    with stop_on_signal() as should_stop, protocol.deterministic(where):
+        for index, cell in enumerate(cells):
+            if cell.name in finished:
+                continue
+            begun, own = before, cost[cell.name]
+
+            def report(progress: protocol.Progress, *, cell: Cell = cell, index: int = index, begun: float = begun, own: float = own) -> None:
+                share = min(progress.done / progress.total, 1.0)
+                on_step(Step(cell, index, begun + own * share, total, progress.epoch, progress.epochs, progress.accuracy))
+
+            record = protocol.run(
+                synthetic_set,
+                cell,
+                test,
+                device=where,
+                checkpoint=folder.checkpoint_path(cell),
+                on_progress=report,
+                should_stop=should_stop,
+            )
+            folder.save(record)
+            finished[cell.name] = record
+            on_record(record, True)
+            before += own
+    return [finished[cell.name] for cell in cells]
+
+
+def cell_cost(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -> float:
+    """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times."""
+    from mabench import protocol
+
+    return _flops_per_image(cell.evaluator.model_dump_json(), dataset) * protocol.work(cell, decoded_images, test_images)
+
+
+@lru_cache
+def _flops_per_image(evaluator_json: str, dataset: Dataset) -> float:
+    from mabench import evaluators
+
+    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})  # same cost, no download
+    size = evaluator.input_size
+    model = evaluators.build(evaluator, num_classes=dataset.num_classes, channels=dataset.channels, image_size=size, seed=0)
+    return float(evaluators.flops(model, image_size=size, channels=dataset.channels))
+
+
+def calibrate(cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: int, device: str) -> dict[str, float]:
+    """Estimated seconds of every cell (by name), from a few steps and a few test batches of each evaluator on this device."""
+    import torch
+
+    from mabench import evaluators, protocol
+
+    where = resolve_device(device)
+    estimate: dict[str, float] = {}
+    speed: dict[tuple[str, str], tuple[float, float]] = {}  # seconds per image: testing, training
+    dataset = DATASETS[synthetic_set.dataset]
+    decoded = synthetic_set.summary().decoded_images
+    for cell in cells:
+        key = (cell.track, cell.evaluator.name)
+        if key not in speed:
+            # pretrained weights cost no more than random ones: nothing is fetched for an estimate
+            plain = cell.evaluator.model_copy(update={"pretrained": False})
+            model = protocol.build(plain, cell.recipe, synthetic_set.dataset, seed=0).to(where)
+            if plain.family == "cnn":
+                model = model.to(memory_format=torch.channels_last)
+            size, channels = plain.input_size, dataset.channels
+
+            def seconds_per_image(batch: int, training: bool, model: torch.nn.Module = model, size: int = size, channels: int = channels) -> float:
+                images = torch.randn(batch, channels, size, size, device=where).contiguous(memory_format=torch.channels_last)
+
+                def once() -> None:
+                    if training:
+                        model.train()
+                        evaluators.set_batch_norm(model, frozen=True)
+                        model(images).logsumexp(dim=1).sum().backward()
+                        model.zero_grad(set_to_none=True)
+                    else:
+                        model.eval()
+                        with torch.inference_mode():
+                            model(images)
+                    if where.type == "cuda":
+                        torch.cuda.synchronize(where)
+
+                once()
+                begun, count = time.monotonic(), 0
+                while count < 2 or (time.monotonic() - begun < 0.7 and count < 50):
+                    once()
+                    count += 1
+                return (time.monotonic() - begun) / (count * batch)
+
+            train_batch = min(cell.recipe.batch_size, decoded, protocol.train_batch_size(where, plain.input_size))
+            speed[key] = (
+                seconds_per_image(protocol.test_batch_size(where, size), False),
+                seconds_per_image(train_batch, True),
+            )
+        testing, training = speed[key]
+        looks = -(-cell.recipe.epochs // cell.recipe.test_every)
+        phases = 2 if cell.recipe.distillation else 1
+        estimate[cell.name] = looks * test_images * testing + phases * cell.recipe.epochs * decoded * training
+    return estimate
+
+
+def resolve_device(name: str) -> "torch.device":  # noqa: F821, UP037 - torch is imported late on purpose
+    """The torch device called `name`; `auto` is the first GPU, else the processor. Raises MabenchError if it is not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise MabenchError(f"--device {name}: no such kind of device. Allowed: auto, cpu, cuda, cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise MabenchError(f"--device {name}: not supported. Allowed: auto, cpu, cuda, cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MabenchError(f"--device {name}: this machine has no GPU that torch can use. Use --device cpu, or auto.")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise MabenchError(f"--device {name}: this machine has {torch.cuda.device_count()} GPU(s), numbered from 0.")
+    return device
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Within it, the first SIGINT or SIGTERM only sets a flag that the loop reads; the next one acts as usual."""
+    caught: list[int] = []
+    previous: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            previous[signum] = signal.signal(signum, handle)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        previous.clear()
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:
+    """`results/<set>-<first 8 of its sha256>/<suite>`: stable, so that the same command resumes."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in synthetic_set.name)[:60] or "set"
+    return Path("results") / f"{stem}-{synthetic_set.sha256[:8]}" / exam.id

@@ -1,0 +1,119 @@
+"""Records on disk: one folder holds one set's sitting of one suite. A file that exists is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` whole or not at all: temporary name, then rename. Raises MabenchError when the disk refuses."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:  # the folder itself cannot be reached: nothing was written, the first error says why
+            pass
+        raise MabenchError(
+            f"{path}: cannot write: {error.strerror}. Free some space, make the folder writable, or name another with --out; "
+            "finished cells are kept."
+        ) from error
+
+
+class Folder:
+    """The output folder of one evaluation.
+
+    `evaluation.json` names the set and the suite; `records/<cell>.json` are the results; `checkpoints/` holds cells
+    under way. Opening a folder that belongs to another set or suite raises MabenchError and writes nothing.
+    """
+
+    def __init__(self, path: Path, set_sha256: str, suite: str, suite_digest: str) -> None:
+        self.path = path
+        self._owner = {"set_sha256": set_sha256, "suite": suite, "suite_digest": suite_digest}
+        if path.exists() and not path.is_dir():
+            raise MabenchError(f"{path}: is a file. Name a folder with --out.")
+        manifest = path / "evaluation.json"
+        if manifest.exists():
+            found = _json(manifest)
+            for field, what in (("set_sha256", "set"), ("suite", "suite"), ("suite_digest", "version of the suite")):
+                if found.get(field) != self._owner[field]:
+                    raise MabenchError(
+                        f"{path}: holds records of another {what} ({str(found.get(field))[:16]}, "
+                        f"not {self._owner[field][:16]}). Name another folder with --out, or move this one away."
+                    )
+        elif path.exists() and any(path.iterdir()):
+            raise MabenchError(f"{path}: is not empty and holds no evaluation.json. Name a new or empty folder with --out.")
+
+    def claim(self, details: dict[str, Any]) -> None:
+        """Create the folder and note whose it is; done before the first cell."""
+        manifest = self.path / "evaluation.json"
+        if not manifest.exists():
+            write_text(manifest, json.dumps(self._owner | details, indent=1, sort_keys=True) + "\n")
+
+    def record_path(self, cell: Cell) -> Path:
+        return self.path / "records" / f"{cell.name}.json"
+
+    def checkpoint_path(self, cell: Cell) -> Path:
+        return self.path / "checkpoints" / f"{cell.name}.pt"
+
+    def finished(self, cell: Cell) -> RunRecord | None:
+        """The record of this cell, or None. A record of another cell under this name raises MabenchError."""
+        path = self.record_path(cell)
+        if not path.exists():
+            return None
+        record = read_record(path)
+        if record.cell != cell:
+            raise MabenchError(
+                f"{path}: was made under other settings than the suite asks for now. Name another folder with --out, or delete this file."
+            )
+        return record
+
+    def save(self, record: RunRecord) -> None:
+        """Keep a finished cell and drop its checkpoint, in this order."""
+        write_text(self.record_path(record.cell), record.model_dump_json(indent=1) + "\n")
+        self.checkpoint_path(record.cell).unlink(missing_ok=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MabenchError(f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out.") from error
+    except ValueError as error:
+        raise MabenchError(f"{path}: is damaged ({error}). Delete this file and run the same command: its cell runs again.") from error
+    if not isinstance(value, dict):
+        raise MabenchError(f"{path}: is damaged (no JSON object). Delete this file and run the same command.")
+    return value
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record in `path`. Raises MabenchError for damage or for a schema newer than this program reads."""
+    value = _json(path)
+    schema = value.get("record_schema")
+    if isinstance(schema, int) and schema > RECORD_SCHEMA:
+        raise MabenchError(
+            f"{path}: record uses schema {schema}; this mabench reads up to {RECORD_SCHEMA}. Upgrade: pip install -U mabench"
+        )
+    try:
+        return RunRecord.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MabenchError(
+            f"{path}: is not a record ({'.'.join(map(str, first['loc']))}: {first['msg']}). "
+            "Delete this file and run the same command: its cell runs again."
+        ) from error
+
+
+def read_records(folder: Path) -> list[RunRecord]:
+    """All records of an evaluation folder, in the order of their names."""
+    return [read_record(path) for path in sorted((folder / "records").glob("*.json"))]

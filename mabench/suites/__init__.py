@@ -1,0 +1,109 @@
+"""Suites: one TOML file each, data and not code. A released suite never changes; its digest is frozen by a golden test."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mabench.evaluators import EVALUATORS
+from mabench.schema import Evaluator, MabenchError, Recipe, Suite, digest, lookup
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A suite with its evaluators resolved, ready to be planned, and the digest that names exactly this exam."""
+
+    suite: Suite
+    evaluators: dict[str, tuple[Evaluator, ...]]
+    """Track name -> evaluators in table order, with the suite's own fields applied."""
+    recipes: dict[str, Recipe]
+    """Track name -> the recipe of that track."""
+    released: bool
+    """False for a user's own TOML file."""
+
+    @property
+    def id(self) -> str:
+        return self.suite.id
+
+    @property
+    def digest(self) -> str:
+        """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out."""
+        body = self.suite.model_dump(
+            mode="json", exclude={"title", "measures", "recipe", "track_recipe", "evaluator_fields", "tracks"}
+        )
+        body["tracks"] = [
+            [
+                track,
+                self.recipes[track].model_dump(mode="json"),
+                [e.model_dump(mode="json", exclude={"note"}) for e in evaluators],
+            ]
+            for track, evaluators in self.evaluators.items()
+        ]
+        return digest(body)
+
+
+def released() -> dict[str, Path]:
+    """Suite id (`name@version`) -> file, for every suite that ships with the package."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*@*.toml"))}
+
+
+def load(name: str) -> Exam:
+    """The exam called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
+
+    Raises MabenchError for an unknown name (with the nearest), an unreadable file, or fields that do not fit.
+    """
+    if name.endswith(".toml"):
+        return _read(Path(name), released=False)
+    known = released()
+    newest: dict[str, str] = {}
+    for suite_id in sorted(known, key=lambda i: int(i.rpartition("@")[2])):
+        newest[suite_id.rpartition("@")[0]] = suite_id
+    suite_id = name if "@" in name else newest.get(name, name)
+    if suite_id not in known and "@" not in name:
+        lookup(newest, name, "suite")  # a typo is answered with plain names
+    return _read(lookup(known, suite_id, "suite"), released=True)
+
+
+def _read(path: Path, *, released: bool) -> Exam:
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        suite = Suite.model_validate(raw)
+        recipes = {track: suite.recipe_for(track) for track in suite.tracks}
+    except OSError as error:
+        raise MabenchError(f"{path}: cannot read the suite: {error.strerror}. Give a TOML file or a name of `mabench list`.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MabenchError(f"{path}: not TOML: {error}. Start from a copy of a suite in {FOLDER}.") from error
+    except ValidationError as error:
+        raise MabenchError(f"{path}: {_problems(error)}. Start from a copy of a suite in {FOLDER}.") from error
+    unknown = (set(suite.track_recipe) - set(suite.tracks)) | (
+        set(suite.evaluator_fields) - {name for names in suite.tracks.values() for name in names}
+    )
+    if unknown:
+        raise MabenchError(f"{path}: {', '.join(sorted(unknown))} is named in track_recipe or evaluator_fields but in no track")
+    if released and suite.id != path.stem:
+        raise MabenchError(f"{path}: holds suite {suite.id}; the file must be called {suite.id}.toml")
+    evaluators = {
+        track: tuple(_evaluator(path, suite, name) for name in names) for track, names in suite.tracks.items()
+    }
+    return Exam(suite, evaluators, recipes, released)
+
+
+def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
+    entry = lookup(EVALUATORS, name, "evaluator")
+    changes = suite.evaluator_fields.get(name, {})
+    fields = entry.model_dump()
+    if "arguments" in changes:
+        changes = changes | {"arguments": fields["arguments"] | changes["arguments"]}
+    try:
+        return Evaluator.model_validate(fields | changes)
+    except ValidationError as error:
+        raise MabenchError(f"{path}: evaluator {name}: {_problems(error)}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()[:5])

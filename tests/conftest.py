@@ -1,0 +1,58 @@
+"""Shared by all tests: where real data may lie, a private cache, and the command run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def shared_data() -> Path | None:
+    """The folder with real data: $MABENCH_SHARED_DATA, or `../shared/data` beside a checkout; None if there is none."""
+    named = os.environ.get("MABENCH_SHARED_DATA")
+    for candidate in [Path(named)] if named else [p / "shared" / "data" for p in Path(__file__).resolve().parents]:
+        if (candidate / "cifar10-digests.json").exists():
+            return candidate
+    return None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = shared_data()
+    if folder is None:
+        pytest.skip("no real data here: set MABENCH_SHARED_DATA to a folder with hub/, sets/ and weights/")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests never touch the user's cache; one cache a session, so that CIFAR-10 is decoded once."""
+    os.environ.setdefault("MABENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    folder = shared_data()
+    if folder is not None:
+        os.environ.setdefault("HF_HUB_CACHE", str(folder / "hub"))
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def mabench(tmp_path: Path) -> Command:
+    """`mabench(*arguments)` runs the real program in an empty folder and returns the finished process."""
+
+    def call(*arguments: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mabench.cli", *map(str, arguments)],
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return call

@@ -1,0 +1,82 @@
+"""The field's small networks against the parameter counts that Model Pool's and MTT's code give, and slow references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mabench import networks
+from mabench.schema import MabenchError
+
+
+def count(architecture: str, **arguments: object) -> int:
+    model = networks.build(architecture, num_classes=10, channels=3, image_size=32, **arguments)
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "parameters"),
+    [
+        ("convnet", {}, 320_010),
+        ("convnet", {"norm": "layer"}, 663_306),
+        ("convnet", {"depth": 1}, 331_530),
+        ("convnet", {"depth": 1, "norm": "batch"}, 331_530),
+        ("convnet", {"depth": 1, "norm": "layer"}, 593_418),
+        ("convnet", {"width": 64}, 86_282),
+        ("convnet", {"width": 32}, 24_714),
+        ("mlp", {}, 411_146),
+        ("lenet", {}, 62_006),
+        ("alexnet", {}, 1_872_202),
+        ("vgg11", {}, 9_231_114),
+        ("resnet", {"depth": 18}, 11_173_962),
+        ("resnet", {"depth": 18, "norm": "batch"}, 11_173_962),
+        ("resnet", {"depth": 50, "norm": "batch"}, 23_520_842),  # the usual CIFAR ResNet-50 with 10 classes
+    ],
+)
+def test_parameter_counts_are_the_published_ones(architecture: str, arguments: dict[str, object], parameters: int) -> None:
+    assert count(architecture, **arguments) == parameters
+
+
+def test_other_image_sizes() -> None:
+    for size, depth, parameters in [(64, 4, None), (128, 5, 615_690)]:
+        model = networks.build("convnet", num_classes=10, channels=3, image_size=size, depth=depth)
+        assert model(torch.zeros(2, 3, size, size)).shape == (2, 10)
+        if parameters:
+            assert sum(p.numel() for p in model.parameters()) == parameters
+    for name in ("mlp", "lenet", "alexnet", "vgg11", "resnet"):
+        assert networks.build(name, num_classes=7, channels=1, image_size=64)(torch.zeros(2, 1, 64, 64)).shape == (2, 7)
+
+
+def test_instance_norm_normalises_each_image_and_channel() -> None:
+    images = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    expected = torch.empty_like(images)
+    for n in range(3):
+        for c in range(4):
+            plane = images[n, c]
+            expected[n, c] = (plane - plane.mean()) / (plane.var(unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(networks.NORMS["instance"](4, 5)(images), expected)
+
+
+def test_convnet_is_the_textbook_computation() -> None:
+    torch.manual_seed(0)
+    model = networks.ConvNet(10, 3, 8, depth=1, width=2)
+    image = torch.randn(1, 3, 8, 8)
+    conv, norm = model.features[0], model.features[1]  # type: ignore[index]
+    x = torch.zeros(2, 8, 8)
+    padded = torch.nn.functional.pad(image[0], (1, 1, 1, 1))
+    for o in range(2):
+        for i in range(8):
+            for j in range(8):
+                x[o, i, j] = (padded[:, i : i + 3, j : j + 3] * conv.weight[o]).sum() + conv.bias[o]
+        x[o] = (x[o] - x[o].mean()) / (x[o].var(unbiased=False) + norm.eps).sqrt()
+    x = x.clamp_min(0)
+    pooled = torch.stack([x[:, i : i + 2, j : j + 2].mean((1, 2)) for i in range(0, 8, 2) for j in range(0, 8, 2)], 1)
+    expected = model.classifier.weight @ pooled.flatten() + model.classifier.bias
+    torch.testing.assert_close(model(image)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mistakes_are_explained() -> None:
+    with pytest.raises(MabenchError, match="Did you mean 'alexnet'"):
+        networks.build("alexnett", num_classes=10, channels=3, image_size=32)
+    with pytest.raises(MabenchError, match="pools 32 px away"):
+        networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=6)

@@ -1,0 +1,69 @@
+"""Suites are frozen: a digest that moves means that published numbers no longer belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mabench import suites
+from mabench.schema import MabenchError
+
+GOLDEN = Path(__file__).parent / "golden" / "suites.json"
+
+
+def test_released_suites_never_change() -> None:
+    """To release a new suite or version, add its digest by hand; an existing line must never be edited."""
+    assert {name: suites.load(name).digest for name in suites.released()} == json.loads(GOLDEN.read_text())
+
+
+def test_headline_recipe_is_the_protocol() -> None:
+    exam = suites.load("cifar10-agnostic@1")
+    recipe = exam.recipes["scratch"]
+    assert exam.recipes["pretrained"] == recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.test_every, recipe.score) == (2000, 128, 10, "best")
+    assert (recipe.momentum, recipe.weight_decay, exam.suite.seeds) == (0.9, 5e-4, (0, 1, 2))
+    rates = {e.name: e.learning_rate for e in exam.evaluators["pretrained"]}
+    assert [rates[f"{n}-pretrained"] for n in ("resnet18", "resnet50", "resnet101", "vit_tiny", "vit_small", "vit_base")] == [
+        1e-3, 1e-3, 1e-4, 1e-3, 1e-3, 1e-4,
+    ]  # fmt: skip
+    assert all(e.input_size == 224 for e in exam.evaluators["pretrained"])
+    assert all(e.input_size == 32 for e in exam.evaluators["scratch"])
+
+
+def test_the_newest_version_answers_to_the_plain_name() -> None:
+    assert suites.load("digits-agnostic").id == "digits-agnostic@1"
+
+
+def test_a_typo_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(MabenchError, match="Did you mean 'cifar10-agnostic'"):
+        suites.load("cifar10-agnostc")
+    with pytest.raises(MabenchError, match="unknown suite 'cifar10-agnostic@7'"):
+        suites.load("cifar10-agnostic@7")
+
+
+def test_a_users_own_suite(tmp_path: Path) -> None:
+    text = (suites.FOLDER / "digits-agnostic@1.toml").read_text()
+    mine = tmp_path / "mine.toml"
+    mine.write_text(text.replace("epochs = 60", "epochs = 20"))
+    exam = suites.load(str(mine))
+    assert exam.recipes["scratch"].epochs == 20 and not exam.released
+    assert exam.digest != suites.load("digits-agnostic").digest
+
+    same = tmp_path / "same.toml"
+    same.write_text(text.replace("Handwritten digits, for first contact", "Another title"))
+    assert suites.load(str(same)).digest == suites.load("digits-agnostic").digest, "prose is no part of the exam"
+
+    for old, new, message in [
+        ("epochs = 60", "epochs = 5", "larger than epochs"),
+        ("epochs = 60", "epoch = 60", "epoch"),
+        ('"lenet-scratch"', '"lenet-scrtch"', "Did you mean 'lenet-scratch'"),
+        ("[recipe]", "[recipe", "not TOML"),
+        ("[evaluator_fields.convnet3-scratch]", "[evaluator_fields.vgg]", "in no track"),
+    ]:
+        mine.write_text(text.replace(old, new))
+        with pytest.raises(MabenchError, match=message):
+            suites.load(str(mine))
+    with pytest.raises(MabenchError, match="No such file"):
+        suites.load(str(tmp_path / "absent.toml"))
