@@ -136,11 +136,9 @@ class _Run:
             self.images = (self.images - self.mean) / self.std
         hard = labels.dim() == 1
         self.targets = (F.one_hot(labels, self.num_classes).float() if hard else labels.float()).to(device)  # [M,K]
-        self.test_images = torch.from_numpy(test.images)  # uint8 [N,C,S,S], memory-mapped: batches are copied out
-        self.test_labels = torch.from_numpy(test.labels)
-        if device.type == "cuda":
-            self.test_images = self.test_images.to(device)
-        self.test_labels = self.test_labels.to(device)
+        # uint8 [N,C,S,S]: resident on a GPU; on the CPU it stays memory-mapped and batches are copied out
+        self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
+        self.test_labels = torch.tensor(test.labels, device=device)
 
         self.phases = ("teacher", "student") if self.recipe.distillation else ("student",)
         self.teacher: nn.Module | None = None
@@ -273,7 +271,8 @@ class _Run:
         size = test_batch_size(self.device, self.evaluator.input_size)
         while self.tested < len(self.test_labels):
             window = slice(self.tested, self.tested + size)
-            pixels = self.test_images[window].to(self.device).float() / 255
+            stored = torch.tensor(self.test.images[window]) if self.test_images is None else self.test_images[window]
+            pixels = stored.float() / 255
             images = (pixels - self.mean) / self.std if self.normalise_first else pixels
             predicted = self.model(self._inputs(images)).argmax(dim=1)
             self.correct += (predicted == self.test_labels[window]).sum()

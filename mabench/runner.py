@@ -150,17 +150,18 @@ def cell_cost(cell: Cell, dataset: Dataset, decoded_images: int, test_images: in
     """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times."""
     from mabench import protocol
 
-    return _flops_per_image(cell.evaluator.model_dump_json(), dataset) * protocol.work(cell, decoded_images, test_images)
+    per_image = _flops_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+    return per_image * protocol.work(cell, decoded_images, test_images)
 
 
 @lru_cache
-def _flops_per_image(evaluator_json: str, dataset: Dataset) -> float:
+def _flops_per_image(evaluator_json: str, num_classes: int, channels: int) -> float:
     from mabench import evaluators
 
     evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})  # same cost, no download
     size = evaluator.input_size
-    model = evaluators.build(evaluator, num_classes=dataset.num_classes, channels=dataset.channels, image_size=size, seed=0)
-    return float(evaluators.flops(model, image_size=size, channels=dataset.channels))
+    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0)
+    return float(evaluators.flops(model, image_size=size, channels=channels))
 
 
 def calibrate(cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: int, device: str) -> dict[str, float]:

@@ -1,0 +1,181 @@
+"""The loop against a textbook loop written here, its streams, its checkpoints and its quirks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mabench import data, evaluators, protocol, suites
+from mabench.evaluators import EVALUATORS
+from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
+from mabench.synthetic import SyntheticSet
+
+CPU = torch.device("cpu")
+TEST = data.load("digits", "test")
+PLAIN = Recipe(epochs=6, batch_size=16, test_every=2, score="best", learning_rate=0.05, batch_norm="train")
+STRONG = Augmentation(color="full", geometry=("crop",), flip=0.5, cutmix=0.5, cutout="unless-cutmix", space="normalised")
+
+
+def small_set(ipc: int = 4) -> SyntheticSet:
+    train = data.load("digits", "train")
+    index = np.concatenate([np.flatnonzero(train.labels == c)[:ipc] for c in range(10)])
+    return SyntheticSet(
+        images=torch.tensor(train.images[index]), labels=torch.tensor(train.labels[index]), dataset="digits", ipc=ipc, name="small"
+    )
+
+
+def cell(recipe: Recipe = PLAIN, evaluator: str | Evaluator = "mlp-scratch", seed: int = 0) -> Cell:
+    entry = EVALUATORS[evaluator] if isinstance(evaluator, str) else evaluator
+    return Cell(
+        set_sha256=small_set().sha256, suite="test@1", suite_digest="0" * 64, track="scratch", evaluator=entry, recipe=recipe, seed=seed
+    )
+
+
+def curve(recipe: Recipe = PLAIN, **arguments: Any) -> tuple[tuple[int, int], ...]:
+    return protocol.run(small_set(), cell(recipe, **arguments), TEST, device=CPU).curve
+
+
+def test_the_loop_is_the_textbook_loop() -> None:
+    """Same initial weights and order, then thirty lines that know nothing of our loop: the same curve."""
+    recipe = PLAIN.model_copy(update={"decay_after": 4})
+    record = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
+    model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=protocol.stream(0, "init"))
+    order = torch.Generator().manual_seed(protocol.stream(0, "order"))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
+    chosen = small_set()
+    images, labels = (chosen.images.float() / 255 - mean) / std, chosen.labels
+    test_images = (torch.tensor(TEST.images).float() / 255 - mean) / std
+    expected, rate = [], 0.05
+    momentum = {p: torch.zeros_like(p) for p in model.parameters()}
+    for epoch in range(1, 7):
+        permutation = torch.randperm(len(images), generator=order)
+        for batch in permutation.split(16):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            with torch.no_grad():
+                for p, g in zip(model.parameters(), gradients, strict=True):
+                    momentum[p] = 0.9 * momentum[p] + g + 5e-4 * p
+                    p -= rate * momentum[p]
+        if epoch == 4:
+            rate, momentum = rate * 0.1, {p: torch.zeros_like(p) for p in model.parameters()}
+        if epoch % 2 == 0:
+            with torch.no_grad():
+                expected.append((epoch, int((model(test_images).argmax(1) == torch.tensor(TEST.labels)).sum())))
+    assert len(record.curve) == 3 and record.total == 500
+    for (epoch, correct), (epoch_here, correct_here) in zip(record.curve, expected, strict=True):
+        assert epoch == epoch_here and abs(correct - correct_here) <= 2, "float32 sums in another order may move an image or two"
+    assert record.best > 0.3, "and it learns"
+
+
+def test_a_cell_is_reproducible() -> None:
+    recipe = PLAIN.model_copy(update={"augmentation": STRONG})
+    first = curve(recipe)
+    torch.manual_seed(99)
+    torch.rand(5)
+    assert curve(recipe) == first, "no global state"
+    assert curve(recipe, seed=1) != first
+    state = torch.random.get_rng_state()
+    curve(recipe)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_an_interrupted_cell_equals_an_uninterrupted_one(tmp_path: Path, distilled: bool) -> None:
+    """Stopped again and again, at places within epochs and within looks."""
+    update: dict[str, Any] = {"augmentation": STRONG, "decay_after": 3}
+    if distilled:
+        update["distillation"] = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=4.0)
+    recipe = PLAIN.model_copy(update=update)
+    whole = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
+    checkpoint = tmp_path / "checkpoints" / "cell.pt"
+    stops = 0
+    for attempt in range(200):
+        calls = 0
+
+        def stop(limit: int = 1 + attempt % 7) -> bool:
+            nonlocal calls
+            calls += 1
+            return calls > limit
+
+        try:
+            pieces = protocol.run(small_set(), cell(recipe), TEST, device=CPU, checkpoint=checkpoint, should_stop=stop)
+            break
+        except protocol.Interrupted:
+            stops += 1
+    else:
+        pytest.fail("never finished")
+    assert stops > 5
+    assert (pieces.curve, pieces.train_loss) == (whole.curve, whole.train_loss)
+
+
+def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "cell.pt"
+    with pytest.raises(protocol.Interrupted):
+        protocol.run(small_set(), cell(seed=1), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
+    foreign = checkpoint.read_bytes()
+    expected = curve()
+    for content in (foreign, foreign[: len(foreign) // 2], b"", b"<html>"):
+        checkpoint.write_bytes(content)
+        assert protocol.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint).curve == expected
+
+
+def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for size in (3, 10**6):
+        monkeypatch.setattr(protocol, "train_batch_size", lambda device, side, size=size: size)
+        record = protocol.run(small_set(), cell(evaluator="lenet-scratch"), TEST, device=CPU)
+        losses.append([loss for _, loss in record.train_loss])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_classifier_only_and_frozen_batch_norm(tmp_path: Path) -> None:
+    entry = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"width": 8, "norm": "batch"}})
+    recipe = PLAIN.model_copy(update={"classifier_only": (entry.name,), "batch_norm": "frozen"})
+    run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU, None, None, lambda: False)
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    run.finish()
+    changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("space", ["pixel", "normalised"])
+def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
+    """A pretrained entry's mean and std decide what the network sees, wherever the augmentation acts."""
+    entry = EVALUATORS["mlp-scratch"].model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0)})
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
+    for normalisation in ("evaluator", "dataset"):
+        recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
+        run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU, None, None, lambda: False)
+        given = (pixels - mean) / std if space == "normalised" else pixels
+        m, s = ((torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std))
+        torch.testing.assert_close(run._inputs(given), (pixels - m) / s, rtol=1e-4, atol=1e-5)
+
+
+def test_divergence_is_recorded() -> None:
+    record = protocol.run(small_set(), cell(PLAIN.model_copy(update={"learning_rate": 1e30})), TEST, device=CPU)
+    assert record.diverged_epoch is not None and record.last < 0.2
+    assert record.model_validate_json(record.model_dump_json()) == record
+
+
+def test_distillation_pulls_the_student_to_its_teacher() -> None:
+    """With alpha = 1 the labels of the loss are the teacher's: a student on shuffled targets still follows it."""
+    run = protocol._Run(
+        small_set(),
+        cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)})),
+        TEST, CPU, None, None, lambda: False,
+    )  # fmt: skip
+    run.teacher = run.model
+    images = torch.randn(4, 3, 32, 32)
+    logits = torch.randn(4, 10)
+    target = torch.softmax(run.model(images) / 2, 1)
+    expected = 4 * (target * (target.log() - torch.log_softmax(logits / 2, 1))).sum(1).mean()
+    torch.testing.assert_close(run._distilled(torch.tensor(0.0), logits, images), expected)
+    far = torch.tensor([[0.0, 500.0] + [0.0] * 8] * 4, requires_grad=True)
+    run._distilled(torch.tensor(0.0), far, images).backward()
+    assert far.grad is not None and far.grad.isfinite().all(), "an underflowing probability gives no NaN"
