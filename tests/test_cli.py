@@ -1,0 +1,212 @@
+"""The real program on real files: what it prints, what it writes, how it fails, how it resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import mabench as package
+from conftest import Command
+from mabench import cli
+from mabench.store import read_records
+
+BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
+QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
+
+
+def test_every_command_has_help_with_an_example(mabench: Command) -> None:
+    assert set(cli.main.commands) == {"list", "check", "pack", "eval", "demo"}
+    for name in cli.main.commands:
+        done = mabench(name, "--help")
+        assert done.returncode == 0 and f"mabench {name}" in done.stdout.split("Example:")[1]
+
+
+def test_list_says_what_each_suite_measures(mabench: Command) -> None:
+    text = " ".join(mabench("list").stdout.split())
+    for phrase in ("cifar10-agnostic@1", "How well networks of every kind learn CIFAR-10", "cifar10-hmdc@1", "swin_tiny-scratch", "imagewoof"):
+        assert phrase in text
+
+
+def test_check_shows_the_set_and_draws_it(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("check", BUNDLED, "--preview", "grid.png")
+    assert done.returncode == 0 and "digits" in done.stdout and "IPC 5" in done.stdout
+    from PIL import Image
+
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.width > 200 and image.height > 300
+
+
+def test_pack_makes_a_file_that_is_the_same_set(mabench: Command, tmp_path: Path) -> None:
+    from mabench import adapters
+
+    images = torch.rand(20, 3, 32, 32)
+    torch.save((images, torch.arange(10).repeat_interleave(2)), tmp_path / "s.pt")
+    assert mabench("pack", "s.pt", "--dataset", "cifar10", "-o", "s.safetensors").returncode == 0
+    packed, original = adapters.read(tmp_path / "s.safetensors"), adapters.read(tmp_path / "s.pt", dataset="cifar10")
+    assert packed.sha256 == original.sha256 and torch.equal(packed.images, images)
+    again = mabench("pack", "s.pt", "--dataset", "cifar10", "-o", "s.safetensors")
+    assert again.returncode == 2 and "--force" in again.stderr
+
+
+def test_eval_ends_with_a_table_files_and_a_picture(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("eval", BUNDLED, *QUICK, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "mlp-scratch" in done.stdout and "best - last" in done.stdout
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [c["seed"] for c in result["cells"]] == [0, 1, 2] and result["rows"][0]["mean"] > 0.5
+    assert "mlp-scratch" in (tmp_path / "out" / "table.md").read_text()
+    assert len((tmp_path / "out" / "results.csv").read_text().splitlines()) == 4
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "records").iterdir()}
+    again = mabench("eval", BUNDLED, *QUICK, "--out", "out")
+    assert "3 of 3 cells were finished before" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "records").iterdir()} == before
+
+
+def curves(folder: Path) -> list[tuple[str, object]]:
+    return [(r.cell.name, r.curve) for r in read_records(folder)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_where_it_stopped(mabench: Command, tmp_path: Path, number: int) -> None:
+    arguments = ["eval", str(BUNDLED), "--suite", "digits-agnostic", "--evaluator", "[lm]*", "--device", "cpu", "--out", "out"]
+    process = subprocess.Popen([sys.executable, "-m", "mabench.cli", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    records = tmp_path / "out" / "records"
+    for _ in range(1200):
+        if records.exists() and len(list(records.glob("*.json"))) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    if number == signal.SIGINT:
+        assert "The same command goes on from there" in errors
+    finished = {p: p.stat().st_mtime_ns for p in records.glob("*.json")}
+    assert 2 <= len(finished) < 6
+    done = mabench(*arguments)
+    assert done.returncode == 0 and f"{len(finished)} of 6 cells were finished before" in done.stderr
+    assert all(p.stat().st_mtime_ns == t for p, t in finished.items()), "nothing finished is repeated"
+    arguments[-1] = "whole"
+    assert mabench(*arguments).returncode == 0
+    assert curves(tmp_path / "out") == curves(tmp_path / "whole")
+
+
+def test_dry_run_plans_every_suite_of_a_dataset_and_writes_nothing(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--dry-run", "--device", "cpu")
+    assert done.returncode == 0 and "12 cells to run" in done.stdout and "FLOPs" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def save(path: Path, n: int = 10, *, side: int = 32, labels: torch.Tensor | None = None, images: torch.Tensor | None = None) -> Path:
+    images = torch.rand(n, 3, side, side) if images is None else images
+    torch.save((images, torch.arange(n) % 10 if labels is None else labels), path)
+    return path
+
+
+def test_bad_input_gets_a_message_exit_code_2_and_no_file(mabench: Command, tmp_path: Path) -> None:
+    """One process per mistake: cause and cure in one paragraph, no traceback, nothing written."""
+    inputs, work = tmp_path / "inputs", tmp_path / "work"
+    inputs.mkdir()
+    work.mkdir()
+    good = save(inputs / "cifar10_good.pt")
+    (inputs / "empty").mkdir()
+    (inputs / "page.pt").write_text("<!DOCTYPE html><html>Sign in</html>")
+    (inputs / "cut.pt").write_bytes(good.read_bytes()[:5000])
+    (inputs / "file").write_text("x")
+    nan = torch.rand(10, 3, 32, 32)
+    nan[3, 0, 0, 0] = float("nan")
+    cifar = ["--dataset", "cifar10"]
+    suite = ["--suite", "cifar10-lite", "--device", "cpu"]
+    cases: list[tuple[list[object], str]] = [
+        (["check", "absent.pt"], "absent.pt"),
+        (["check", inputs / "empty", *cifar], "image"),
+        (["check", inputs / "page.pt", *cifar], "HTML"),
+        (["check", inputs / "cut.pt", *cifar], "cut.pt"),
+        (["check", save(inputs / "side.pt", side=28), *cifar], "28"),
+        (["check", save(inputs / "rows.pt", 100, labels=torch.arange(99) % 10), *cifar], "99"),
+        (["check", save(inputs / "range.pt", labels=torch.arange(1, 11)), *cifar], "10"),
+        (["check", save(inputs / "nan.pt", images=nan), *cifar], "NaN"),
+        (["check", save(inputs / "none.pt", 0), *cifar], "none.pt"),
+        (["check", good, "--dataset", "cifar11"], "Did you mean 'cifar10"),
+        (["eval", save(inputs / "odd.pt", labels=torch.tensor([0, 0, *range(1, 9)])), *cifar, *suite], "stored images"),
+        (["eval", good, "--suite", "cifar10-lit"], "Did you mean 'cifar10-lite'"),
+        (["eval", good, *suite, "--evaluator", "convnet3-scrach"], "Did you mean 'convnet3-scratch'"),
+        (["eval", good, *suite, "--track", "pretraind"], "Did you mean 'pretrained'"),
+        (["eval", good, *suite, "--seeds", "7"], "not one of"),
+        (["eval", good, *suite, "--seeds", "a"], "--seeds 0,1,2"),
+        (["eval", good, *suite, "--out", inputs], "not empty"),
+        (["eval", good, *suite, "--out", inputs / "file"], "is a file"),
+        (["eval", good, "--suite", "digits-agnostic"], "examines digits"),
+        (["eval", good, "--suite", "cifar10-lite", "--device", "tpu"], "tpu"),
+        (["pack", good, "-o", "x.pt"], ".safetensors"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append((["eval", good, "--suite", "cifar10-lite", "--device", "cuda"], "no GPU"))
+    for arguments, words in cases:
+        done = mabench(*arguments, cwd=work)
+        where = f"{arguments}: {done.stdout} {done.stderr}"
+        assert done.returncode == 2, where
+        assert words in done.stderr and "Traceback" not in done.stderr + done.stdout, where
+        assert not list(work.iterdir()), where
+
+
+def test_a_pickle_with_code_is_not_executed(mabench: Command, tmp_path: Path) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"data": Evil()}, tmp_path / "zip.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Evil()))
+    for name in ("zip.pt", "bare.pt"):
+        done = mabench("check", name, "--dataset", "cifar10")
+        assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "executed").exists()
+
+
+def test_a_folder_with_another_sets_records_is_refused(mabench: Command, tmp_path: Path) -> None:
+    one = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out")
+    assert mabench("eval", BUNDLED, *one).returncode == 0
+    other = save(tmp_path / "digits_other.pt", 10)
+    done = mabench("eval", other, "--dataset", "digits", *one)
+    assert done.returncode == 2 and "another set" in done.stderr and len(list((tmp_path / "out" / "records").iterdir())) == 1
+
+
+def test_an_unusable_cache_is_explained(mabench: Command, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    good = save(tmp_path / "cifar10_good.pt")
+    done = mabench("eval", good, "--suite", "cifar10-lite", "--device", "cpu", "--out", "out", MABENCH_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 2 and "MABENCH_CACHE" in done.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full") or os.geteuid() != 0, reason="needs a small file system of its own (root)")
+def test_no_space_left(mabench: Command, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        (small / "ballast").write_bytes(b"x" * 12000)
+        done = mabench("eval", BUNDLED, *QUICK, "--out", small / "out")
+        assert done.returncode == 2 and "Free some space" in done.stderr and "Traceback" not in done.stderr
+        assert not list(small.rglob("*.partial"))
+        (small / "ballast").unlink()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_users_own_suite_runs(mabench: Command, tmp_path: Path) -> None:
+    from mabench import suites
+
+    text = (suites.FOLDER / "digits-agnostic@1.toml").read_text().replace("epochs = 60", "epochs = 10")
+    (tmp_path / "mine.toml").write_text(text)
+    done = mabench("eval", BUNDLED, "--suite", "mine.toml", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out")
+    assert done.returncode == 0 and "1 of 3" in done.stdout
