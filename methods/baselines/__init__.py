@@ -1,0 +1,1 @@
+"""Sets made of real images, which every condensed set has to beat."""
