@@ -74,15 +74,15 @@ def read(
                 if not any(v is not None for v in (dataset, layout, space, decode, ipc)):
                     return synthetic.load(path)
                 draft = _read_canonical(path, dataset)
-            elif head.startswith(b"PK") and path.suffix.lower() == ".npz":
-                draft = _read_numpy(path)
-            elif head.startswith(b"\x93NUMPY"):
+            elif (head.startswith(b"PK") and path.suffix.lower() == ".npz") or head.startswith(b"\x93NUMPY"):
                 draft = _read_numpy(path)
             else:
                 pair = _mtt_pair(path.parent, path)
                 draft = _read_mtt(*pair) if pair else _from_object(path, _load_torch(path), set_index)
     except OSError as error:
-        raise MabenchError(f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE}).") from error
+        raise MabenchError(
+            f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
+        ) from error
     return _finish(draft, dataset, layout, space, decode, ipc)
 
 
@@ -98,7 +98,9 @@ def _head(path: Path) -> bytes:
     if size > MAX_BYTES:
         raise MabenchError(f"{path}: {size:,} bytes; condensed sets up to {MAX_BYTES:,} bytes are read.")
     if head.lstrip()[:1] == b"<":
-        raise MabenchError(f"{path}: is an HTML page, not a set: the download was answered with a web page. Fetch the file itself.")
+        raise MabenchError(
+            f"{path}: is an HTML page, not a set: the download was answered with a web page. Fetch the file itself."
+        )
     if head.startswith(b"version https://git-lfs"):
         raise MabenchError(f"{path}: is a Git LFS pointer, not the set. Run `git lfs pull` where it comes from.")
     return head
@@ -145,7 +147,7 @@ def _load_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|Unsupported global:?|Unsupported class)\s+([\w.]+)", str(error))
-        if found or "weights_only" in str(error).lower() and "global" in str(error).lower():
+        if found or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
             name = found.group(1) if found else "code"
             raise MabenchError(
                 f"{path}: the pickle wants to call {name}, which is not data. It was NOT executed. Save plain tensors "
@@ -210,7 +212,9 @@ def _read_folder(folder: Path, name: str) -> _Draft:
     found = {p.name: sorted(q for q in p.iterdir() if q.suffix.lower() in IMAGE_SUFFIXES) for p in folder.iterdir() if p.is_dir()}
     classes = {k: v for k, v in found.items() if v}
     if not classes:
-        raise MabenchError(f"{folder}: holds no images in sub-folders. Expected one sub-folder per class with {', '.join(sorted(IMAGE_SUFFIXES))}.")
+        raise MabenchError(
+            f"{folder}: holds no images in sub-folders. Expected one sub-folder per class with {', '.join(sorted(IMAGE_SUFFIXES))}."
+        )
     if len(classes) != entry.num_classes:
         raise MabenchError(f"{folder}: {len(classes)} class folders with images, {name} has {entry.num_classes} classes.")
     order, reason = _class_order(folder, list(classes), entry)
@@ -281,7 +285,9 @@ def _from_object(path: Path, value: Any, set_index: int | None) -> _Draft:
         if len(tensors) == 1:
             key, images = next(iter(tensors.items()))
             return _bare(path, images, f"only image tensor of the dictionary, key '{key}'")
-        raise MabenchError(f"{path}: a dictionary with keys {first_line(map(str, value))}. Expected images and labels, e.g. keys 'images' and 'labels'.")
+        raise MabenchError(
+            f"{path}: a dictionary with keys {first_line(map(str, value))}. Expected images and labels, e.g. keys 'images' and 'labels'."
+        )
     if isinstance(value, list | tuple):
         if len(value) == 2 and all(isinstance(v, Tensor) for v in value):
             draft = _Draft(path, value[0], value[1])
@@ -335,7 +341,9 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> _Draft:
 # -- from raw arrays to a set --------------------------------------------------------------------------------------
 
 
-def _finish(draft: _Draft, dataset: str | None, layout: str | None, space: str | None, decode: str | None, ipc: int | None) -> SyntheticSet:
+def _finish(
+    draft: _Draft, dataset: str | None, layout: str | None, space: str | None, decode: str | None, ipc: int | None
+) -> SyntheticSet:
     path, images = draft.path, draft.images.detach().cpu()
     if images.is_sparse or images.is_quantized or images.is_complex():
         raise MabenchError(f"{path}: images are no plain dense tensor.")
@@ -378,7 +386,9 @@ def _arrange(draft: _Draft, images: Tensor, layout: str | None) -> Tensor:
         draft.class_major = draft.class_major or draft.labels is None
         images = images.flatten(0, 1)
     if images.dim() != 4:
-        raise MabenchError(f"{draft.path}: images have shape {list(draft.images.shape)}. Expected [N,C,H,W], [N,H,W,C] or [K,ipc,C,H,W].")
+        raise MabenchError(
+            f"{draft.path}: images have shape {list(draft.images.shape)}. Expected [N,C,H,W], [N,H,W,C] or [K,ipc,C,H,W]."
+        )
     guessed = "nhwc" if images.shape[-1] in (1, 3) and images.shape[1] not in (1, 3) else "nchw"
     chosen = layout or guessed
     if chosen == "nhwc" or layout is not None:
@@ -386,7 +396,9 @@ def _arrange(draft: _Draft, images: Tensor, layout: str | None) -> Tensor:
     return images.permute(0, 3, 1, 2).contiguous() if chosen == "nhwc" else images
 
 
-def _dataset_name(path: Path, named: str | None, draft: _Draft | None, images: Tensor | None = None, labels: Tensor | None = None) -> str:
+def _dataset_name(
+    path: Path, named: str | None, draft: _Draft | None, images: Tensor | None = None, labels: Tensor | None = None
+) -> str:
     """The dataset a file speaks of: named, in the file's or folder's name, or the only one of its shape."""
     if named is not None:
         return named
@@ -403,7 +415,11 @@ def _dataset_name(path: Path, named: str | None, draft: _Draft | None, images: T
         classes = None
         if labels is not None and labels.numel():
             classes = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1
-        fits = [d.name for d in DATASETS.values() if d.name != "digits" and d.image_size == images.shape[-1] and classes in (None, d.num_classes)]
+        fits = [
+            d.name
+            for d in DATASETS.values()
+            if d.name != "digits" and d.image_size == images.shape[-1] and classes in (None, d.num_classes)
+        ]
         if len(fits) == 1 and classes is not None:
             draft.note("dataset", fits[0], f"{images.shape[-1]} px and {classes} classes", "--dataset")
             return fits[0]
@@ -427,7 +443,9 @@ def _labels(draft: _Draft, labels: Tensor, entry: Dataset) -> Tensor:
         labels = labels[:, 0]
     if labels.dim() == 1:
         if labels.is_floating_point() and not torch.equal(labels, labels.round()):
-            raise MabenchError(f"{draft.path}: labels are {labels.dtype} and not whole numbers. Expected class numbers or [N,K] soft labels.")
+            raise MabenchError(
+                f"{draft.path}: labels are {labels.dtype} and not whole numbers. Expected class numbers or [N,K] soft labels."
+            )
         return labels.to(torch.int64)
     if labels.dim() != 2 or labels.shape[1] != entry.num_classes:
         raise MabenchError(f"{draft.path}: labels have shape {list(labels.shape)}. Expected [N] or [N,{entry.num_classes}].")

@@ -137,7 +137,8 @@ def _geometry(images: Tensor, name: str, draw: _Draw, plan: Augmentation) -> Ten
         most = int(side * plan.crop_ratio + 0.5)
         return shift(images, draw.integers(-most, most), draw.integers(-most, most))
     if name == "scale":
-        return scale(images, *(draw.uniform(1 / plan.scale_ratio, plan.scale_ratio) for _ in range(2)))
+        x, y = (draw.uniform(1 / plan.scale_ratio, plan.scale_ratio) for _ in range(2))
+        return scale(images, x, y)
     most_radians = math.radians(plan.rotate_degrees)
     return rotate(images, draw.uniform(-most_radians, most_radians))
 

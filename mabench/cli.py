@@ -104,21 +104,35 @@ def list_(what: str) -> None:
             for track, evaluators in exam.evaluators.items():
                 recipe = exam.recipes[track]
                 text = f"{track}: {len(evaluators)} evaluators x {len(exam.suite.seeds)} seeds, {recipe.epochs:,} epochs: "
-                click.echo(textwrap.fill(text + ", ".join(e.name for e in evaluators), 100, initial_indent="  ", subsequent_indent="    "))
+                click.echo(
+                    textwrap.fill(
+                        text + ", ".join(e.name for e in evaluators), 100, initial_indent="  ", subsequent_indent="    "
+                    )
+                )
             click.echo()
     if what in ("evaluators", "all"):
         click.secho("EVALUATORS\n", bold=True)
-        body = [[e.name, e.architecture, e.family, f"{e.input_size} px", f"{e.optimizer} {e.learning_rate:g}"] for e in EVALUATORS.values()]
+        body = [
+            [e.name, e.architecture, e.family, f"{e.input_size} px", f"{e.optimizer} {e.learning_rate:g}"]
+            for e in EVALUATORS.values()
+        ]
         click.echo(tabulate(body, ["name", "architecture", "family", "input", "rate"]) + "\n")
     if what in ("datasets", "all"):
         click.secho("DATASETS\n", bold=True)
-        body = [[d.name, d.num_classes, f"{d.image_size} px", f"{d.train_size:,}", f"{d.test_size:,}"] for d in DATASETS.values()]
+        body = [
+            [d.name, f"{d.num_classes:,}", f"{d.image_size} px", f"{d.train_size:,}", f"{d.test_size:,}"]
+            for d in DATASETS.values()
+        ]
         click.echo(tabulate(body, ["name", "classes", "side", "train", "test"]))
 
 
 @main.command(epilog="mabench check my_set.pt --dataset cifar10")
 @set_options
-@click.option("--preview", type=click.Path(path_type=Path, dir_okay=False), help="Where the PNG goes (default: SET's name + .preview.png here).")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the PNG goes (default: SET's name + .preview.png here).",
+)
 @click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Images per class in the preview.")
 def check(synthetic_set: SyntheticSet, preview: Path | None, per_class: int) -> None:
     """Show what is in a set, what was guessed while reading it, and its images as a PNG."""
@@ -141,7 +155,10 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
         ("images", f"{summary.stored_images} stored ({summary.image_dtype}, {channels} x {height} x {width}), IPC {summary.ipc}"),
         ("training images", f"{summary.decoded_images} after decoding ({summary.decode})"),
         ("labels", summary.labels),
-        ("pixel range", f"{float(images.min()):.3g} to {float(images.max()):.3g} ({'255' if summary.image_dtype == 'uint8' else '1.0'} = white)"),
+        (
+            "pixel range",
+            f"{float(images.min()):.3g} to {float(images.max()):.3g} ({'255' if summary.image_dtype == 'uint8' else '1.0'} = white)",
+        ),
         ("bytes", f"{summary.stored_bytes:,}"),
         ("sha256", summary.sha256),
     ]
@@ -156,7 +173,9 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
 
 @main.command(epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt -o dc_ipc10.safetensors")
 @set_options
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The .safetensors file to write.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The .safetensors file to write."
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
@@ -169,7 +188,10 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     click.echo(f"\nwritten: {output} ({output.stat().st_size:,} bytes)")
 
 
-@main.command("eval", epilog="mabench eval my_set.pt --suite cifar10-agnostic\nmabench eval my_set.pt --suite cifar10-lite --evaluator 'convnet*' --seeds 0")
+@main.command(
+    "eval",
+    epilog="mabench eval my_set.pt --suite cifar10-agnostic\nmabench eval my_set.pt --suite cifar10-lite --evaluator 'convnet*' --seeds 0",
+)
 @set_options
 @click.option("--suite", "suite_name", required=True, help="A suite of `mabench list`, or a path to your own TOML file.")
 @click.option("--track", help="Only this track of the suite.")
@@ -196,7 +218,13 @@ def eval_(
 
 
 @main.command(epilog="mabench demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("results/demo"), show_default=True, help="Folder for records and tables.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results/demo"),
+    show_default=True,
+    help="Folder for records and tables.",
+)
 def demo(out: Path) -> None:
     """Evaluate a bundled set of handwritten digits beside its random baseline: no download, about a minute."""
     from importlib import resources
@@ -206,7 +234,9 @@ def demo(out: Path) -> None:
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)
     sit(synthetic_set, "digits-agnostic", out=out, device="cpu")
-    click.echo("\nNext: mabench check YOUR_SET, then mabench eval YOUR_SET --suite cifar10-lite  (mabench list shows every suite)")
+    click.echo(
+        "\nNext: mabench check YOUR_SET, then mabench eval YOUR_SET --suite cifar10-lite  (mabench list shows every suite)"
+    )
 
 
 def sit(
@@ -262,7 +292,9 @@ def _seeds(text: str | None) -> list[int] | None:
         raise MabenchError(f"--seeds {text}: not numbers. Write them with commas, e.g. --seeds 0,1,2") from error
 
 
-def _run_with_display(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, test: Any, device: str) -> list[RunRecord]:
+def _run_with_display(
+    exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, test: Any, device: str
+) -> list[RunRecord]:
     """Run the cells under one progress bar (terminal) or a line a cell and a minute (log file)."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -284,6 +316,8 @@ def _run_with_display(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell]
     ) as progress:
         task = progress.add_task("starting", total=1.0, left="")
 
+        done_at_start: float | None = None
+
         def on_step(step: Step) -> None:
             nonlocal last_line, done_at_start
             now = time.monotonic()
@@ -291,15 +325,15 @@ def _run_with_display(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell]
                 done_at_start = step.done
             gained = step.done - done_at_start
             left = duration((now - begun) * (step.total - step.done) / gained) + " left" if gained > 0 else ""
-            name = f"{step.index + 1}/{len(cells)} {step.cell.evaluator.name} seed {step.cell.seed} epoch {step.epoch}/{step.epochs}"
+            name = (
+                f"{step.index + 1}/{len(cells)} {step.cell.evaluator.name} seed {step.cell.seed} epoch {step.epoch}/{step.epochs}"
+            )
             if step.accuracy is not None:
                 name += f" {report.percent(step.accuracy)}%"
             progress.update(task, completed=step.done / step.total, description=name, left=left)
             if not console.is_terminal and now - last_line > 60:
                 last_line = now
                 console.print(f"{name}, {100 * step.done / step.total:.0f}%, {left}", highlight=False, soft_wrap=True)
-
-        done_at_start: float | None = None
 
         def on_record(record: RunRecord, fresh: bool) -> None:
             if not fresh:
@@ -342,7 +376,9 @@ def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder
             body.append([track, entry.name, len(mine), f"{steps:,}", f"{flops:.1e}", duration(time_here)])
     click.echo(tabulate(body, ["track", "evaluator", "cells", "steps each", "FLOPs", "time here"], disable_numparse=True))
     done = len(cells) - len(open_cells)
-    click.echo(f"\n{len(open_cells)} cells to run ({done} finished), about {duration(total)} on this device (from a few seconds of calibration)")
+    click.echo(
+        f"\n{len(open_cells)} cells to run ({done} finished), about {duration(total)} on this device (from a few seconds of calibration)"
+    )
     if total > DAYS_SECONDS:
         click.echo(
             "That is days on this device. A first look in minutes: "

@@ -17,17 +17,44 @@ _UNSWEPT = "rate: the field's usual one, not yet swept on random real subsets"
 def _pretrained(name: str, architecture: str, family: str, rate: float, statistics: dict[str, Any]) -> Evaluator:
     """224 px, all layers trained, fresh head; rates of protocol section 1, which are HMDC's."""
     return Evaluator.model_validate(
-        dict(name=f"{name}-pretrained", architecture=architecture, library="timm", family=family, pretrained=True,
-             input_size=224, learning_rate=rate, note="ImageNet weights of timm", **statistics)
+        dict(
+            name=f"{name}-pretrained",
+            architecture=architecture,
+            library="timm",
+            family=family,
+            pretrained=True,
+            input_size=224,
+            learning_rate=rate,
+            note="ImageNet weights of timm",
+            **statistics,
+        )
     )
 
 
-def _scratch(name: str, architecture: str, family: str, rate: float, optimizer: str = "sgd", library: str = "mabench",
-             note: str = _UNSWEPT, **arguments: Any) -> Evaluator:
+def _scratch(
+    name: str,
+    architecture: str,
+    family: str,
+    rate: float,
+    optimizer: str = "sgd",
+    library: str = "mabench",
+    note: str = _UNSWEPT,
+    **arguments: Any,
+) -> Evaluator:
     """32 px, random initial weights, the dataset's normalisation."""
     return Evaluator.model_validate(
-        dict(name=f"{name}-scratch", architecture=architecture, library=library, family=family, pretrained=False,
-             input_size=32, learning_rate=rate, optimizer=optimizer, arguments=arguments, note=note)
+        dict(
+            name=f"{name}-scratch",
+            architecture=architecture,
+            library=library,
+            family=family,
+            pretrained=False,
+            input_size=32,
+            learning_rate=rate,
+            optimizer=optimizer,
+            arguments=arguments,
+            note=note,
+        )
     )
 
 
@@ -41,10 +68,30 @@ EVALUATORS: dict[str, Evaluator] = {
         _scratch("resnet50", "resnet", "cnn", 1e-2, depth=50, norm="batch"),
         _scratch("mobilenetv2", "mobilenetv2_100", "cnn", 1e-2, library="timm", cifar_strides=True),
         _scratch("vit_tiny", "vit_tiny_patch16_224", "transformer", 5e-4, "adamw", "timm", img_size=32, patch_size=4),
-        _scratch("swin_tiny", "swin_tiny_patch4_window7_224", "transformer", 5e-4, "adamw", "timm",
-                 img_size=32, patch_size=2, window_size=4),
-        _scratch("vit_mini", "vit_tiny_patch16_224", "transformer", 1e-3, "adamw", "timm",
-                 img_size=32, patch_size=4, embed_dim=128, depth=6, num_heads=4),
+        _scratch(
+            "swin_tiny",
+            "swin_tiny_patch4_window7_224",
+            "transformer",
+            5e-4,
+            "adamw",
+            "timm",
+            img_size=32,
+            patch_size=2,
+            window_size=4,
+        ),
+        _scratch(
+            "vit_mini",
+            "vit_tiny_patch16_224",
+            "transformer",
+            1e-3,
+            "adamw",
+            "timm",
+            img_size=32,
+            patch_size=4,
+            embed_dim=128,
+            depth=6,
+            num_heads=4,
+        ),
         _scratch("mlp", "mlp", "mlp", 1e-2, note=_MODEL_POOL),
         _scratch("lenet", "lenet", "cnn", 1e-2, note=_MODEL_POOL),
         _scratch("alexnet", "alexnet", "cnn", 1e-2, note=_MODEL_POOL),
@@ -119,7 +166,8 @@ def head(model: nn.Module) -> nn.Linear:
     """The last linear layer."""
     from torch import nn
 
-    layer = model.get_classifier() if hasattr(model, "get_classifier") else model.classifier
+    find: Any = getattr(model, "get_classifier", lambda: model.classifier)  # timm's networks name theirs differently
+    layer = find()
     assert isinstance(layer, nn.Linear)
     return layer
 

@@ -216,6 +216,7 @@ class ResNet(Network):
 
     def __init__(self, num_classes: int, channels: int, image_size: int, depth: int = 18, norm: str = "instance") -> None:
         super().__init__()
+        block: type[BasicBlock] | type[Bottleneck]
         block, counts = lookup({"18": (BasicBlock, (2, 2, 2, 2)), "50": (Bottleneck, (3, 4, 6, 3))}, str(depth), "ResNet depth")
         if norm not in ("instance", "batch"):
             raise MabenchError(f"ResNet norm '{norm}': allowed are instance and batch")

@@ -243,7 +243,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         size = train_batch_size(self.device, self.evaluator.input_size) if self.splittable else len(batch)
-        for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+        for part, wanted in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
             logits = self.model(part)
             loss = F.cross_entropy(logits, wanted)
             if self.phase == "student" and self.recipe.distillation is not None:
@@ -347,9 +347,11 @@ class _Run:
         if stop:
             raise Interrupted
 
+    # attributes that a checkpoint keeps as they are
     _PLAIN = (
-        "phase epoch position loss_sum tested correct permutation decayed curve train_loss diverged_epoch seconds started done"
-    ).split()
+        "phase", "epoch", "position", "loss_sum", "tested", "correct", "permutation", "decayed",
+        "curve", "train_loss", "diverged_epoch", "seconds", "started", "done",
+    )  # fmt: skip
 
     def _save(self) -> None:
         self._tick()

@@ -55,8 +55,10 @@ def table(exam: Exam, lines: Sequence[Row], style: str = "simple") -> str:
 
 def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """What a reader has to know to trust the table."""
-    out = [f"accuracy: {'best of the looks at' if 'best' in {r.score for r in exam.recipes.values()} else 'last look at'} the test "
-           f"split, {exam.suite.std} std over seeds"]
+    out = [
+        f"accuracy: {'best of the looks at' if 'best' in {r.score for r in exam.recipes.values()} else 'last look at'} the test "
+        f"split, {exam.suite.std} std over seeds"
+    ]
     incomplete = sorted({line.name for line in lines if line.runs < line.planned})
     missing = [e.name for es in exam.evaluators.values() for e in es if e.name not in {line.name for line in lines}]
     if incomplete or missing:
@@ -81,8 +83,10 @@ def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
     lines = rows(exam, records, known_baseline(exam, summary))
     text = [f"# {summary.name} on {exam.id}", "", f"{exam.suite.title}", "", table(exam, lines, "github"), ""]
     text += [f"- {note}" for note in notes(exam, lines, records)]
-    text += [f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
-             f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"]
+    text += [
+        f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
+        f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"
+    ]
     text += [f"- environment: {', '.join(f'{k} {v}' for k, v in records[-1].environment.items())}"]
     write_text(folder / "table.md", "\n".join(text) + "\n")
     cells = [_flat(record) for record in records]

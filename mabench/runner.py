@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from mabench.data import DATASETS, Dataset, RealData
 from mabench.schema import Cell, Evaluator, MabenchError, RunRecord, first_line, lookup
 from mabench.store import Folder
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
+
+if TYPE_CHECKING:
+    import torch
 
 
 def plan(
@@ -126,7 +130,9 @@ def evaluate(
                 continue
             begun, own = before, cost[cell.name]
 
-            def report(progress: protocol.Progress, *, cell: Cell = cell, index: int = index, begun: float = begun, own: float = own) -> None:
+            def report(
+                progress: protocol.Progress, *, cell: Cell = cell, index: int = index, begun: float = begun, own: float = own
+            ) -> None:
                 share = min(progress.done / progress.total, 1.0)
                 on_step(Step(cell, index, begun + own * share, total, progress.epoch, progress.epochs, progress.accuracy))
 
@@ -185,7 +191,9 @@ def calibrate(cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: i
                 model = model.to(memory_format=torch.channels_last)
             size, channels = plain.input_size, dataset.channels
 
-            def seconds_per_image(batch: int, training: bool, model: torch.nn.Module = model, size: int = size, channels: int = channels) -> float:
+            def seconds_per_image(
+                batch: int, training: bool, model: torch.nn.Module = model, size: int = size, channels: int = channels
+            ) -> float:
                 images = torch.randn(batch, channels, size, size, device=where).contiguous(memory_format=torch.channels_last)
 
                 def once() -> None:
@@ -220,7 +228,7 @@ def calibrate(cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: i
     return estimate
 
 
-def resolve_device(name: str) -> "torch.device":  # noqa: F821, UP037 - torch is imported late on purpose
+def resolve_device(name: str) -> torch.device:
     """The torch device called `name`; `auto` is the first GPU, else the processor. Raises MabenchError if it is not here."""
     import torch
 
@@ -243,12 +251,12 @@ def resolve_device(name: str) -> "torch.device":  # noqa: F821, UP037 - torch is
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Within it, the first SIGINT or SIGTERM only sets a flag that the loop reads; the next one acts as usual."""
     caught: list[int] = []
-    previous: dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
+    previous: dict[signal.Signals, signal.Handlers | Callable[[int, FrameType | None], object] | int | None] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for own, before in previous.items():
+            signal.signal(own, before)
 
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -258,8 +266,8 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(caught)
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for own, before in previous.items():
+            signal.signal(own, before)
 
 
 def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:

@@ -69,7 +69,9 @@ def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = N
         here = [e for e in evaluators if (track, e.name) in by_evaluator]
         for entry in here:
             runs = by_evaluator[track, entry.name]
-            table.append(_row(exam, track, entry.name, [score(r) for r in runs.values()], [r.last for r in runs.values()], baseline))
+            table.append(
+                _row(exam, track, entry.name, [score(r) for r in runs.values()], [r.last for r in runs.values()], baseline)
+            )
         panels = {
             "CNN mean": [e.name for e in here if e.family == "cnn"],
             "transformer mean": [e.name for e in here if e.family == "transformer"],
@@ -97,7 +99,9 @@ def _row(exam: Exam, track: str, name: str, scores: list[float], lasts: list[flo
     )
 
 
-def _panel(exam: Exam, track: str, label: str, runs: Mapping[str, Mapping[int, RunRecord]], baseline: Baseline | None) -> list[Row]:
+def _panel(
+    exam: Exam, track: str, label: str, runs: Mapping[str, Mapping[int, RunRecord]], baseline: Baseline | None
+) -> list[Row]:
     seeds = sorted(set.intersection(*(set(r) for r in runs.values())))
     if not seeds:
         return []

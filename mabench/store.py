@@ -88,9 +88,13 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MabenchError(f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out.") from error
+        raise MabenchError(
+            f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out."
+        ) from error
     except ValueError as error:
-        raise MabenchError(f"{path}: is damaged ({error}). Delete this file and run the same command: its cell runs again.") from error
+        raise MabenchError(
+            f"{path}: is damaged ({error}). Delete this file and run the same command: its cell runs again."
+        ) from error
     if not isinstance(value, dict):
         raise MabenchError(f"{path}: is damaged (no JSON object). Delete this file and run the same command.")
     return value

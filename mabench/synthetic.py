@@ -73,7 +73,9 @@ class SyntheticSet:
             )
         if self.label_kind == "hard":
             if labels.dtype != torch.int64 or labels.dim() != 1:
-                raise refuse(f"labels are {labels.dtype} {list(labels.shape)}", "Expected int64 [N], or float32 [N,K] soft labels.")
+                raise refuse(
+                    f"labels are {labels.dtype} {list(labels.shape)}", "Expected int64 [N], or float32 [N,K] soft labels."
+                )
             if int(labels.min()) < 0 or int(labels.max()) >= entry.num_classes:
                 wrong = int(labels.max()) if int(labels.max()) >= entry.num_classes else int(labels.min())
                 raise refuse(f"label {wrong} is out of range", f"{self.dataset} has classes 0 to {entry.num_classes - 1}.")
@@ -214,7 +216,9 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         if path.parent.is_dir():
             partial.unlink(missing_ok=True)
-        raise MabenchError(f"{path}: cannot write: {error.strerror}. Name a place that exists, is writable and has space.") from error
+        raise MabenchError(
+            f"{path}: cannot write: {error.strerror}. Name a place that exists, is writable and has space."
+        ) from error
 
 
 def load(path: Path) -> SyntheticSet:
@@ -248,7 +252,9 @@ def load(path: Path) -> SyntheticSet:
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise MabenchError(f"{path}: not a complete {FORMAT} file ({error}). Fetch or pack it again.") from error
     if chosen.sha256 != stated:
-        raise MabenchError(f"{path}: altered: its content is {chosen.sha256[:16]}, its header says {stated[:16]}. Fetch or pack it again.")
+        raise MabenchError(
+            f"{path}: altered: its content is {chosen.sha256[:16]}, its header says {stated[:16]}. Fetch or pack it again."
+        )
     return chosen
 
 
@@ -261,9 +267,11 @@ def pack_grid(images: Tensor, factor: int) -> Tensor:
         raise ValueError(f"{count} images do not fill grids of {factor} x {factor}")
     small = F.interpolate(images, size=(height // factor, width // factor), mode="bilinear", align_corners=True)
     packed = images.new_empty(group, channels, height, width)
-    for index, part in enumerate(small.split(group)):
+    for index, part in enumerate(torch.split(small, group)):
         column, row = divmod(index, factor)
-        packed[:, :, row * height // factor : (row + 1) * height // factor, column * width // factor : (column + 1) * width // factor] = part
+        packed[
+            :, :, row * height // factor : (row + 1) * height // factor, column * width // factor : (column + 1) * width // factor
+        ] = part
     return packed
 
 

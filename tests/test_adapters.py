@@ -65,7 +65,13 @@ def test_dc_files_hold_several_sets_the_last_by_default(tmp_path: Path) -> None:
 
 
 def test_hmdc_files_are_packed_when_init_says_so(tmp_path: Path) -> None:
-    value = {"synthetic_images": NORMALISED.view(10, 2, 3, 32, 32), "init": "aug_kmeans", "factor": 2, "n_ipc": 2, "iteration": 100}
+    value = {
+        "synthetic_images": NORMALISED.view(10, 2, 3, 32, 32),
+        "init": "aug_kmeans",
+        "factor": 2,
+        "n_ipc": 2,
+        "iteration": 100,
+    }
     chosen = adapters.read(written(tmp_path / "cifar10.pth", value))
     torch.testing.assert_close(chosen.images, X)
     assert chosen.decode == "grid2" and len(chosen.decoded()[0]) == 80 and torch.equal(chosen.labels, Y)
@@ -155,7 +161,8 @@ def test_folders_that_would_have_to_be_guessed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("dc_CIFAR100_x", "cifar100"), ("cifar10-ipc1", "cifar10"), ("tiny_best", "tinyimagenet"), ("imagenette", "imagenette")]
+    ("name", "expected"),
+    [("dc_CIFAR100_x", "cifar100"), ("cifar10-ipc1", "cifar10"), ("tiny_best", "tinyimagenet"), ("imagenette", "imagenette")],
 )
 def test_the_dataset_is_read_off_the_name(name: str, expected: str) -> None:
     assert adapters._dataset_name(Path(f"{name}.pt"), None, None) == expected

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Command
 
 import mabench as package
-from conftest import Command
 from mabench import cli
 from mabench.store import read_records
 
@@ -31,7 +31,13 @@ def test_every_command_has_help_with_an_example(mabench: Command) -> None:
 
 def test_list_says_what_each_suite_measures(mabench: Command) -> None:
     text = " ".join(mabench("list").stdout.split())
-    for phrase in ("cifar10-agnostic@1", "How well networks of every kind learn CIFAR-10", "cifar10-hmdc@1", "swin_tiny-scratch", "imagewoof"):
+    for phrase in (
+        "cifar10-agnostic@1",
+        "How well networks of every kind learn CIFAR-10",
+        "cifar10-hmdc@1",
+        "swin_tiny-scratch",
+        "imagewoof",
+    ):
         assert phrase in text
 
 
@@ -105,7 +111,9 @@ def test_dry_run_plans_every_suite_of_a_dataset_and_writes_nothing(mabench: Comm
     assert not list(tmp_path.iterdir())
 
 
-def save(path: Path, n: int = 10, *, side: int = 32, labels: torch.Tensor | None = None, images: torch.Tensor | None = None) -> Path:
+def save(
+    path: Path, n: int = 10, *, side: int = 32, labels: torch.Tensor | None = None, images: torch.Tensor | None = None
+) -> Path:
     images = torch.rand(n, 3, side, side) if images is None else images
     torch.save((images, torch.arange(n) % 10 if labels is None else labels), path)
     return path
@@ -183,7 +191,9 @@ def test_a_folder_with_another_sets_records_is_refused(mabench: Command, tmp_pat
 def test_an_unusable_cache_is_explained(mabench: Command, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     good = save(tmp_path / "cifar10_good.pt")
-    done = mabench("eval", good, "--suite", "cifar10-lite", "--device", "cpu", "--out", "out", MABENCH_CACHE=str(tmp_path / "cache"))
+    done = mabench(
+        "eval", good, "--suite", "cifar10-lite", "--device", "cpu", "--out", "out", MABENCH_CACHE=str(tmp_path / "cache")
+    )
     assert done.returncode == 2 and "MABENCH_CACHE" in done.stderr and not (tmp_path / "out").exists()
 
 
@@ -208,5 +218,7 @@ def test_a_users_own_suite_runs(mabench: Command, tmp_path: Path) -> None:
 
     text = (suites.FOLDER / "digits-agnostic@1.toml").read_text().replace("epochs = 60", "epochs = 10")
     (tmp_path / "mine.toml").write_text(text)
-    done = mabench("eval", BUNDLED, "--suite", "mine.toml", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out")
+    done = mabench(
+        "eval", BUNDLED, "--suite", "mine.toml", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out"
+    )
     assert done.returncode == 0 and "1 of 3" in done.stdout

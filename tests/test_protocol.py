@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mabench import data, evaluators, protocol, suites
+from mabench import data, evaluators, protocol
 from mabench.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
 from mabench.synthetic import SyntheticSet
@@ -25,14 +25,24 @@ def small_set(ipc: int = 4) -> SyntheticSet:
     train = data.load("digits", "train")
     index = np.concatenate([np.flatnonzero(train.labels == c)[:ipc] for c in range(10)])
     return SyntheticSet(
-        images=torch.tensor(train.images[index]), labels=torch.tensor(train.labels[index]), dataset="digits", ipc=ipc, name="small"
+        images=torch.tensor(train.images[index]),
+        labels=torch.tensor(train.labels[index]),
+        dataset="digits",
+        ipc=ipc,
+        name="small",
     )
 
 
 def cell(recipe: Recipe = PLAIN, evaluator: str | Evaluator = "mlp-scratch", seed: int = 0) -> Cell:
     entry = EVALUATORS[evaluator] if isinstance(evaluator, str) else evaluator
     return Cell(
-        set_sha256=small_set().sha256, suite="test@1", suite_digest="0" * 64, track="scratch", evaluator=entry, recipe=recipe, seed=seed
+        set_sha256=small_set().sha256,
+        suite="test@1",
+        suite_digest="0" * 64,
+        track="scratch",
+        evaluator=entry,
+        recipe=recipe,
+        seed=seed,
     )
 
 
@@ -44,7 +54,9 @@ def test_the_loop_is_the_textbook_loop() -> None:
     """Same initial weights and order, then thirty lines that know nothing of our loop: the same curve."""
     recipe = PLAIN.model_copy(update={"decay_after": 4})
     record = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
-    model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=protocol.stream(0, "init"))
+    model = evaluators.build(
+        EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=protocol.stream(0, "init")
+    )
     order = torch.Generator().manual_seed(protocol.stream(0, "order"))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     chosen = small_set()
@@ -153,7 +165,9 @@ def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
         recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
         run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU, None, None, lambda: False)
         given = (pixels - mean) / std if space == "normalised" else pixels
-        m, s = ((torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std))
+        m, s = (
+            (torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std)
+        )
         torch.testing.assert_close(run._inputs(given), (pixels - m) / s, rtol=1e-4, atol=1e-5)
 
 

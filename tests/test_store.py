@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from test_scoring import EXAM, record
 
 from mabench.schema import MabenchError
 from mabench.store import Folder, read_record, read_records, write_text
-from test_scoring import EXAM, record
 
 
 def folder(path: Path, sha: str = "0" * 64) -> Folder:

@@ -16,7 +16,9 @@ from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
 
 
-def make(n: int = 10, dtype: torch.dtype = torch.float32, soft: bool = False, decode: str = "none", seed: int = 0) -> SyntheticSet:
+def make(
+    n: int = 10, dtype: torch.dtype = torch.float32, soft: bool = False, decode: str = "none", seed: int = 0
+) -> SyntheticSet:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(n, 3, 32, 32, generator=generator)
     images = (images.abs() * 100).to(torch.uint8) if dtype == torch.uint8 else images.to(dtype)

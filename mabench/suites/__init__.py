@@ -75,7 +75,9 @@ def _read(path: Path, *, released: bool) -> Exam:
         suite = Suite.model_validate(raw)
         recipes = {track: suite.recipe_for(track) for track in suite.tracks}
     except OSError as error:
-        raise MabenchError(f"{path}: cannot read the suite: {error.strerror}. Give a TOML file or a name of `mabench list`.") from error
+        raise MabenchError(
+            f"{path}: cannot read the suite: {error.strerror}. Give a TOML file or a name of `mabench list`."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MabenchError(f"{path}: not TOML: {error}. Start from a copy of a suite in {FOLDER}.") from error
     except ValidationError as error:
@@ -87,9 +89,7 @@ def _read(path: Path, *, released: bool) -> Exam:
         raise MabenchError(f"{path}: {', '.join(sorted(unknown))} is named in track_recipe or evaluator_fields but in no track")
     if released and suite.id != path.stem:
         raise MabenchError(f"{path}: holds suite {suite.id}; the file must be called {suite.id}.toml")
-    evaluators = {
-        track: tuple(_evaluator(path, suite, name) for name in names) for track, names in suite.tracks.items()
-    }
+    evaluators = {track: tuple(_evaluator(path, suite, name) for name in names) for track, names in suite.tracks.items()}
     return Exam(suite, evaluators, recipes, released)
 
 
