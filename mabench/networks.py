@@ -211,13 +211,19 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: str) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), NORMS[norm](outputs, 0))
 
 
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    # depth -> block, blocks per stage
+    "18": (BasicBlock, (2, 2, 2, 2)),
+    "50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
 class ResNet(Network):
     """ResNet with the CIFAR stem (3x3, stride 1, no pooling); instance or batch norm; depth 18 or 50."""
 
     def __init__(self, num_classes: int, channels: int, image_size: int, depth: int = 18, norm: str = "instance") -> None:
         super().__init__()
-        block: type[BasicBlock] | type[Bottleneck]
-        block, counts = lookup({"18": (BasicBlock, (2, 2, 2, 2)), "50": (Bottleneck, (3, 4, 6, 3))}, str(depth), "ResNet depth")
+        block, counts = lookup(RESNETS, str(depth), "ResNet depth")
         if norm not in ("instance", "batch"):
             raise MabenchError(f"ResNet norm '{norm}': allowed are instance and batch")
         layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), NORMS[norm](64, 0), nn.ReLU(inplace=True)]

@@ -1,0 +1,50 @@
+"""Measure the random baseline of a suite and budget: python benchmarks/random_baseline.py SUITE IPC OUT
+
+Draw s of random real images is examined with seed s, so the spread covers draws and initial weights alike. Writes the
+entry into mabench/suites/baselines.json; the records stay in OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+from mabench_methods.baselines.condense import random_real
+
+from mabench import data, runner, suites
+from mabench.schema import RunRecord
+from mabench.scoring import score
+from mabench.store import Folder, write_text
+
+BASELINES = suites.FOLDER / "baselines.json"
+
+
+def main(suite: str, ipc: int, out: Path) -> None:
+    exam = suites.load(suite)
+    test, train = data.load(exam.suite.dataset, "test"), data.load(exam.suite.dataset, "train")
+    records: list[RunRecord] = []
+    for seed in exam.suite.seeds:
+        drawn = random_real(train, ipc, seed)
+        folder = Folder(out / f"draw{seed}", drawn.sha256, exam.id, exam.digest)
+        cells = runner.plan(exam, drawn, seeds=[seed])
+        records += runner.evaluate(exam, drawn, cells, folder, test, device="auto", on_record=lambda r, fresh: print(r.cell.name, score(r)))
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        scores.setdefault(f"{record.cell.track}/{record.cell.evaluator.name}", []).append(score(record))
+    entry = {
+        "suite": exam.id,
+        "suite_digest": exam.digest,
+        "ipc": ipc,
+        "labels": "hard",
+        "command": f"python benchmarks/random_baseline.py {suite} {ipc} OUT",
+        "environment": records[-1].environment,
+        "evaluators": {name: [fmean(v), stdev(v), len(v)] for name, v in scores.items()},
+    }
+    kept = [e for e in json.loads(BASELINES.read_text()) if (e["suite_digest"], e["ipc"]) != (exam.digest, ipc)]
+    write_text(BASELINES, json.dumps([*kept, entry], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

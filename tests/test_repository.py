@@ -1,0 +1,66 @@
+"""The house rules that a machine can check."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_import_contracts_hold() -> None:
+    done = run(str(Path(sys.executable).parent / "lint-imports"))
+    assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("module", ["mabench", "mabench.schema", "mabench.cli", "mabench.suites", "mabench.data"])
+def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
+    done = run(sys.executable, "-c", f"import sys, {module}; print('torch' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_listing_imports_no_torch() -> None:
+    code = "import sys\nfrom click.testing import CliRunner\nfrom mabench.cli import main\n"
+    code += "result = CliRunner().invoke(main, ['list'])\nprint(result.exit_code, 'torch' in sys.modules)"
+    done = run(sys.executable, "-c", code)
+    assert done.stdout.strip() == "0 False", done.stderr
+
+
+def tracked() -> list[Path]:
+    listing = run("git", "ls-files")
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in listing.stdout.splitlines()]
+
+
+def test_no_module_is_a_drawer_or_shadows_the_standard_library() -> None:
+    assert not [p for p in tracked() if p.name in ("utils.py", "ast.py", "types.py", "helpers.py", "misc.py")]
+
+
+def test_no_path_of_a_machine_is_tracked() -> None:
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")
+    texts = [p for p in tracked() if p.suffix in (".py", ".md", ".toml", ".json", ".txt", "") and p.exists() and p != Path(__file__)]
+    assert not [p for p in texts if pattern.search(p.read_text(encoding="utf-8"))]
+
+
+def test_the_readmes_make_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text() + (ROOT / ".ci" / "run").read_text()))
+    assert {"demo", "test", "install"} <= named <= targets | {"missing"}
+
+
+def test_every_rule_names_a_test_that_exists() -> None:
+    text = (ROOT / "PROTOCOL.md").read_text()
+    rules = re.findall(r"^(\d+)\. ", text, re.M)
+    assert rules == [str(i + 1) for i in range(len(rules))] and len(rules) >= 10
+    for file, name in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", text):
+        source = (ROOT / "tests" / file).read_text()
+        assert not name or f"def {name}(" in source, f"{file}::{name}"
