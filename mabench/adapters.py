@@ -368,16 +368,20 @@ def _finish(
     hard = labels.argmax(1) if labels.dim() == 2 else labels
     inside = hard[(hard >= 0) & (hard < entry.num_classes)]
     largest = int(torch.bincount(inside).max()) if len(inside) else 1
-    return SyntheticSet(
-        images=images.contiguous(),
-        labels=labels.contiguous(),
-        dataset=name,
-        ipc=ipc if ipc is not None else largest,
-        decode=draft.decode,
-        class_names=draft.class_names or entry.class_names,
-        name=path.name if path.is_dir() else path.stem,
-        findings=tuple(draft.findings),
-    )
+    name_of_set = path.name if path.is_dir() else path.stem
+    try:
+        return SyntheticSet(
+            images=images.contiguous(),
+            labels=labels.contiguous(),
+            dataset=name,
+            ipc=ipc if ipc is not None else largest,
+            decode=draft.decode,
+            class_names=draft.class_names or entry.class_names,
+            name=name_of_set,
+            findings=tuple(draft.findings),
+        )
+    except MabenchError as error:  # the set knows its name, the reader knows the file
+        raise MabenchError(f"{path}: {str(error).removeprefix(name_of_set + ': ')}") from error
 
 
 def _arrange(draft: _Draft, images: Tensor, layout: str | None) -> Tensor:
