@@ -29,7 +29,9 @@ def main(suite: str, ipc: int, out: Path) -> None:
         drawn = random_real(train, ipc, seed)
         folder = Folder(out / f"draw{seed}", drawn.sha256, exam.id, exam.digest)
         cells = runner.plan(exam, drawn, seeds=[seed])
-        records += runner.evaluate(exam, drawn, cells, folder, test, device="auto", on_record=lambda r, fresh: print(r.cell.name, score(r)))
+        records += runner.evaluate(
+            exam, drawn, cells, folder, test, device="auto", on_record=lambda r, fresh: print(r.cell.name, score(r))
+        )
     scores: dict[str, list[float]] = {}
     for record in records:
         scores.setdefault(f"{record.cell.track}/{record.cell.evaluator.name}", []).append(score(record))

@@ -52,7 +52,7 @@ def mabench(tmp_path: Path) -> Command:
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1500,
         )
 
     return call

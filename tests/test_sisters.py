@@ -1,0 +1,58 @@
+"""The headline recipe's sisters: planned by the command, and run for an epoch on data of their shape made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command
+
+from mabench import protocol, runner, suites
+from mabench.data import DATASETS, RealData
+from mabench.synthetic import SyntheticSet
+
+SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", "imagenet1k-agnostic"]
+
+
+def shaped(dataset: str) -> SyntheticSet:
+    """One random uint8 image per class, in the dataset's own size and number of classes."""
+    entry = DATASETS[dataset]
+    generator = torch.Generator().manual_seed(0)
+    side = entry.image_size
+    images = torch.randint(0, 256, (entry.num_classes, 3, side, side), generator=generator, dtype=torch.uint8)
+    return SyntheticSet(images, torch.arange(entry.num_classes), dataset, 1, name="shaped")
+
+
+@pytest.mark.parametrize("name", SISTERS)
+def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
+    exam = suites.load(name)
+    entry = DATASETS[exam.suite.dataset]
+    chosen = shaped(entry.name)
+    images = chosen.images[:60].numpy()
+    test = RealData(images=images, labels=np.arange(60) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64)
+    (cell,) = runner.plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
+    assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == min(entry.image_size, 64)
+    short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
+    record = protocol.run(chosen, short, test, device=torch.device("cpu"))
+    assert record.total == 60 and [e for e, _ in record.curve] == [1] and record.diverged_epoch is None
+
+
+@pytest.mark.parametrize("name", SISTERS)
+def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> None:
+    exam = suites.load(name)
+    assert [e.family for e in exam.evaluators["pretrained"]].count("transformer") == 4
+    shaped(exam.suite.dataset).save(tmp_path / "set.safetensors")
+    done = mabench("eval", "set.safetensors", "--suite", name, "--evaluator", "convnet3-scratch", "--dry-run", "--device", "cpu")
+    assert done.returncode == 0 and "3 cells to run" in done.stdout, done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["set.safetensors"]
+
+
+@pytest.mark.slow
+def test_the_whole_headline_exam_is_planned_and_pointed_to_the_lite_suite(mabench: Command, tmp_path: Path) -> None:
+    images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
+    torch.save((images, labels), tmp_path / "cifar10.pt")
+    done = mabench("eval", "cifar10.pt", "--suite", "cifar10-agnostic", "--dry-run", "--device", "cpu")
+    assert done.returncode == 0 and "42 cells to run" in done.stdout
+    assert "days" in done.stdout and "--suite cifar10-lite" in done.stdout
