@@ -153,6 +153,9 @@ def _from_timm(evaluator: Evaluator, num_classes: int, channels: int) -> nn.Modu
             f"fetched ({type(error).__name__}). Connect once and run `hf download timm/{evaluator.architecture}`, "
             "or leave this evaluator out with --evaluator or --track."
         ) from error
+    if evaluator.pretrained:
+        # timm draws some heads (EfficientNet's) so wide that the first gradients wreck the pretrained layers
+        head(model).reset_parameters()
     if cifar_strides:
         # stem and first downsampling at stride 1, so that 32 px end as 4 x 4 (the usual CIFAR form of MobileNetV2)
         for name in ("conv_stem", "blocks.1.0.conv_dw"):

@@ -92,7 +92,7 @@ def script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_real_pretrained_weights_come_from_the_hub_cache_with_a_fresh_head(real_data: Path) -> None:
     done = script(PRETRAINED_SCRIPT, HF_HUB_CACHE=str(real_data / "hub"), HF_HUB_OFFLINE="1")
-    assert done.stdout.strip() == "['classifier.weight'] 10", done.stderr
+    assert done.stdout.strip() == "['classifier.bias', 'classifier.weight'] 10", done.stderr
 
 
 def test_missing_weights_are_explained(tmp_path: Path) -> None:
