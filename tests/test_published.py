@@ -14,7 +14,7 @@ from conftest import Command
     ("name", "evaluator", "published", "tolerance"),
     [
         ("modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt", "mlp-scratch", 0.3078, 0.010),
-        ("modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt", "lenet-scratch", 0.2507, 0.015),
+        ("res_DC_CIFAR10_ConvNet_1ipc_3000.pt", "lenet-scratch", 0.2066, 0.015),
         ("res_DC_CIFAR10_ConvNet_1ipc_3000.pt", "mlp-scratch", 0.2650, 0.010),
         ("res_DC_CIFAR10_ConvNet_1ipc_3000.pt", "convnet3-scratch", 0.2836, 0.010),
     ],
@@ -32,8 +32,7 @@ def test_published_means_are_reproduced(
 
 @pytest.mark.slow
 def test_a_real_pretrained_network_is_examined(real_data: Path, mabench: Command, tmp_path: Path) -> None:
-    """The pretrained cell of cifar10-lite: real weights, real images, better than the ConvNet's published 28 percent is not
-    asked for, but clearly better than chance is."""
+    """The pretrained cell of cifar10-lite: real weights and images, clearly above chance (10 percent)."""
     arguments = ["--suite", "cifar10-lite", "--track", "pretrained", "--seeds", "0", "--device", "cpu", "--out", "out"]
     done = mabench("eval", real_data / "sets" / "modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt", *arguments)
     assert done.returncode == 0, done.stderr
