@@ -208,9 +208,13 @@ class _Run:
                 self._look()
                 continue
             self._epoch()
-            if self.phase == "student" and (self.epoch % self.recipe.test_every == 0 or self.epoch == self.recipe.epochs):
+            if self._look_is_due():
                 self.tested = 0
                 self.correct.zero_()
+
+    def _look_is_due(self) -> bool:
+        """Whether the epoch just finished is one after which the evaluator is tested; a teacher never is."""
+        return self.phase == "student" and (self.epoch % self.recipe.test_every == 0 or self.epoch == self.recipe.epochs)
 
     def _epoch(self) -> None:
         """From wherever the epoch stands to its end."""
@@ -229,7 +233,7 @@ class _Run:
         loss = float(self.loss_sum) / len(self.images)
         if not math.isfinite(loss) and self.phase == "student" and self.diverged_epoch is None:
             self.diverged_epoch = self.epoch
-        if self.phase == "student" and (self.epoch % self.recipe.test_every == 0 or self.epoch == self.recipe.epochs):
+        if self._look_is_due():
             self.train_loss.append((self.epoch, loss if math.isfinite(loss) else -1.0))
         if self.epoch == self.recipe.decay_after:
             self._new_optimizer(decayed=True)
