@@ -14,9 +14,10 @@ from statistics import fmean, stdev
 from mabench_methods.baselines.condense import random_real
 
 from mabench import data, runner, suites
+from mabench.files import write_text
 from mabench.schema import RunRecord
 from mabench.scoring import score
-from mabench.store import Folder, write_text
+from mabench.store import Folder
 
 BASELINES = suites.FOLDER / "baselines.json"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -26,7 +25,8 @@ import mabench
 from mabench import evaluators
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
-from mabench.schema import Cell, Evaluator, MabenchError, Recipe, RunRecord
+from mabench.files import whole
+from mabench.schema import Cell, Evaluator, Recipe, RunRecord
 from mabench.synthetic import SyntheticSet
 
 CHECKPOINT_SECONDS = 45.0  # ours: at most a minute of work is lost, with room for one slow step
@@ -371,17 +371,10 @@ class _Run:
             "augment": self.augment.get_state(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
         }
-        partial = self.checkpoint.with_suffix(f".{os.getpid()}.partial")
-        try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        with whole(
+            self.checkpoint, "Free some space or make the folder writable, then run the same command: finished cells are kept."
+        ) as partial:
             torch.save(state, partial)
-            os.replace(partial, self.checkpoint)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise MabenchError(
-                f"{self.checkpoint}: cannot save the checkpoint: {error}. Free some space or make the folder writable, "
-                "then run the same command: finished cells are kept."
-            ) from error
 
     def _resume(self) -> None:
         if self.checkpoint is None or not self.checkpoint.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 from tabulate import tabulate
 
+from mabench.files import whole, write_text
 from mabench.schema import RunRecord, SetSummary
 from mabench.scoring import Baseline, Row, rows, worst
-from mabench.store import write_text
 from mabench.suites import Exam
 
 
@@ -139,6 +138,5 @@ def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
         axes.set(title=f"{exam.id}, {track}", xlabel="epoch", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
-    figure.savefig(partial, dpi=120, metadata={"Software": None})
-    os.replace(partial, path)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=120, metadata={"Software": None})

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from mabench.files import write_text
 from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all: temporary name, then rename. Raises MabenchError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError:  # the folder itself cannot be reached: nothing was written, the first error says why
-            pass
-        raise MabenchError(
-            f"{path}: cannot write: {error.strerror}. Free some space, make the folder writable, or name another with --out; "
-            "finished cells are kept."
-        ) from error
+CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
 
 
 class Folder:
@@ -58,7 +42,7 @@ class Folder:
         """Create the folder and note whose it is; done before the first cell."""
         manifest = self.path / "evaluation.json"
         if not manifest.exists():
-            write_text(manifest, json.dumps(self._owner | details, indent=1, sort_keys=True) + "\n")
+            write_text(manifest, json.dumps(self._owner | details, indent=1, sort_keys=True) + "\n", CURE)
 
     def record_path(self, cell: Cell) -> Path:
         return self.path / "records" / f"{cell.name}.json"
@@ -80,7 +64,7 @@ class Folder:
 
     def save(self, record: RunRecord) -> None:
         """Keep a finished cell and drop its checkpoint, in this order."""
-        write_text(self.record_path(record.cell), record.model_dump_json(indent=1) + "\n")
+        write_text(self.record_path(record.cell), record.model_dump_json(indent=1) + "\n", CURE)
         self.checkpoint_path(record.cell).unlink(missing_ok=True)
 
 

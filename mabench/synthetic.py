@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabench.data import DATASETS, Dataset
+from mabench.files import write_bytes
 from mabench.schema import Finding, MabenchError, SetSummary, canonical_json, lookup
 
 FORMAT = "mabench-set"
@@ -197,7 +197,7 @@ class SyntheticSet:
             "sha256": self.sha256,
         }
         content = save({"images": self.images.contiguous(), "labels": self.labels.contiguous()}, metadata)
-        _write(path, _sorted_header(content))
+        write_bytes(path, _sorted_header(content))
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -206,19 +206,6 @@ def _sorted_header(content: bytes) -> bytes:
     text = canonical_json(json.loads(content[8 : 8 + length])).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        if path.parent.is_dir():
-            partial.unlink(missing_ok=True)
-        raise MabenchError(
-            f"{path}: cannot write: {error.strerror}. Name a place that exists, is writable and has space."
-        ) from error
 
 
 def load(path: Path) -> SyntheticSet:
@@ -299,4 +286,4 @@ def preview(synthetic_set: SyntheticSet, path: Path, per_class: int = 10) -> Non
             sheet.paste(tile, (margin + column * cell, row * cell + 1))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    _write(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())

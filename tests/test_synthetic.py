@@ -114,8 +114,11 @@ def test_altered_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None
 
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(MabenchError, match="cannot write"):
-        make().save(tmp_path / "absent" / "s.safetensors")
+        make().save(tmp_path / "file" / "s.safetensors")
+    make().save(tmp_path / "made" / "on the way" / "s.safetensors")
+    assert [p.name for p in tmp_path.rglob("*.*")] == ["s.safetensors"]
 
 
 def test_preview_shows_a_row_a_class(tmp_path: Path) -> None:
