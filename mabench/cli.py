@@ -16,6 +16,7 @@ import mabench
 from mabench.schema import MabenchError
 
 if TYPE_CHECKING:
+    from mabench.engine import EngineName
     from mabench.runner import Step
     from mabench.schema import Cell, RunRecord
     from mabench.suites import Exam
@@ -199,6 +200,12 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
 @click.option("--seeds", help="Only these of the suite's seeds, e.g. 0,1.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for records and tables (default: results/SET-HASH/SUITE).")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="reference (eager float32), fast (bfloat16, compiled, pruned looks), or auto: fast where shown equivalent.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show the plan: cells, steps, FLOPs and the time they would take here.")
 def eval_(
     synthetic_set: SyntheticSet,
@@ -208,13 +215,15 @@ def eval_(
     seeds: str | None,
     out: Path | None,
     device: str,
+    engine: str,
     dry_run: bool,
 ) -> None:
     """Train every evaluator of a suite on SET, from scratch or fine-tuned, and print the table.
 
     Finished cells are never repeated: after Ctrl-C, a crash or a reboot the same command goes on where it stopped.
     """
-    sit(synthetic_set, suite_name, track=track, evaluator=evaluator, seeds=seeds, out=out, device=device, dry_run=dry_run)
+    chosen = {"track": track, "evaluator": evaluator, "seeds": seeds}
+    sit(synthetic_set, suite_name, **chosen, out=out, device=device, engine=engine, dry_run=dry_run)
 
 
 @main.command(epilog="mabench demo")
@@ -248,25 +257,28 @@ def sit(
     seeds: str | None = None,
     out: Path | None = None,
     device: str = "auto",
+    engine: str = "auto",
     dry_run: bool = False,
 ) -> None:
     """Plan, run and report one evaluation; what `eval` and `demo` share."""
     from mabench import data, report, runner, suites
+    from mabench import engine as engines
     from mabench.store import Folder
 
     exam = suites.load(suite_name)
     cells = runner.plan(exam, synthetic_set, track=track, evaluator=evaluator, seeds=_seeds(seeds))
     where = runner.resolve_device(device)
+    chosen = engines.choose(engine, where)
     path = out or runner.default_folder(synthetic_set, exam)
     folder = Folder(path, synthetic_set.sha256, exam.id, exam.digest)
     describe(synthetic_set)
-    click.echo(f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where}, float32, records in {path}\n")
+    click.echo(f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where}, {chosen} engine, records in {path}\n")
     if dry_run:
-        show_plan(exam, synthetic_set, cells, folder, device)
+        show_plan(exam, synthetic_set, cells, folder, device, chosen)
         return
     test = data.load(exam.suite.dataset, "test")
     try:
-        records = _run_with_display(exam, synthetic_set, cells, folder, test, device)
+        records = _run_with_display(exam, synthetic_set, cells, folder, test, device, chosen)
     except _interrupted() as error:
         click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
         raise SystemExit(130) from error
@@ -293,7 +305,7 @@ def _seeds(text: str | None) -> list[int] | None:
 
 
 def _run_with_display(
-    exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, test: Any, device: str
+    exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, test: Any, device: str, engine: EngineName
 ) -> list[RunRecord]:
     """Run the cells under one progress bar (terminal) or a line a cell and a minute (log file)."""
     from rich.console import Console
@@ -345,13 +357,15 @@ def _run_with_display(
                 soft_wrap=True,
             )
 
-        records = runner.evaluate(exam, synthetic_set, cells, folder, test, device=device, on_step=on_step, on_record=on_record)
+        records = runner.evaluate(
+            exam, synthetic_set, cells, folder, test, device=device, engine=engine, on_step=on_step, on_record=on_record
+        )
     if resumed:
         click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
     return records
 
 
-def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, device: str) -> None:
+def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, device: str, engine: EngineName) -> None:
     """Cells, steps, FLOPs and estimated time per evaluator."""
     from tabulate import tabulate
 
@@ -360,7 +374,7 @@ def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder
 
     open_cells = [c for c in cells if folder.finished(c) is None]
     test_images = DATASETS[exam.suite.dataset].test_size
-    seconds = runner.calibrate(open_cells, synthetic_set, test_images, device)
+    seconds = runner.calibrate(open_cells, synthetic_set, test_images, device=device, engine=engine)
     decoded = synthetic_set.summary().decoded_images
     body, total = [], 0.0
     for track, entries in exam.evaluators.items():

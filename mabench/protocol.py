@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mabench
+from mabench import engine as engines
 from mabench import evaluators
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
+from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
 from mabench.files import whole
 from mabench.schema import Cell, Evaluator, Recipe, RunRecord
 from mabench.synthetic import SyntheticSet
@@ -60,25 +62,8 @@ def stream(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
 
 
-def test_batch_size(device: torch.device, input_size: int) -> int:
-    """Images per forward pass of a look: as many as the caches of the device like; no influence on the protocol."""
-    if device.type == "cpu":
-        return 50 if input_size <= 64 else 16  # measured: ConvNet-3 tests 2,520 images/s at 50, 500 at 200
-    return 1000 if input_size <= 64 else 250
-
-
-def train_batch_size(device: torch.device, input_size: int) -> int:
-    """Images per backward pass; a larger batch is split and its gradients added, which is the same step.
-
-    Never used where batch norm sees batch statistics: there a split would be another network.
-    """
-    if device.type == "cpu":
-        return 25 if input_size <= 64 else 16  # measured: ConvNet-3 trains 666 images/s at 25, 395 at 100
-    return 10**9
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """What a reader needs to judge or repeat a number: versions, device, threads, precision."""
+def environment(device: torch.device, arithmetic: str) -> dict[str, str]:
+    """What a reader needs to judge or repeat a number: versions, device, threads, arithmetic."""
     import timm
 
     return {
@@ -88,7 +73,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "timm": timm.__version__,
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "precision": "float32",
+        "arithmetic": arithmetic,
     }
 
 
@@ -98,6 +83,7 @@ def run(
     test: RealData,
     *,
     device: torch.device,
+    engine: EngineName = "reference",
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -107,7 +93,7 @@ def run(
     With `checkpoint`, the state is saved there at least once a minute and picked up again if the file exists; the
     resumed curve equals the uninterrupted one. Raises Interrupted once `should_stop()` answers True.
     """
-    return _Run(synthetic_set, cell, test, device, checkpoint, on_progress, should_stop).finish()
+    return _Run(synthetic_set, cell, test, device, engine, checkpoint, on_progress, should_stop).finish()
 
 
 class _Run:
@@ -119,11 +105,13 @@ class _Run:
         cell: Cell,
         test: RealData,
         device: torch.device,
-        checkpoint: Path | None,
-        on_progress: Callable[[Progress], None] | None,
-        should_stop: Callable[[], bool],
+        engine: EngineName = "reference",
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.cell, self.recipe, self.device, self.checkpoint = cell, cell.recipe, device, checkpoint
+        self.engine_name = engine
         self.on_progress, self.should_stop = on_progress, should_stop
         self.synthetic_set, self.test = synthetic_set, test
         dataset = test.dataset
@@ -139,11 +127,14 @@ class _Run:
         # uint8 [N,C,S,S]: resident on a GPU; on the CPU it stays memory-mapped and batches are copied out
         self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
         self.test_labels = torch.tensor(test.labels, device=device)
+        self.looks = PrunedLooks(len(test.labels))
 
         self.phases = ("teacher", "student") if self.recipe.distillation else ("student",)
         self.teacher: nn.Module | None = None
         self.curve: list[tuple[int, int]] = []
         self.train_loss: list[tuple[int, float]] = []
+        self.upper_bounds: list[int] = []
+        self.images_tested = 0
         self.diverged_epoch: int | None = None
         self.seconds = 0.0
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -171,7 +162,10 @@ class _Run:
             curve=tuple(self.curve),
             train_loss=tuple(self.train_loss),
             diverged_epoch=self.diverged_epoch,
-            environment=environment(self.device),
+            engine=self.engine.name,
+            upper_bounds=tuple(self.upper_bounds),
+            images_tested=self.images_tested,
+            environment=environment(self.device, self.engine.describe()),
             seconds=round(self.seconds, 3),
             started=self.started,
         )
@@ -188,9 +182,14 @@ class _Run:
         self.model = build(evaluator, self.recipe, self.test.dataset.name, stream(seed, prefix + "init")).to(self.device)
         if evaluator.family == "cnn":
             self.model = self.model.to(memory_format=torch.channels_last)  # ours: same arithmetic, faster convolutions
-        self.splittable = self._batch_norm_frozen() or not any(
+        splittable = self._batch_norm_frozen() or not any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()
         )
+        flops = evaluators.flops(self.model, image_size=evaluator.input_size, channels=self.test.dataset.channels)
+        self.engine = engines.build(
+            self.engine_name, self.model, evaluator, self.device, splittable=splittable, work=self.total * flops
+        )
+        self.prepared: Tensor | None = None  # the whole test split as the network takes it, where that is small
         self.scale, self.shift = self._input_map(evaluator)
         self.order = torch.Generator().manual_seed(stream(seed, prefix + "order"))
         self.augment = torch.Generator(self.device).manual_seed(stream(seed, prefix + "augment"))
@@ -199,6 +198,7 @@ class _Run:
         self.position = 0  # images of it already used
         self.loss_sum = torch.zeros((), device=self.device)
         self.tested = -1  # images of the look under way, -1 = no look under way
+        self.visits: Tensor | None = None  # the order in which that look visits them, None = as they come
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._new_optimizer(decayed=False)
 
@@ -211,6 +211,7 @@ class _Run:
             if self._look_is_due():
                 self.tested = 0
                 self.correct.zero_()
+                self.visits = self.looks.order() if self.engine.prunes else None
 
     def _look_is_due(self) -> bool:
         """Whether the epoch just finished is one after which the evaluator is tested; a teacher never is."""
@@ -246,9 +247,9 @@ class _Run:
         inputs = self._inputs(images)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        size = train_batch_size(self.device, self.evaluator.input_size) if self.splittable else len(batch)
+        size = self.engine.parts(len(batch))
         for part, wanted in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
-            logits = self.model(part)
+            logits = self.engine.logits(part)
             loss = F.cross_entropy(logits, wanted)
             if self.phase == "student" and self.recipe.distillation is not None:
                 loss = self._distilled(loss, logits, part)
@@ -270,20 +271,45 @@ class _Run:
 
     @torch.inference_mode()
     def _look(self) -> None:
-        """Test top-1 on the whole split, from wherever the look stands."""
-        self.model.eval()
-        size = test_batch_size(self.device, self.evaluator.input_size)
-        while self.tested < len(self.test_labels):
-            window = slice(self.tested, self.tested + size)
-            stored = torch.tensor(self.test.images[window]) if self.test_images is None else self.test_images[window]
-            pixels = stored.float() / 255
-            images = (pixels - self.mean) / self.std if self.normalise_first else pixels
-            predicted = self.model(self._inputs(images)).argmax(dim=1)
-            self.correct += (predicted == self.test_labels[window]).sum()
-            self.tested += len(predicted)
-            self._advance(len(predicted))
-        self.curve.append((self.epoch, int(self.correct)))
+        """Count top-1 hits on the test split, from wherever the look stands, until the end or until it cannot be the best."""
+        self.engine.begin_look()
+        count, best = len(self.test_labels), max((hits for _, hits in self.curve), default=-1)
+        may_stop = self.engine.prunes and self.epoch < self.recipe.epochs  # the last look is whole
+        while self.tested < count and not (may_stop and self.looks.hopeless(int(self.correct), count - self.tested, best)):
+            positions = slice(self.tested, min(self.tested + self.engine.test_batch, count))
+            window = positions if self.visits is None else self.visits[positions]
+            hits = self.engine.predict(self._test_inputs(window)) == self.test_labels[window]
+            if isinstance(window, Tensor):
+                self.looks.note(window, hits)
+            self.correct += hits.sum()
+            self.tested += len(hits)
+            self._advance(len(hits))
+        left = count - self.tested
+        if left:
+            self.upper_bounds.append(self.epoch)
+        self.curve.append((self.epoch, int(self.correct) + left))
+        self.images_tested += self.tested
         self.tested = -1
+        if left:
+            self._advance(left)
+
+    def _test_inputs(self, window: slice | Tensor) -> Tensor:
+        """The test images of `window` (positions or indices) as the network takes them: [B,C,I,I] of the engine's type."""
+        if self.prepared is None and self.engine.prunes:
+            side, channels = self.evaluator.input_size, self.test.dataset.channels
+            if len(self.test_labels) * channels * side**2 * self.engine.dtype.itemsize <= RESIDENT_BYTES:
+                parts = torch.split(torch.arange(len(self.test_labels)), 1000)
+                self.prepared = torch.cat([self._prepare(part) for part in parts])
+        return self._prepare(window) if self.prepared is None else self._laid_out(self.prepared[window])
+
+    def _prepare(self, window: slice | Tensor) -> Tensor:
+        if self.test_images is not None:
+            stored = self.test_images[window]
+        else:
+            stored = torch.tensor(self.test.images[window if isinstance(window, slice) else window.numpy()])
+        pixels = stored.float() / 255
+        images = (pixels - self.mean) / self.std if self.normalise_first else pixels
+        return self._inputs(images).to(self.engine.dtype)
 
     # -- pieces --------------------------------------------------------------------------------------------------
 
@@ -312,6 +338,9 @@ class _Run:
                 align_corners=self.recipe.resize_align_corners,
                 antialias=images.shape[-1] > size and not self.recipe.resize_align_corners,
             )
+        return self._laid_out(images)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.evaluator.family == "cnn" else images
 
     def _batch_norm_frozen(self) -> bool:
@@ -354,7 +383,7 @@ class _Run:
     # attributes that a checkpoint keeps as they are
     _PLAIN = (
         "phase", "epoch", "position", "loss_sum", "tested", "correct", "permutation", "decayed",
-        "curve", "train_loss", "diverged_epoch", "seconds", "started", "done",
+        "curve", "train_loss", "diverged_epoch", "seconds", "started", "done", "visits", "upper_bounds", "images_tested",
     )  # fmt: skip
 
     def _save(self) -> None:
@@ -365,6 +394,8 @@ class _Run:
         state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
         state |= {
             "cell": self.cell.model_dump_json(),
+            "engine": self.engine.name,
+            "misses": self.looks.misses,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
@@ -381,7 +412,7 @@ class _Run:
             return
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            matches = state["cell"] == self.cell.model_dump_json()
+            matches = (state["cell"], state["engine"]) == (self.cell.model_dump_json(), self.engine_name)
         except Exception:  # any damage at all means the same: this cell starts again, which changes no result
             matches = False
         if not matches:
@@ -399,10 +430,75 @@ class _Run:
         self.augment.set_state(state["augment"])
         for name in self._PLAIN:
             value = state[name]
-            on_device = isinstance(value, Tensor) and name != "permutation"
+            on_device = isinstance(value, Tensor) and name not in ("permutation", "visits")
             setattr(self, name, value.to(self.device) if on_device else value)
+        self.looks.misses = state["misses"]
         self.curve = [(int(e), int(c)) for e, c in self.curve]
         self.train_loss = [(int(e), float(loss)) for e, loss in self.train_loss]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a cell costs on a device: measured on its own code, a few steps and a part of a look."""
+
+    startup_seconds: float
+    """Network, first step and first test batch: compilation is in here."""
+    seconds_per_train_image: float
+    seconds_per_test_image: float
+
+    def seconds(self, cell: Cell, decoded_images: int, test_images: int) -> float:
+        """Estimate for a whole cell. Pruned looks are counted whole: what they save depends on the set."""
+        recipe = cell.recipe
+        training = recipe.epochs * decoded_images * (2 if recipe.distillation else 1)
+        looks = math.ceil(recipe.epochs / recipe.test_every)
+        return self.startup_seconds + training * self.seconds_per_train_image + looks * test_images * self.seconds_per_test_image
+
+
+def measure_speed(
+    synthetic_set: SyntheticSet, cell: Cell, test: RealData, *, device: torch.device, engine: EngineName, seconds: float = 1.5
+) -> Speed:
+    """Run the beginning of a cell for about twice `seconds` and throw the result away. `test` may hold any images."""
+    begun = time.monotonic()
+    run = _Run(synthetic_set, cell, test, device, engine)
+    run._clock = run._saved_at = begun
+
+    def repeat(once: Callable[[], int], least: int) -> tuple[float, float]:
+        """Seconds of the first call, and per image of the following ones."""
+        start = time.monotonic()
+        once()
+        synchronise()
+        first = time.monotonic() - start
+        start, images, calls = time.monotonic(), 0, 0
+        while calls < least or time.monotonic() - start < seconds:
+            images += once()
+            calls += 1
+            synchronise()
+        return first, (time.monotonic() - start) / images
+
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def train() -> int:
+        run.model.train()
+        evaluators.set_batch_norm(run.model, frozen=run._batch_norm_frozen())
+        batch = torch.arange(min(cell.recipe.batch_size, len(run.images)), device=device)
+        run._step(batch)
+        return len(batch)
+
+    @torch.inference_mode()
+    def look() -> int:
+        run.engine.begin_look()
+        size = min(run.engine.test_batch, len(test.labels))
+        parts = [slice(low, low + size) for low in range(0, len(test.labels) - size + 1, size)]
+        for part in parts:
+            run.engine.predict(run._test_inputs(part))
+        return size * len(parts)
+
+    first_step, per_train_image = repeat(train, 2)
+    first_look, per_test_image = repeat(look, 1)
+    startup = time.monotonic() - begun - 2 * seconds
+    return Speed(max(startup, first_step + first_look), per_train_image, per_test_image)
 
 
 def build(evaluator: Evaluator, recipe: Recipe, dataset: str, seed: int) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from mabench.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
     import torch
+
+    from mabench.engine import EngineName
 
 
 def plan(
@@ -106,6 +107,7 @@ def evaluate(
     test: RealData,
     *,
     device: str,
+    engine: EngineName = "reference",
     on_step: Callable[[Step], None] = lambda step: None,
     on_record: Callable[[RunRecord, bool], None] = lambda record, fresh: None,
 ) -> list[RunRecord]:
@@ -141,6 +143,7 @@ def evaluate(
                 cell,
                 test,
                 device=where,
+                engine=engine,
                 checkpoint=folder.checkpoint_path(cell),
                 on_progress=report,
                 should_stop=should_stop,
@@ -170,61 +173,40 @@ def _flops_per_image(evaluator_json: str, num_classes: int, channels: int) -> fl
     return float(evaluators.flops(model, image_size=size, channels=channels))
 
 
-def calibrate(cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: int, device: str) -> dict[str, float]:
-    """Estimated seconds of every cell (by name), from a few steps and a few test batches of each evaluator on this device."""
-    import torch
+def calibrate(
+    cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: int, *, device: str, engine: EngineName
+) -> dict[str, float]:
+    """Estimated seconds of every cell (by name), from the first steps and test batches of each evaluator on this device.
 
-    from mabench import evaluators, protocol
+    Nothing is fetched for an estimate: random weights and random test images cost the same as real ones.
+    """
+    import numpy as np
+
+    from mabench import protocol
 
     where = resolve_device(device)
-    estimate: dict[str, float] = {}
-    speed: dict[tuple[str, str], tuple[float, float]] = {}  # seconds per image: testing, training
     dataset = DATASETS[synthetic_set.dataset]
+    noise = np.random.default_rng(0).integers(0, 256, (200, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
+    stand_in = RealData(noise, np.zeros(200, np.int64), dataset, "test", "")
     decoded = synthetic_set.summary().decoded_images
+    speed: dict[tuple[str, str], protocol.Speed] = {}
+    estimate: dict[str, float] = {}
     for cell in cells:
         key = (cell.track, cell.evaluator.name)
         if key not in speed:
-            # pretrained weights cost no more than random ones: nothing is fetched for an estimate
-            plain = cell.evaluator.model_copy(update={"pretrained": False})
-            model = protocol.build(plain, cell.recipe, synthetic_set.dataset, seed=0).to(where)
-            if plain.family == "cnn":
-                model = model.to(memory_format=torch.channels_last)
-            size, channels = plain.input_size, dataset.channels
-
-            def seconds_per_image(
-                batch: int, training: bool, model: torch.nn.Module = model, size: int = size, channels: int = channels
-            ) -> float:
-                images = torch.randn(batch, channels, size, size, device=where).contiguous(memory_format=torch.channels_last)
-
-                def once() -> None:
-                    if training:
-                        model.train()
-                        evaluators.set_batch_norm(model, frozen=True)
-                        model(images).logsumexp(dim=1).sum().backward()
-                        model.zero_grad(set_to_none=True)
-                    else:
-                        model.eval()
-                        with torch.inference_mode():
-                            model(images)
-                    if where.type == "cuda":
-                        torch.cuda.synchronize(where)
-
-                once()
-                begun, count = time.monotonic(), 0
-                while count < 2 or (time.monotonic() - begun < 0.7 and count < 50):
-                    once()
-                    count += 1
-                return (time.monotonic() - begun) / (count * batch)
-
-            train_batch = min(cell.recipe.batch_size, decoded, protocol.train_batch_size(where, plain.input_size))
-            speed[key] = (
-                seconds_per_image(protocol.test_batch_size(where, size), False),
-                seconds_per_image(train_batch, True),
+            changes: dict[str, object] = {}
+            if cell.evaluator.pretrained and cell.recipe.batch_norm == "frozen-if-pretrained":
+                changes["batch_norm"] = "frozen"  # what these words mean for the real weights
+            plain = cell.model_copy(
+                update={
+                    "evaluator": cell.evaluator.model_copy(update={"pretrained": False}),
+                    "recipe": cell.recipe.model_copy(update=changes),
+                }
             )
-        testing, training = speed[key]
-        looks = -(-cell.recipe.epochs // cell.recipe.test_every)
-        phases = 2 if cell.recipe.distillation else 1
-        estimate[cell.name] = looks * test_images * testing + phases * cell.recipe.epochs * decoded * training
+            speed[key] = protocol.measure_speed(synthetic_set, plain, stand_in, device=where, engine=engine)
+            estimate[cell.name] = speed[key].seconds(cell, decoded, test_images)
+        else:  # compiled by then
+            estimate[cell.name] = speed[key].seconds(cell, decoded, test_images) - speed[key].startup_seconds
     return estimate
 
 

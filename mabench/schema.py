@@ -242,7 +242,12 @@ class RunRecord(Frozen):
     """(epoch, mean training loss of that epoch) for every look."""
     diverged_epoch: int | None = None
     """First epoch whose loss was not finite: from there the cell counts as chance."""
-    engine: Literal["reference"] = "reference"
+    engine: Literal["reference", "fast"] = "reference"
+    """`fast`: bfloat16 products, compiled, pruned looks (PROTOCOL.md has the equivalence)."""
+    upper_bounds: tuple[int, ...] = ()
+    """Epochs whose look stopped when the best so far could not be beaten: there the curve holds an upper bound."""
+    images_tested: int | None = None
+    """Test images that went through the network, all looks together; None = all of every look."""
     environment: dict[str, str]
     seconds: float
     started: str
@@ -255,6 +260,8 @@ class RunRecord(Frozen):
         epochs = [e for e, _ in self.curve]
         if epochs != sorted(set(epochs)) or any(not 0 <= c <= self.total for _, c in self.curve):
             raise ValueError("the curve's epochs must rise and its counts lie in 0..total")
+        if not set(self.upper_bounds) <= set(epochs[:-1]):
+            raise ValueError("upper_bounds must be epochs of the curve; the last look is whole")
         return self
 
     @property

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mabench import data, evaluators, protocol
+from mabench.engine import Engine
 from mabench.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
 from mabench.synthetic import SyntheticSet
@@ -139,7 +140,7 @@ def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -
 def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for size in (3, 10**6):
-        monkeypatch.setattr(protocol, "train_batch_size", lambda device, side, size=size: size)
+        monkeypatch.setattr(Engine, "parts", lambda self, count, size=size: size)
         record = protocol.run(small_set(), cell(evaluator="lenet-scratch"), TEST, device=CPU)
         losses.append([loss for _, loss in record.train_loss])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -148,7 +149,7 @@ def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> 
 def test_classifier_only_and_frozen_batch_norm(tmp_path: Path) -> None:
     entry = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"width": 8, "norm": "batch"}})
     recipe = PLAIN.model_copy(update={"classifier_only": (entry.name,), "batch_norm": "frozen"})
-    run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU, None, None, lambda: False)
+    run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     run.finish()
     changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
@@ -163,7 +164,7 @@ def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     for normalisation in ("evaluator", "dataset"):
         recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
-        run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU, None, None, lambda: False)
+        run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
         given = (pixels - mean) / std if space == "normalised" else pixels
         m, s = (
             (torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std)
@@ -182,7 +183,7 @@ def test_distillation_pulls_the_student_to_its_teacher() -> None:
     run = protocol._Run(
         small_set(),
         cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)})),
-        TEST, CPU, None, None, lambda: False,
+        TEST, CPU
     )  # fmt: skip
     run.teacher = run.model
     images = torch.randn(4, 3, 32, 32)

@@ -1,0 +1,219 @@
+"""How the loop runs: which program computes a network's outputs, in which batches, and when a look may stop early.
+
+`reference` is PyTorch as it comes: eager, float32, every look whole. `fast` computes convolutions and matrix products in
+bfloat16 where the processor has it, compiles the network where that pays, and stops a look once the best so far can no
+longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds, stays in `protocol.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mabench.data import cache_folder
+from mabench.schema import Evaluator, MabenchError
+
+EngineName = Literal["reference", "fast"]
+COMPILE_FROM_FLOPS = 1e13  # ours: about half a minute of work on two cores, what compiling costs
+RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; CIFAR-10 at 32 px takes 61 MB in bfloat16
+
+
+def choose(name: str, device: torch.device) -> EngineName:
+    """`auto` is `fast` where PROTOCOL.md shows it equivalent, so far nowhere. Raises MabenchError for a typo."""
+    if name == "auto":
+        return "reference"
+    if name not in ("reference", "fast"):
+        raise MabenchError(f"--engine {name}: unknown. Allowed: auto, reference, fast.")
+    return name  # type: ignore[return-value]
+
+
+class Engine:
+    """The reference: eager float32. Also the interface: `logits` while training, `begin_look` then `predict` while testing.
+
+    At most `train_batch` images go through one backward pass; a larger batch of the recipe is split and its gradients
+    added, which is the same step, but never where batch norm sees batch statistics: there a split would be another
+    network. `test_batch` images go through one forward pass. `dtype` is the type that prepared inputs should have.
+    """
+
+    name: EngineName = "reference"
+    prunes = False
+    dtype = torch.float32
+
+    def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
+        self.model, self.device = model, device
+        small = evaluator.input_size <= 64
+        # measured on two cores without matrix tiles: ConvNet-3 tests 2,520 images/s at 50 and 500 at 200, trains 666 at 25
+        # and 395 at 100: the caches decide
+        self.test_batch = (50 if small else 16) if device.type == "cpu" else (1000 if small else 250)
+        self.train_batch = (25 if small else 16) if device.type == "cpu" and splittable else 10**9
+
+    def describe(self) -> str:
+        """For the record: the arithmetic that was used."""
+        return "float32, eager"
+
+    def parts(self, count: int) -> int:
+        """Images per backward pass of a batch of `count`."""
+        return min(count, self.train_batch)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """[B,C,I,I] -> [B,K] float32, differentiable with respect to the model's parameters."""
+        outputs: Tensor = self.model(inputs)
+        return outputs
+
+    def begin_look(self) -> None:
+        """Call after training steps and before `predict`: the weights have changed."""
+        self.model.eval()
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """[B,C,I,I] of `dtype` -> classes [B], with the weights of the last `begin_look`."""
+        outputs: Tensor = self.model(inputs)
+        return outputs.argmax(dim=1)
+
+
+class FastEngine(Engine):
+    """Training: float32 weights and sums, products in bfloat16 (autocast). Testing: a twin whose convolutions and linear
+    layers hold bfloat16 weights, everything else float32. Both compiled when the cell is long enough to pay for it."""
+
+    name: EngineName = "fast"
+    prunes = True
+
+    def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
+        super().__init__(model, evaluator, device, splittable=splittable, work=work)
+        self.narrow = has_bfloat16(device)
+        self.dtype = torch.bfloat16 if self.narrow else torch.float32
+        self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
+        self.test_batch = 25 if device.type == "cpu" and evaluator.input_size <= 64 else self.test_batch
+        if device.type == "cpu" and splittable and evaluator.input_size <= 64:
+            self.train_batch = 64  # measured: ConvNet-3 compiled trains 1,073, 1,155 and 1,032 images/s at 25, 50 and 100
+        self.twin = copy.deepcopy(model).eval().requires_grad_(False)
+        if self.narrow:
+            for module in self.twin.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
+        kind = f"{evaluator.name}_{evaluator.input_size}"
+        self._train = program(kind + "_train") if self.compiled else _call
+        self._test = program(kind + "_test") if self.compiled else _call
+
+    def describe(self) -> str:
+        return f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
+
+    def parts(self, count: int) -> int:
+        """Equal parts: every other size is another compilation."""
+        return -(-count // -(-count // self.train_batch))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        with self._autocast():
+            return self._run("_train", self.model, inputs).float()
+
+    @torch.no_grad()
+    def begin_look(self) -> None:
+        self.model.eval()
+        for own, trained in zip(self.twin.state_dict().values(), self.model.state_dict().values(), strict=True):
+            own.copy_(trained)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        missing = self.test_batch - len(inputs)
+        padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
+        if inputs.is_contiguous(memory_format=torch.channels_last):
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            return self._run("_test", self.twin, padded)[: len(inputs)].argmax(dim=1)
+
+    def _run(self, which: str, model: nn.Module, inputs: Tensor) -> Tensor:
+        outputs: Tensor
+        try:
+            outputs = getattr(self, which)(model, inputs)
+        except Exception as error:
+            if not self.compiled or "torch._" not in type(error).__module__:
+                raise
+            # no compiler, no headers, an operation it cannot handle: the same arithmetic without it, and the record says so
+            warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=2)
+            self.compiled, self._train, self._test = False, _call, _call
+            outputs = model(inputs)
+        return outputs
+
+
+def build(
+    name: EngineName, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float
+) -> Engine:
+    """The engine called `name` for this network; `work` is what lies ahead of it, in floating-point operations."""
+    kind = FastEngine if name == "fast" else Engine
+    return kind(model, evaluator, device, splittable=splittable, work=work)
+
+
+class PrunedLooks:
+    """Exact pruned testing: in which order a look visits the test images, and when it may stop.
+
+    Images that were missed most, of late, come first. A look stops when even a hit on every image left could not raise
+    the number of hits above the best so far; what it stores is then an upper bound of its own hits, at most the best.
+    """
+
+    RECENT = 0.3  # ours: weight of the newest look in an image's rate of misses
+
+    def __init__(self, total: int) -> None:
+        self.misses = torch.zeros(total)
+
+    def order(self) -> Tensor:
+        """Indices [N] of the test images for the next look; ties in their natural order."""
+        return torch.argsort(self.misses, descending=True, stable=True)
+
+    def note(self, indices: Tensor, hits: Tensor) -> None:
+        """Images `indices` [B] were just hit or missed, `hits` bool [B]."""
+        self.misses[indices] += self.RECENT * ((~hits).float() - self.misses[indices])
+
+    @staticmethod
+    def hopeless(hits: int, left: int, best: int) -> bool:
+        """Whether `hits` so far and at most `left` more cannot beat `best`."""
+        return hits + left <= best
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; where it only emulates, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older PyTorch may lack one
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether a compiler is there; on a processor PyTorch wants a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
+def _call(model: nn.Module, inputs: Tensor) -> Tensor:
+    outputs: Tensor = model(inputs)
+    return outputs
+
+
+_PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
+
+
+def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
+    """One compiled `(model, inputs) -> outputs` per kind of network: the second cell of a kind finds it compiled.
+
+    Across processes the compiler's own cache on disk serves, beside the cached datasets.
+    """
+    if kind not in _PROGRAMS:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+        def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+            outputs: Tensor = model(inputs)
+            return outputs
+
+        # the compiler keeps few programs per code object, so each kind gets its own
+        forward.__code__ = forward.__code__.replace(co_name=f"forward_{''.join(c if c.isalnum() else '_' for c in kind)}")
+        compiled: Any = torch.compile(forward, dynamic=False)
+        _PROGRAMS[kind] = compiled
+    return _PROGRAMS[kind]

@@ -1,0 +1,158 @@
+"""The fast engine: pruned looks are exact, its arithmetic stays near float32, and it falls back without a compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
+
+from mabench import engine, evaluators, protocol
+from mabench.engine import PrunedLooks
+from mabench.evaluators import EVALUATORS
+from mabench.schema import MabenchError, RunRecord
+
+LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    images=st.integers(1, 60),
+    looks=st.integers(1, 25),
+    batch=st.integers(1, 20),
+    hard=st.floats(0, 1),
+)
+def test_pruned_looks_find_the_same_best(seed: int, images: int, looks: int, batch: int, hard: float) -> None:
+    """Random histories, some images harder than others, accuracy rising and falling: as if every look had been whole."""
+    generator = torch.Generator().manual_seed(seed)
+    ease = torch.rand(images, generator=generator) * (1 - hard) + hard / 2
+    level = torch.rand(looks, 1, generator=generator)
+    history = torch.rand(looks, images, generator=generator) < (ease + level) / 2  # [looks,N]: which images are hit
+    whole = history.sum(1).tolist()
+
+    pruned, best, stored = PrunedLooks(images), -1, []
+    for look in range(looks):
+        order, hits, tested = pruned.order(), 0, 0
+        assert sorted(order.tolist()) == list(range(images))
+        while tested < images:
+            window = order[tested : tested + batch]
+            pruned.note(window, history[look][window])
+            hits, tested = hits + int(history[look][window].sum()), tested + len(window)
+            if look < looks - 1 and pruned.hopeless(hits, images - tested, best):
+                break
+        stored.append(hits + images - tested)
+        assert stored[-1] >= whole[look] and (stored[-1] == whole[look] or stored[-1] <= best)
+        best = max(best, stored[-1])
+    assert best == max(whole) and stored.index(best) == whole.index(best) and stored[-1] == whole[-1]
+
+
+def run(name: str, recipe: Any = LOOKS, evaluator: str = "mlp-scratch", **arguments: Any) -> RunRecord:
+    return protocol.run(small_set(), cell(recipe, evaluator), TEST, device=CPU, engine=name, **arguments)  # type: ignore[arg-type]
+
+
+def test_pruning_alone_changes_nothing_but_the_hopeless_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 and the same batches: bit-identical wherever a look was whole."""
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
+    reference, fast = run("reference"), run("fast")
+    assert (fast.engine, reference.engine) == ("fast", "reference")
+    assert (fast.best, fast.best_epoch, fast.last) == (reference.best, reference.best_epoch, reference.last)
+    assert fast.train_loss == reference.train_loss
+    assert fast.upper_bounds and fast.images_tested is not None and fast.images_tested < reference.images_tested == 20 * 500  # type: ignore[operator]
+    for (epoch, bound), (_, hits) in zip(fast.curve, reference.curve, strict=True):
+        assert bound >= hits if epoch in fast.upper_bounds else bound == hits
+
+
+def test_an_interrupted_fast_cell_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, checkpoint = run("fast"), tmp_path / "cell.pt"
+    for attempt in range(400):
+        calls = iter(range(10**9))
+        try:
+            pieces = run(
+                "fast", checkpoint=checkpoint, should_stop=lambda calls=calls, limit=3 + attempt % 11: next(calls) > limit
+            )
+            break
+        except protocol.Interrupted:
+            continue
+    assert attempt > 5
+    changing = {"seconds", "started"}
+    assert pieces.model_dump(exclude=changing) == whole.model_dump(exclude=changing)
+
+
+def test_a_checkpoint_of_the_other_engine_is_not_continued(tmp_path: Path) -> None:
+    with pytest.raises(protocol.Interrupted):
+        run("reference", checkpoint=tmp_path / "cell.pt", should_stop=lambda: True)
+    assert run("fast", checkpoint=tmp_path / "cell.pt").curve == run("fast").curve
+
+
+@pytest.mark.parametrize("name", ["convnet3-scratch", "vit_mini-scratch", "batch norm"])
+def test_bfloat16_testing_sees_what_float32_sees(name: str) -> None:
+    """One trained network, tested by both engines."""
+    torch.manual_seed(0)
+    narrow = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
+    evaluator = EVALUATORS.get(name, narrow)
+    model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
+    images = (torch.tensor(TEST.images).float() / 255 - 0.3) / 0.4
+    labels = torch.tensor(TEST.labels)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(model(images[::5]), labels[::5])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    plain, fast = (engine.build(e, model, evaluator, CPU, splittable=True, work=0.0) for e in ("reference", "fast"))  # type: ignore[arg-type]
+    answers = []
+    for own in (plain, fast):
+        own.begin_look()
+        with torch.inference_mode():
+            answers.append(torch.cat([own.predict(part.to(own.dtype)) for part in images.split(own.test_batch)]))
+    assert (answers[0] == labels).float().mean() > 0.25, "it has learnt something"
+    assert (answers[0] == answers[1]).float().mean() > 0.97
+
+
+def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same learning as uncompiled; the program is compiled once."""
+    if not engine.can_compile(CPU):
+        pytest.skip("no C++ compiler here")
+    recipe = LOOKS.model_copy(update={"epochs": 8})
+    plain = run("fast", recipe)
+    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    compiled = run("fast", recipe)
+    if compiled.environment["arithmetic"].endswith("eager"):
+        pytest.skip("the C++ compiler here lacks something")
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    again = run("fast", recipe)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before, "nothing compiled anew"
+    assert again.curve == compiled.curve
+    assert abs(compiled.best - plain.best) < 0.1 and compiled.best > 0.3
+
+
+def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
+    """A compiler that is there but fails is the harder case: no headers, for one."""
+    broken = tmp_path / "bin" / "g++"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'Python.h: No such file or directory' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from mabench import engine; engine.COMPILE_FROM_FLOPS = 0.0\n"
+        "import test_engine as t; r = t.run('fast', t.LOOKS.model_copy(update={'epochs': 4}), 'lenet-scratch')\n"
+        "print(r.environment['arithmetic'], r.total)"
+    )
+    environment = os.environ | {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "eager 500" in done.stdout and "not compiled here" in done.stderr
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(MabenchError, match="auto, reference, fast"):
+        engine.choose("turbo", CPU)
