@@ -1,0 +1,120 @@
+"""How much faster than a plain loop: python benchmarks/speed.py SET --suite SUITE --evaluator NAME [--share 0.1] [--repeats 1]
+
+Alternates, in one run, the plain loop of the papers' code (`plain_loop.py`) and `mabench eval --engine fast` on the same cell,
+each in a process of its own: whole-process seconds, compilation counted, with a compiler cache that starts empty. The plain
+loop may run a share of the epochs; what follows its start is then scaled up, and the result says so. Writes a JSON file to
+benchmarks/results/ and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+import mabench
+from mabench import suites
+
+HERE = Path(__file__).parent
+
+
+def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
+    """Wall seconds, peak memory in bytes of that process, and its standard output."""
+    begun = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out:
+        child = subprocess.Popen(command, env=os.environ | environment, stdout=out)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - begun
+        out.seek(0)
+        if status:
+            raise SystemExit(f"failed: {' '.join(command)}")
+        return seconds, usage.ru_maxrss * 1024, out.read()
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--evaluator", required=True)
+    parser.add_argument("--share", type=float, default=0.1, help="share of the epochs that the plain loop runs")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--name", required=True, help="name of the result, e.g. convnet3_ipc10_epyc")
+    chosen = parser.parse_args()
+    exam = suites.load(chosen.suite)
+    (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
+    epochs = max(1, round(recipe.epochs * chosen.share))
+    plain_seconds, plain_memory, fast_seconds, fast_memory, steady = [], [], [], [], []
+    record = {}
+    for _ in range(chosen.repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            job = Path(scratch) / "job.json"
+            job.write_text(
+                json.dumps({"set": str(chosen.set), "suite": chosen.suite, "evaluator": chosen.evaluator, "epochs": epochs})
+            )
+            seconds, memory, text = measured([sys.executable, str(HERE / "plain_loop.py"), str(job)], {})
+            plain = json.loads(text.splitlines()[-1])
+            work = plain["training"] + plain["testing"]
+            plain_seconds.append(seconds - work + work * recipe.epochs / epochs)
+            plain_memory.append(memory)
+            command = [sys.executable, "-m", "mabench.cli", "eval", str(chosen.set), "--suite", chosen.suite]
+            command += ["--evaluator", chosen.evaluator, "--seeds", "0", "--engine", "fast", "--out", f"{scratch}/out"]
+            seconds, memory, _text = measured(command, {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled"})
+            fast_seconds.append(seconds)
+            fast_memory.append(memory)
+            (path,) = (Path(scratch) / "out" / "records").iterdir()
+            record = json.loads(path.read_text())
+            steady.append(record["seconds"])
+    looks = len(record["curve"])
+    result = {
+        "what": f"{chosen.evaluator} of {exam.id} on {chosen.set.name}, {recipe.epochs} epochs, {looks} looks",
+        "command": " ".join(["python", "benchmarks/speed.py", chosen.set.name, *sys.argv[2:]]),
+        "plain_epochs_run": epochs,
+        "plain_seconds": plain_seconds,
+        "plain_last_run": plain,
+        "plain_peak_bytes": max(plain_memory),
+        "fast_seconds": fast_seconds,
+        "fast_cell_seconds": steady,
+        "fast_peak_bytes": max(fast_memory),
+        "ratio": statistics.median(plain_seconds) / statistics.median(fast_seconds),
+        "test_images_skipped": 1 - record["images_tested"] / (looks * record["total"]),
+        "fast_best_and_last": [max(c for _, c in record["curve"]) / record["total"], record["curve"][-1][1] / record["total"]],
+        "arithmetic": record["environment"]["arithmetic"],
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "mabench": mabench.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    out = HERE / "results" / f"speed_{chosen.name}_{datetime.now(UTC):%Y%m}.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    body = [
+        ["plain loop", f"{statistics.median(plain_seconds):,.0f}", f"{max(plain_memory) / 2**30:.2f}"],
+        ["mabench, fast", f"{statistics.median(fast_seconds):,.0f}", f"{max(fast_memory) / 2**30:.2f}"],
+    ]
+    print(f"\n{result['what']}")
+    if epochs < recipe.epochs:
+        print(f"plain loop: {epochs} of {recipe.epochs} epochs run, scaled")
+    print(tabulate(body, ["", "seconds", "peak GiB"], disable_numparse=True, colalign=("left", "right", "right")))
+    print(f"ratio {result['ratio']:.1f}; test images skipped: {100 * result['test_images_skipped']:.0f}%; written to {out}")
+
+
+if __name__ == "__main__":
+    main()
