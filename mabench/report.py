@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib import resources
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     low = worst(lines)
     if low is not None:
         out.append(f"worst evaluator: {low.name} {percent(low.mean)}")
+    engines = sorted({f"{r.engine} ({r.environment.get('arithmetic', 'float32')})" for r in records})
+    out.append(f"engine: {', '.join(engines)}")
     diverged = [r.cell.name for r in records if r.diverged_epoch is not None]
     if diverged:
         out.append(f"diverged: {', '.join(diverged)}; counted as the last look")
@@ -118,7 +121,10 @@ def _flat(record: RunRecord) -> dict[str, Any]:
 
 
 def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
-    """PNG: test accuracy against epoch, a panel per track, a line per evaluator (mean of its seeds), a dot at each best."""
+    """PNG: test accuracy against epoch, a panel per track, a line per evaluator (mean of its seeds), a dot at each best.
+
+    Where looks were pruned only the best so far is known at every epoch, so that is what the line shows.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -132,8 +138,11 @@ def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
             if not runs:
                 continue
             epochs = [epoch for epoch, _ in runs[0].curve]
-            means = [100 * sum(r.curve[i][1] / r.total for r in runs) / len(runs) for i in range(len(epochs))]
-            (line,) = axes.plot(epochs, means, marker="o" if len(epochs) == 1 else "", label=entry.name)
+            pruned = any(r.upper_bounds for r in runs)
+            counts = [list(accumulate((hits for _, hits in r.curve), max if pruned else lambda _, hits: hits)) for r in runs]
+            means = [100 * sum(c[i] / r.total for c, r in zip(counts, runs, strict=True)) / len(runs) for i in range(len(epochs))]
+            label = f"{entry.name} (best so far)" if pruned else entry.name
+            (line,) = axes.plot(epochs, means, marker="o" if len(epochs) == 1 else "", label=label)
             axes.scatter([r.best_epoch for r in runs], [100 * r.best for r in runs], s=14, color=line.get_color(), zorder=3)
         axes.set(title=f"{exam.id}, {track}", xlabel="epoch", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)

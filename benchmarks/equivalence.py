@@ -1,0 +1,92 @@
+"""Is the fast engine the same exam? python benchmarks/equivalence.py SET OUT --suite SUITE --evaluator GLOB
+
+Sits every cell with both engines (records in OUT/reference and OUT/fast, resumed like any evaluation) and compares them seed by
+seed: the mean of the paired differences, its standard error, and the verdict of PROTOCOL.md's rule 17. Merges the rows into
+benchmarks/results/equivalence.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from tabulate import tabulate
+
+from mabench import adapters, data, runner, suites
+from mabench.files import write_text
+from mabench.store import Folder
+
+RESULTS = Path(__file__).parent / "results" / "equivalence.json"
+LIMIT = 0.002  # PROTOCOL.md, rule 17
+SEEDS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("set", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--evaluator", required=True)
+    chosen = parser.parse_args()
+    exam, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
+    cells = runner.plan(exam, condensed, evaluator=chosen.evaluator)
+    test = data.load(exam.suite.dataset, "test")
+    records = {
+        engine: runner.evaluate(
+            exam,
+            condensed,
+            cells,
+            Folder(chosen.out / engine, condensed.sha256, exam.id, exam.digest),
+            test,
+            device="auto",
+            engine=engine,
+            on_record=lambda r, fresh: print(
+                f"{r.engine:<9} {r.cell.name} {100 * r.score:.2f}% in {r.seconds:.0f} s", flush=True
+            ),
+        )
+        for engine in ("reference", "fast")
+    }
+    rows = {
+        (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
+    }
+    for name in dict.fromkeys(c.evaluator.name for c in cells):
+        pairs = [(a, b) for a, b in zip(*records.values(), strict=True) if a.cell.evaluator.name == name]
+        differences = [b.score - a.score for a, b in pairs]
+        mean = fmean(differences)
+        rows[exam.id, condensed.name, name] = {
+            "evaluator": name,
+            "suite": exam.id,
+            "set": condensed.name,
+            "seeds": len(pairs),
+            "acc_reference": fmean(a.score for a, _ in pairs),
+            "acc_fast": fmean(b.score for _, b in pairs),
+            "difference": mean,
+            "standard_error": stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
+            "equivalent": len(pairs) >= SEEDS and abs(mean) < LIMIT,
+            "differences": differences,
+            "seconds_reference": sum(a.seconds for a, _ in pairs),
+            "seconds_fast": sum(b.seconds for _, b in pairs),
+            "arithmetic": pairs[0][1].environment["arithmetic"],
+            "torch": torch.__version__,
+        }
+    ordered = sorted(rows.values(), key=lambda r: (r["suite"], r["set"], r["evaluator"]))
+    write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")
+    body = [
+        [
+            r["suite"],
+            r["evaluator"],
+            r["seeds"],
+            *(f"{100 * r[k]:.2f}" for k in ("acc_reference", "acc_fast")),
+            f"{100 * r['difference']:+.2f}" + (f" ± {100 * r['standard_error']:.2f}" if r["standard_error"] is not None else ""),
+            "yes" if r["equivalent"] else "no",
+        ]
+        for r in ordered
+    ]
+    print(tabulate(body, ["suite", "evaluator", "seeds", "reference %", "fast %", "difference", "equivalent"], tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()
