@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import pytest
 
@@ -66,3 +68,19 @@ def test_every_rule_names_a_test_that_exists() -> None:
     for file, name in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", text):
         source = (ROOT / "tests" / file).read_text()
         assert not name or f"def {name}(" in source, f"{file}::{name}"
+
+
+def test_the_readmes_table_is_what_was_measured() -> None:
+    """Mean, spread and runs of every row against the tracked results, which hold every run."""
+    rows = re.findall(
+        r"^\| (\S+-scratch) \|(.*)\|$", (ROOT / "README.md").read_text().split("cifar10-lite` on the same")[0], re.M
+    )
+    assert len(rows) == 6
+    for column, ipc in ((1, 1), (4, 10)):
+        path = ROOT / "benchmarks" / "results" / f"cifar10-modelpool_ipc{ipc}_epyc-1-thread_202611.json"
+        assert path in tracked()
+        cells = json.loads(path.read_text())["cells"]
+        for name, values in rows:
+            accuracies = [100 * c["acc_last"] for c in cells if c["evaluator"] == name]
+            shown = [v.strip() for v in values.split("|")]
+            assert shown[column : column + 2] == [f"{fmean(accuracies):.2f} ({pstdev(accuracies):.2f})", str(len(accuracies))]
