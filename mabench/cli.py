@@ -369,12 +369,19 @@ def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder
     """Cells, steps, FLOPs and estimated time per evaluator."""
     from tabulate import tabulate
 
-    from mabench import runner
+    from mabench import costs, runner
     from mabench.data import DATASETS
 
     open_cells = [c for c in cells if folder.finished(c) is None]
     test_images = DATASETS[exam.suite.dataset].test_size
-    seconds = runner.calibrate(open_cells, synthetic_set, test_images, device=device, engine=engine)
+    seconds = costs.estimate(
+        open_cells,
+        synthetic_set,
+        test_images,
+        device=runner.resolve_device(device),
+        engine=engine,
+        on_kind=lambda cell: click.echo(f"measuring {cell.evaluator.name} ...", err=True),
+    )
     decoded = synthetic_set.summary().decoded_images
     body, total = [], 0.0
     for track, entries in exam.evaluators.items():
@@ -384,7 +391,7 @@ def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder
                 continue
             recipe = mine[0].recipe
             steps = recipe.epochs * -(-decoded // recipe.batch_size)
-            flops = sum(runner.cell_cost(c, DATASETS[exam.suite.dataset], decoded, test_images) for c in mine)
+            flops = sum(costs.flops(c, DATASETS[exam.suite.dataset], decoded, test_images) for c in mine)
             time_here = sum(seconds[c.name] for c in mine)
             total += time_here
             body.append([track, entry.name, len(mine), f"{steps:,}", f"{flops:.1e}", duration(time_here)])

@@ -93,11 +93,11 @@ def run(
     With `checkpoint`, the state is saved there at least once a minute and picked up again if the file exists; the
     resumed curve equals the uninterrupted one. Raises Interrupted once `should_stop()` answers True.
     """
-    return _Run(synthetic_set, cell, test, device, engine, checkpoint, on_progress, should_stop).finish()
+    return Sitting(synthetic_set, cell, test, device, engine, checkpoint, on_progress, should_stop).finish()
 
 
-class _Run:
-    """State of one cell between two steps. Shapes: M decoded images, K classes, C channels, S side in pixels."""
+class Sitting:
+    """One cell under way: its state between two steps. Shapes: M decoded images, K classes, C channels, S side in pixels."""
 
     def __init__(
         self,
@@ -219,14 +219,13 @@ class _Run:
 
     def _epoch(self) -> None:
         """From wherever the epoch stands to its end."""
-        self.model.train()
-        evaluators.set_batch_norm(self.model, frozen=self._batch_norm_frozen())
+        self.set_training()
         if self.permutation is None:
             self.permutation = torch.randperm(len(self.images), generator=self.order)
             self.loss_sum.zero_()
         while self.position < len(self.images):
             batch = self.permutation[self.position : self.position + self.recipe.batch_size].to(self.device)
-            self.loss_sum += self._step(batch) * len(batch)
+            self.loss_sum += self.step(batch) * len(batch)
             self.position += len(batch)
             self._advance(len(batch) * TRAIN_COST)
         self.epoch += 1
@@ -239,7 +238,12 @@ class _Run:
         if self.epoch == self.recipe.decay_after:
             self._new_optimizer(decayed=True)
 
-    def _step(self, batch: Tensor) -> Tensor:
+    def set_training(self) -> None:
+        """Training mode, with batch norm as the recipe wants it."""
+        self.model.train()
+        evaluators.set_batch_norm(self.model, frozen=self._batch_norm_frozen())
+
+    def step(self, batch: Tensor) -> Tensor:
         """One optimizer step on the images with these indices; returns the mean loss, on the device."""
         plan = self.recipe.augmentation
         mix = self.evaluator.family not in plan.cutmix_except
@@ -278,7 +282,7 @@ class _Run:
         while self.tested < count and not (may_stop and self.looks.hopeless(int(self.correct), count - self.tested, best)):
             positions = slice(self.tested, min(self.tested + self.engine.test_batch, count))
             window = positions if self.visits is None else self.visits[positions]
-            hits = self.engine.predict(self._test_inputs(window)) == self.test_labels[window]
+            hits = self.hits(window)
             if isinstance(window, Tensor):
                 self.looks.note(window, hits)
             self.correct += hits.sum()
@@ -293,8 +297,12 @@ class _Run:
         if left:
             self._advance(left)
 
+    def hits(self, window: slice | Tensor) -> Tensor:
+        """Which test images of `window` (positions or indices) the network of the last `begin_look` gets right: bool [B]."""
+        return self.engine.predict(self._test_inputs(window)) == self.test_labels[window]
+
     def _test_inputs(self, window: slice | Tensor) -> Tensor:
-        """The test images of `window` (positions or indices) as the network takes them: [B,C,I,I] of the engine's type."""
+        """The test images of `window` as the network takes them: [B,C,I,I] of the engine's type."""
         if self.prepared is None and self.engine.prunes:
             side, channels = self.evaluator.input_size, self.test.dataset.channels
             if len(self.test_labels) * channels * side**2 * self.engine.dtype.itemsize <= RESIDENT_BYTES:
@@ -435,70 +443,6 @@ class _Run:
         self.looks.misses = state["misses"]
         self.curve = [(int(e), int(c)) for e, c in self.curve]
         self.train_loss = [(int(e), float(loss)) for e, loss in self.train_loss]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """What a cell costs on a device: measured on its own code, a few steps and a part of a look."""
-
-    startup_seconds: float
-    """Network, first step and first test batch: compilation is in here."""
-    seconds_per_train_image: float
-    seconds_per_test_image: float
-
-    def seconds(self, cell: Cell, decoded_images: int, test_images: int) -> float:
-        """Estimate for a whole cell. Pruned looks are counted whole: what they save depends on the set."""
-        recipe = cell.recipe
-        training = recipe.epochs * decoded_images * (2 if recipe.distillation else 1)
-        looks = math.ceil(recipe.epochs / recipe.test_every)
-        return self.startup_seconds + training * self.seconds_per_train_image + looks * test_images * self.seconds_per_test_image
-
-
-def measure_speed(
-    synthetic_set: SyntheticSet, cell: Cell, test: RealData, *, device: torch.device, engine: EngineName, seconds: float = 1.5
-) -> Speed:
-    """Run the beginning of a cell for about twice `seconds` and throw the result away. `test` may hold any images."""
-    begun = time.monotonic()
-    run = _Run(synthetic_set, cell, test, device, engine)
-    run._clock = run._saved_at = begun
-
-    def repeat(once: Callable[[], int], least: int) -> tuple[float, float]:
-        """Seconds of the first call, and per image of the following ones."""
-        start = time.monotonic()
-        once()
-        synchronise()
-        first = time.monotonic() - start
-        start, images, calls = time.monotonic(), 0, 0
-        while calls < least or time.monotonic() - start < seconds:
-            images += once()
-            calls += 1
-            synchronise()
-        return first, (time.monotonic() - start) / images
-
-    def synchronise() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def train() -> int:
-        run.model.train()
-        evaluators.set_batch_norm(run.model, frozen=run._batch_norm_frozen())
-        batch = torch.arange(min(cell.recipe.batch_size, len(run.images)), device=device)
-        run._step(batch)
-        return len(batch)
-
-    @torch.inference_mode()
-    def look() -> int:
-        run.engine.begin_look()
-        size = min(run.engine.test_batch, len(test.labels))
-        parts = [slice(low, low + size) for low in range(0, len(test.labels) - size + 1, size)]
-        for part in parts:
-            run.engine.predict(run._test_inputs(part))
-        return size * len(parts)
-
-    first_step, per_train_image = repeat(train, 2)
-    first_look, per_test_image = repeat(look, 1)
-    startup = time.monotonic() - begun - 2 * seconds
-    return Speed(max(startup, first_step + first_look), per_train_image, per_test_image)
 
 
 def build(evaluator: Evaluator, recipe: Recipe, dataset: str, seed: int) -> nn.Module:

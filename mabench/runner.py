@@ -7,13 +7,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mabench.data import DATASETS, Dataset, RealData
-from mabench.schema import Cell, Evaluator, MabenchError, RunRecord, first_line, lookup
+from mabench.data import DATASETS, RealData
+from mabench.schema import Cell, MabenchError, RunRecord, first_line, lookup
 from mabench.store import Folder
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
@@ -116,14 +115,14 @@ def evaluate(
     `on_record(record, fresh)` hears of every cell once, first of those found on disk (fresh=False). SIGINT or SIGTERM saves a
     checkpoint and raises protocol.Interrupted; a second one ends the program at once.
     """
-    from mabench import protocol
+    from mabench import costs, protocol
 
     where = resolve_device(device)
     finished = {cell.name: record for cell in cells if (record := folder.finished(cell)) is not None}
     for record in finished.values():
         on_record(record, False)
     decoded, dataset = synthetic_set.summary().decoded_images, test.dataset
-    cost = {c.name: cell_cost(c, dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
+    cost = {c.name: costs.flops(c, dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
     total, before = sum(cost.values()), 0.0
     folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})
     with stop_on_signal() as should_stop, protocol.deterministic(where):
@@ -153,61 +152,6 @@ def evaluate(
             on_record(record, True)
             before += own
     return [finished[cell.name] for cell in cells]
-
-
-def cell_cost(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -> float:
-    """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times."""
-    from mabench import protocol
-
-    per_image = _flops_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-    return per_image * protocol.work(cell, decoded_images, test_images)
-
-
-@lru_cache
-def _flops_per_image(evaluator_json: str, num_classes: int, channels: int) -> float:
-    from mabench import evaluators
-
-    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})  # same cost, no download
-    size = evaluator.input_size
-    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0)
-    return float(evaluators.flops(model, image_size=size, channels=channels))
-
-
-def calibrate(
-    cells: Sequence[Cell], synthetic_set: SyntheticSet, test_images: int, *, device: str, engine: EngineName
-) -> dict[str, float]:
-    """Estimated seconds of every cell (by name), from the first steps and test batches of each evaluator on this device.
-
-    Nothing is fetched for an estimate: random weights and random test images cost the same as real ones.
-    """
-    import numpy as np
-
-    from mabench import protocol
-
-    where = resolve_device(device)
-    dataset = DATASETS[synthetic_set.dataset]
-    noise = np.random.default_rng(0).integers(0, 256, (200, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
-    stand_in = RealData(noise, np.zeros(200, np.int64), dataset, "test", "")
-    decoded = synthetic_set.summary().decoded_images
-    speed: dict[tuple[str, str], protocol.Speed] = {}
-    estimate: dict[str, float] = {}
-    for cell in cells:
-        key = (cell.track, cell.evaluator.name)
-        if key not in speed:
-            changes: dict[str, object] = {}
-            if cell.evaluator.pretrained and cell.recipe.batch_norm == "frozen-if-pretrained":
-                changes["batch_norm"] = "frozen"  # what these words mean for the real weights
-            plain = cell.model_copy(
-                update={
-                    "evaluator": cell.evaluator.model_copy(update={"pretrained": False}),
-                    "recipe": cell.recipe.model_copy(update=changes),
-                }
-            )
-            speed[key] = protocol.measure_speed(synthetic_set, plain, stand_in, device=where, engine=engine)
-            estimate[cell.name] = speed[key].seconds(cell, decoded, test_images)
-        else:  # compiled by then
-            estimate[cell.name] = speed[key].seconds(cell, decoded, test_images) - speed[key].startup_seconds
-    return estimate
 
 
 def resolve_device(name: str) -> torch.device:

@@ -149,7 +149,7 @@ def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> 
 def test_classifier_only_and_frozen_batch_norm(tmp_path: Path) -> None:
     entry = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"width": 8, "norm": "batch"}})
     recipe = PLAIN.model_copy(update={"classifier_only": (entry.name,), "batch_norm": "frozen"})
-    run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
+    run = protocol.Sitting(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     run.finish()
     changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
@@ -164,7 +164,7 @@ def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     for normalisation in ("evaluator", "dataset"):
         recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
-        run = protocol._Run(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
+        run = protocol.Sitting(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
         given = (pixels - mean) / std if space == "normalised" else pixels
         m, s = (
             (torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std)
@@ -180,7 +180,7 @@ def test_divergence_is_recorded() -> None:
 
 def test_distillation_pulls_the_student_to_its_teacher() -> None:
     """With alpha = 1 the labels of the loss are the teacher's: a student on shuffled targets still follows it."""
-    run = protocol._Run(
+    run = protocol.Sitting(
         small_set(),
         cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)})),
         TEST, CPU

@@ -1,0 +1,42 @@
+"""Costs against closed forms, and an estimate that comes from the real code."""
+
+from __future__ import annotations
+
+import pytest
+from test_protocol import CPU, PLAIN, cell, small_set
+
+from mabench import costs
+from mabench.data import DATASETS
+from mabench.schema import Distillation
+
+DIGITS = DATASETS["digits"]
+
+
+def test_flops_of_an_mlp_are_its_matrix_products() -> None:
+    """40 images, 6 epochs, training counted 3 times, 3 looks at 500 images."""
+    per_image = 2 * (3 * 32 * 32 * 128 + 128 * 128 + 128 * 10)
+    assert costs.flops(cell(), DIGITS, 40, 500) == per_image * (6 * 40 * 3 + 3 * 500)
+    distilled = cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.5, temperature=2.0)}))
+    assert costs.flops(distilled, DIGITS, 40, 500) == per_image * (2 * 6 * 40 * 3 + 3 * 500)
+
+
+def test_seconds_grow_with_images_epochs_and_looks() -> None:
+    speed = costs.Speed(startup_seconds=5.0, seconds_per_train_image=0.01, seconds_per_test_image=0.001)
+    assert speed.seconds(cell(), 40, 500) == pytest.approx(6 * 40 * 0.01 + 3 * 500 * 0.001)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_an_estimate_counts_the_startup_once_a_kind(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(costs, "CALIBRATION_SECONDS", 0.05)
+    heard: list[str] = []
+    cells = [cell(seed=0), cell(seed=1), cell(evaluator="lenet-scratch")]
+    seconds = costs.estimate(
+        cells,
+        small_set(),
+        500,
+        device=CPU,
+        engine=engine,  # type: ignore[arg-type]
+        on_kind=lambda c: heard.append(c.evaluator.name),
+    )
+    assert heard == ["mlp-scratch", "lenet-scratch"] and set(seconds) == {c.name for c in cells}
+    assert seconds[cells[0].name] > seconds[cells[1].name] > 0
