@@ -67,8 +67,6 @@ def main() -> None:
             "standard_error": stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
             "equivalent": len(pairs) >= SEEDS and abs(mean) < LIMIT,
             "differences": differences,
-            "seconds_reference": sum(a.seconds for a, _ in pairs),
-            "seconds_fast": sum(b.seconds for _, b in pairs),
             "arithmetic": pairs[0][1].environment["arithmetic"],
             "torch": torch.__version__,
         }
