@@ -78,34 +78,44 @@ class Engine:
 
 
 class FastEngine(Engine):
-    """Training: float32 weights and sums, products in bfloat16 (autocast). Testing: a twin whose convolutions and linear
-    layers hold bfloat16 weights, everything else float32. Both compiled when the cell is long enough to pay for it."""
+    """Compiled where the cell is long enough to pay for it, else eager float32; looks are pruned in any case.
+
+    Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a twin whose convolutions
+    and linear layers hold bfloat16 weights, everything else float32.
+    """
 
     name: EngineName = "fast"
     prunes = True
 
     def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
         super().__init__(model, evaluator, device, splittable=splittable, work=work)
-        self.narrow = has_bfloat16(device)
-        self.dtype = torch.bfloat16 if self.narrow else torch.float32
         self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
-        self.test_batch = 25 if device.type == "cpu" and evaluator.input_size <= 64 else self.test_batch
-        if device.type == "cpu" and splittable and evaluator.input_size <= 64:
-            self.train_batch = 64  # measured: ConvNet-3 compiled trains 1,073, 1,155 and 1,032 images/s at 25, 50 and 100
-        self.twin = copy.deepcopy(model).eval().requires_grad_(False)
+        if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
+            # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100
+            self.test_batch = 25
+            self.train_batch = 64 if splittable else self.train_batch
+        self._make_twin()
+        kind = f"{evaluator.name}_{evaluator.input_size}"
+        self._train = program(kind + "_train") if self.compiled else _call
+        self._test = program(kind + "_test") if self.compiled else _call
+
+    def _make_twin(self) -> None:
+        # uncompiled, bfloat16 is slower than float32: its norms are not fused
+        self.narrow = self.compiled and has_bfloat16(self.device)
+        self.dtype = torch.bfloat16 if self.narrow else torch.float32
+        self.twin = copy.deepcopy(self.model).eval().requires_grad_(False)
         if self.narrow:
             for module in self.twin.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
-        kind = f"{evaluator.name}_{evaluator.input_size}"
-        self._train = program(kind + "_train") if self.compiled else _call
-        self._test = program(kind + "_test") if self.compiled else _call
 
     def describe(self) -> str:
         return f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
 
     def parts(self, count: int) -> int:
-        """Equal parts: every other size is another compilation."""
+        """Equal parts when compiled: every other size is another compilation."""
+        if not self.compiled:
+            return super().parts(count)
         return -(-count // -(-count // self.train_batch))
 
     def _autocast(self) -> torch.autocast:
@@ -123,6 +133,7 @@ class FastEngine(Engine):
 
     def predict(self, inputs: Tensor) -> Tensor:
         missing = self.test_batch - len(inputs)
+        inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
         if inputs.is_contiguous(memory_format=torch.channels_last):
             padded = padded.contiguous(memory_format=torch.channels_last)
@@ -136,10 +147,12 @@ class FastEngine(Engine):
         except Exception as error:
             if not self.compiled or "torch._" not in type(error).__module__:
                 raise
-            # no compiler, no headers, an operation it cannot handle: the same arithmetic without it, and the record says so
+            # no compiler, no headers, an operation it cannot handle: float32 from here on, and the record says so
             warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=2)
             self.compiled, self._train, self._test = False, _call, _call
-            outputs = model(inputs)
+            self._make_twin()
+            with torch.autocast(self.device.type, enabled=False):
+                outputs = (self.twin if which == "_test" else model)(inputs.to(self.dtype))
         return outputs
 
 

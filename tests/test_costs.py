@@ -23,6 +23,8 @@ def test_flops_of_an_mlp_are_its_matrix_products() -> None:
 def test_seconds_grow_with_images_epochs_and_looks() -> None:
     speed = costs.Speed(startup_seconds=5.0, seconds_per_train_image=0.01, seconds_per_test_image=0.001)
     assert speed.seconds(cell(), 40, 500) == pytest.approx(6 * 40 * 0.01 + 3 * 500 * 0.001)
+    pruned = costs.Speed(5.0, 0.01, 0.001, pruned_share=0.5)
+    assert pruned.seconds(cell(), 40, 500) == pytest.approx(6 * 40 * 0.01 + (1 + 2 * 0.5) * 500 * 0.001), "the last look is whole"
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])
