@@ -67,6 +67,8 @@ def main() -> None:
             "standard_error": stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
             "equivalent": len(pairs) >= SEEDS and abs(mean) < LIMIT,
             "differences": differences,
+            "device_reference": pairs[0][0].environment["device"],
+            "device_fast": pairs[0][1].environment["device"],
             "arithmetic": pairs[0][1].environment["arithmetic"],
             "torch": torch.__version__,
         }
