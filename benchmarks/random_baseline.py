@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
-from mabench_methods.baselines.condense import random_real
-
 from mabench import data, runner, suites
 from mabench.files import write_text
 from mabench.schema import RunRecord
 from mabench.scoring import score
 from mabench.store import Folder
+from mabench_methods.baselines.condense import random_real
 
 BASELINES = suites.FOLDER / "baselines.json"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,18 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import mabench
-from mabench.schema import MabenchError
+from mabench.schema import Interrupted, MabenchError
 
 if TYPE_CHECKING:
-    from mabench.engine import EngineName
-    from mabench.runner import Step
-    from mabench.schema import Cell, RunRecord
-    from mabench.suites import Exam
     from mabench.synthetic import SyntheticSet
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DAYS_SECONDS = 24 * 3600.0  # a run longer than this is pointed to the lite suite
 
 
 class Examples(click.Command):
@@ -137,39 +130,12 @@ def list_(what: str) -> None:
 @click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Images per class in the preview.")
 def check(synthetic_set: SyntheticSet, preview: Path | None, per_class: int) -> None:
     """Show what is in a set, what was guessed while reading it, and its images as a PNG."""
-    from mabench import synthetic
+    from mabench import display, synthetic
 
-    describe(synthetic_set)
+    display.describe(synthetic_set)
     path = preview or Path(f"{synthetic_set.name}.preview.png")
     synthetic.preview(synthetic_set, path, per_class)
     click.echo(f"\npreview: {path}")
-
-
-def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
-    """Print a set's facts, then every decision with its reason and the flag that overrides it."""
-    summary = synthetic_set.summary()
-    images = synthetic_set.images
-    channels, height, width = summary.image_shape
-    click.secho(f"{summary.name}", bold=True, err=err)
-    facts = [
-        ("dataset", f"{summary.dataset}, {synthetic_set.num_classes} classes"),
-        ("images", f"{summary.stored_images} stored ({summary.image_dtype}, {channels} x {height} x {width}), IPC {summary.ipc}"),
-        ("training images", f"{summary.decoded_images} after decoding ({summary.decode})"),
-        ("labels", summary.labels),
-        (
-            "pixel range",
-            f"{float(images.min()):.3g} to {float(images.max()):.3g} ({'255' if summary.image_dtype == 'uint8' else '1.0'} = white)",
-        ),
-        ("bytes", f"{summary.stored_bytes:,}"),
-        ("sha256", summary.sha256),
-    ]
-    for label, value in facts:
-        click.echo(f"  {label:<16} {value}", err=err)
-    if synthetic_set.findings:
-        click.echo("  read as", err=err)
-    for finding in synthetic_set.findings:
-        flag = f"  [{finding.flag}]" if finding.flag else ""
-        click.echo(f"    {finding.field:<14} {finding.value}: {finding.reason}{flag}", err=err)
 
 
 @main.command(epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt -o dc_ipc10.safetensors")
@@ -180,12 +146,14 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
+    from mabench import display
+
     if output.suffix != ".safetensors":
         raise MabenchError(f"{output}: the canonical file ends in .safetensors. Use -o {output.with_suffix('.safetensors')}")
     if output.exists() and not force:
         raise MabenchError(f"{output}: exists already. Choose another name, or replace it with --force.")
     synthetic_set.save(output)
-    describe(synthetic_set)
+    display.describe(synthetic_set)
     click.echo(f"\nwritten: {output} ({output.stat().st_size:,} bytes)")
 
 
@@ -261,7 +229,7 @@ def sit(
     dry_run: bool = False,
 ) -> None:
     """Plan, run and report one evaluation; what `eval` and `demo` share."""
-    from mabench import data, report, runner, suites
+    from mabench import data, display, report, runner, suites
     from mabench import engine as engines
     from mabench.store import Folder
 
@@ -271,15 +239,15 @@ def sit(
     chosen = engines.choose(engine, where)
     path = out or runner.default_folder(synthetic_set, exam)
     folder = Folder(path, synthetic_set.sha256, exam.id, exam.digest)
-    describe(synthetic_set)
+    display.describe(synthetic_set)
     click.echo(f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where}, {chosen} engine, records in {path}\n")
     if dry_run:
-        show_plan(exam, synthetic_set, cells, folder, device, chosen)
+        display.show_plan(exam, synthetic_set, cells, folder, device, chosen)
         return
     test = data.load(exam.suite.dataset, "test")
     try:
-        records = _run_with_display(exam, synthetic_set, cells, folder, test, device, chosen)
-    except _interrupted() as error:
+        records = display.evaluate(exam, synthetic_set, cells, folder, test, device, chosen)
+    except Interrupted as error:
         click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
         raise SystemExit(130) from error
     lines = report.write(path, exam, records)
@@ -289,12 +257,6 @@ def sit(
     click.echo(f"\nwritten to {path}: table.md results.csv results.json curves.png records/")
 
 
-def _interrupted() -> type[Exception]:
-    from mabench.protocol import Interrupted
-
-    return Interrupted
-
-
 def _seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
@@ -302,124 +264,6 @@ def _seeds(text: str | None) -> list[int] | None:
         return sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise MabenchError(f"--seeds {text}: not numbers. Write them with commas, e.g. --seeds 0,1,2") from error
-
-
-def _run_with_display(
-    exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, test: Any, device: str, engine: EngineName
-) -> list[RunRecord]:
-    """Run the cells under one progress bar (terminal) or a line a cell and a minute (log file)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from mabench import report, runner
-
-    console = Console(stderr=True)
-    begun = time.monotonic()
-    last_line = begun
-    resumed: list[str] = []
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:3.0f}%  {task.fields[left]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("starting", total=1.0, left="")
-
-        done_at_start: float | None = None
-
-        def on_step(step: Step) -> None:
-            nonlocal last_line, done_at_start
-            now = time.monotonic()
-            if done_at_start is None:
-                done_at_start = step.done
-            gained = step.done - done_at_start
-            left = duration((now - begun) * (step.total - step.done) / gained) + " left" if gained > 0 else ""
-            name = (
-                f"{step.index + 1}/{len(cells)} {step.cell.evaluator.name} seed {step.cell.seed} epoch {step.epoch}/{step.epochs}"
-            )
-            if step.accuracy is not None:
-                name += f" {report.percent(step.accuracy)}%"
-            progress.update(task, completed=step.done / step.total, description=name, left=left)
-            if not console.is_terminal and now - last_line > 60:
-                last_line = now
-                console.print(f"{name}, {100 * step.done / step.total:.0f}%, {left}", highlight=False, soft_wrap=True)
-
-        def on_record(record: RunRecord, fresh: bool) -> None:
-            if not fresh:
-                resumed.append(record.cell.name)
-                return
-            console.print(
-                f"{record.cell.evaluator.name} seed {record.cell.seed}: {report.percent(record.score)}% in {duration(record.seconds)}",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-        records = runner.evaluate(
-            exam, synthetic_set, cells, folder, test, device=device, engine=engine, on_step=on_step, on_record=on_record
-        )
-    if resumed:
-        click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
-    return records
-
-
-def show_plan(exam: Exam, synthetic_set: SyntheticSet, cells: list[Cell], folder: Any, device: str, engine: EngineName) -> None:
-    """Cells, steps, FLOPs and estimated time per evaluator."""
-    from tabulate import tabulate
-
-    from mabench import costs, runner
-    from mabench.data import DATASETS
-
-    open_cells = [c for c in cells if folder.finished(c) is None]
-    test_images = DATASETS[exam.suite.dataset].test_size
-    seconds = costs.estimate(
-        open_cells,
-        synthetic_set,
-        test_images,
-        device=runner.resolve_device(device),
-        engine=engine,
-        on_kind=lambda cell: click.echo(f"measuring {cell.evaluator.name} ...", err=True),
-    )
-    decoded = synthetic_set.summary().decoded_images
-    body, total = [], 0.0
-    for track, entries in exam.evaluators.items():
-        for entry in entries:
-            mine = [c for c in open_cells if (c.track, c.evaluator.name) == (track, entry.name)]
-            if not mine:
-                continue
-            recipe = mine[0].recipe
-            steps = recipe.epochs * -(-decoded // recipe.batch_size)
-            flops = sum(costs.flops(c, DATASETS[exam.suite.dataset], decoded, test_images) for c in mine)
-            time_here = sum(seconds[c.name] for c in mine)
-            total += time_here
-            body.append([track, entry.name, len(mine), f"{steps:,}", f"{flops:.1e}", duration(time_here)])
-    click.echo(tabulate(body, ["track", "evaluator", "cells", "steps each", "FLOPs", "time here"], disable_numparse=True))
-    done = len(cells) - len(open_cells)
-    click.echo(
-        f"\n{len(open_cells)} cells to run ({done} finished), about {duration(total)} on this device (from a few seconds of calibration)"
-    )
-    if total > DAYS_SECONDS:
-        click.echo(
-            "That is days on this device. A first look in minutes: "
-            f"{'--suite cifar10-lite' if exam.suite.dataset == 'cifar10' else '--suite digits-agnostic with a digits set'}; "
-            "for the whole exam use a GPU, or run part of it with --track, --evaluator and --seeds."
-        )
-
-
-def duration(seconds: float) -> str:
-    """3,725 -> '1 h 02 min'."""
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes / 1440:.1f} days"
 
 
 def run() -> None:

@@ -6,7 +6,6 @@ gives the same record whichever cells run before it and however often it was int
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 import time
@@ -28,15 +27,11 @@ from mabench.augment import augment
 from mabench.data import DATASETS, RealData
 from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
 from mabench.files import whole
-from mabench.schema import Cell, Evaluator, Recipe, RunRecord
+from mabench.schema import Cell, Evaluator, Interrupted, Recipe, RunRecord, stream
 from mabench.synthetic import SyntheticSet
 
 CHECKPOINT_SECONDS = 45.0  # ours: at most a minute of work is lost, with room for one slow step
 TRAIN_COST = 3.0  # forward + backward, in forward passes: the usual rule of thumb, used only for time estimates
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is on disk and the same command goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,6 @@ def work(cell: Cell, decoded_images: int, test_images: int) -> float:
     looks = math.ceil(cell.recipe.epochs / cell.recipe.test_every)
     training = cell.recipe.epochs * decoded_images * TRAIN_COST
     return training * (2 if cell.recipe.distillation else 1) + looks * test_images
-
-
-def stream(seed: int, name: str) -> int:
-    """A seed for the named stream of a cell; streams of one cell, or of two, are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
 
 
 def environment(device: torch.device, arithmetic: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ def evaluate(
     """Run what is not finished; returns the records of all cells, in order.
 
     `on_record(record, fresh)` hears of every cell once, first of those found on disk (fresh=False). SIGINT or SIGTERM saves a
-    checkpoint and raises protocol.Interrupted; a second one ends the program at once.
+    checkpoint and raises schema.Interrupted; a second one ends the program at once.
     """
     from mabench import costs, protocol
 

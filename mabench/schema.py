@@ -22,6 +22,15 @@ class MabenchError(Exception):
     """
 
 
+class Interrupted(Exception):
+    """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""
+
+
+def stream(seed: int, name: str) -> int:
+    """A seed for the named stream of random numbers; streams of one seed, or of two, are unrelated."""
+    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
+
+
 def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
     if name in table:

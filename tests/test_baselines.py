@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mabench_methods.baselines.condense import kmeans_real, random_real
 
 from mabench import data
 from mabench.schema import MabenchError
+from mabench_methods.baselines.condense import kmeans_real, random_real
 
 
 @pytest.mark.parametrize("make", [random_real, kmeans_real])

@@ -17,7 +17,7 @@ from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 from mabench import engine, evaluators, protocol
 from mabench.engine import PrunedLooks
 from mabench.evaluators import EVALUATORS
-from mabench.schema import MabenchError, RunRecord
+from mabench.schema import Interrupted, MabenchError, RunRecord
 
 LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
 
@@ -78,7 +78,7 @@ def test_an_interrupted_fast_cell_equals_an_uninterrupted_one(tmp_path: Path) ->
                 "fast", checkpoint=checkpoint, should_stop=lambda calls=calls, limit=3 + attempt % 11: next(calls) > limit
             )
             break
-        except protocol.Interrupted:
+        except Interrupted:
             continue
     assert attempt > 5
     changing = {"seconds", "started"}
@@ -86,7 +86,7 @@ def test_an_interrupted_fast_cell_equals_an_uninterrupted_one(tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_the_other_engine_is_not_continued(tmp_path: Path) -> None:
-    with pytest.raises(protocol.Interrupted):
+    with pytest.raises(Interrupted):
         run("reference", checkpoint=tmp_path / "cell.pt", should_stop=lambda: True)
     assert run("fast", checkpoint=tmp_path / "cell.pt").curve == run("fast").curve
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mabench import data, evaluators, protocol
 from mabench.engine import Engine
 from mabench.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
+from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Interrupted, Recipe, stream
 from mabench.synthetic import SyntheticSet
 
 CPU = torch.device("cpu")
@@ -55,10 +55,8 @@ def test_the_loop_is_the_textbook_loop() -> None:
     """Same initial weights and order, then thirty lines that know nothing of our loop: the same curve."""
     recipe = PLAIN.model_copy(update={"decay_after": 4})
     record = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
-    model = evaluators.build(
-        EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=protocol.stream(0, "init")
-    )
-    order = torch.Generator().manual_seed(protocol.stream(0, "order"))
+    model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=stream(0, "init"))
+    order = torch.Generator().manual_seed(stream(0, "order"))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     chosen = small_set()
     images, labels = (chosen.images.float() / 255 - mean) / std, chosen.labels
@@ -118,7 +116,7 @@ def test_an_interrupted_cell_equals_an_uninterrupted_one(tmp_path: Path, distill
         try:
             pieces = protocol.run(small_set(), cell(recipe), TEST, device=CPU, checkpoint=checkpoint, should_stop=stop)
             break
-        except protocol.Interrupted:
+        except Interrupted:
             stops += 1
     else:
         pytest.fail("never finished")
@@ -128,7 +126,7 @@ def test_an_interrupted_cell_equals_an_uninterrupted_one(tmp_path: Path, distill
 
 def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -> None:
     checkpoint = tmp_path / "cell.pt"
-    with pytest.raises(protocol.Interrupted):
+    with pytest.raises(Interrupted):
         protocol.run(small_set(), cell(seed=1), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
     foreign = checkpoint.read_bytes()
     expected = curve()

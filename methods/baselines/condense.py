@@ -1,56 +1,191 @@
-"""Baselines made of real images: random draws, and the images nearest to k-means centres of each class."""
+"""Real images, chosen: what every condensed set has to beat.
+
+`random`; `k-means`: the images nearest to k-means centres of their class; `herding`: greedily, so that the mean of what was
+chosen follows the mean of the class (Welling 2009); `k-center`: greedily the image farthest from those already chosen (Sener &
+Savarese 2018); `forgetting`: the images that a network in training unlearns most often (Toneva et al. 2019). Each at full
+resolution, or packed: four images of half the side in one (multi-formation, Kim et al. 2022).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mabench.data import RealData
-from mabench.schema import MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.networks import Network
+from mabench.schema import Card, MabenchError, stream
+from mabench.synthetic import SyntheticSet, pack_grid
+
+from .. import _kit
+from .._kit import RealImages, Run
+
+Rows = npt.NDArray[np.int64]
+SELECTIONS = ("random", "herding", "k-center", "k-means", "forgetting")
 
 
-def _by_class(train: RealData, ipc: int) -> list[np.ndarray]:
-    if train.split != "train":
-        raise MabenchError(f"{train.dataset.name}: a set must be made from the train split, not from '{train.split}'.")
-    rows = [np.flatnonzero(train.labels == label) for label in range(train.dataset.num_classes)]
-    smallest = min(len(r) for r in rows)
-    if not 1 <= ipc <= smallest:
-        raise MabenchError(f"{train.dataset.name}: IPC {ipc} is impossible, the smallest class has {smallest} images.")
-    return rows
+@dataclass(frozen=True)
+class Config:
+    """Which real images, and how they are stored."""
+
+    ipc: int
+    selection: str
+    packed: bool = False
+    """Four images, each at half the side, in one stored image."""
+    features: str = "network"
+    """Where herding, k-center and k-means measure distances: `pixels`, or what enters the classifier of a ConvNet trained on
+    the train split (`network`)."""
+    epochs: int = 10
+    """Of that ConvNet's training; also those in which forgetting is counted."""
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        if self.selection not in SELECTIONS:
+            raise MabenchError(f"selection = '{self.selection}': allowed are {', '.join(SELECTIONS)}.")
+        if self.features not in ("network", "pixels"):
+            raise MabenchError(f"features = '{self.features}': allowed are network and pixels.")
+
+    @property
+    def chosen(self) -> int:
+        """Real images per class."""
+        return self.ipc * 4 if self.packed else self.ipc
 
 
-def _set(train: RealData, index: np.ndarray, ipc: int, name: str) -> SyntheticSet:
+def _presets(selection: str) -> dict[str, Config]:
+    full = {f"paper-ipc{ipc}": Config(ipc, selection) for ipc in (1, 10, 50)}
+    packed = {f"packed-ipc{ipc}": Config(ipc, selection, packed=True) for ipc in (1, 10, 50)}
+    return full | packed | {"smoke": Config(1, selection, epochs=1, width=16)}
+
+
+PRESETS = {selection: _presets(selection) for selection in SELECTIONS}
+
+
+def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
+    """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
+    run = run or Run()
+    _kit.check(train, config.chosen)
+    run.begin(config.selection, config, seed, train)
+    if (done := run.finished()) is not None:
+        return done
+    rows = _select(train, config, seed, device, run)
+    images = torch.tensor(train.images[np.concatenate(rows)])
+    if config.packed:
+        parts = torch.split(images.float(), config.chosen)
+        images = torch.cat([pack_grid(part, 2) for part in parts]).round().clamp(0, 255).to(torch.uint8)
     entry = train.dataset
-    return SyntheticSet(
-        images=torch.tensor(train.images[index]),
-        labels=torch.arange(entry.num_classes).repeat_interleave(ipc),
+    made = SyntheticSet(
+        images=images,
+        labels=torch.arange(entry.num_classes).repeat_interleave(config.ipc),
         dataset=entry.name,
-        ipc=ipc,
+        ipc=config.ipc,
+        decode="grid2" if config.packed else "none",
         class_names=entry.class_names,
-        name=name,
+        name=f"{config.selection}-{'packed-' if config.packed else ''}ipc{config.ipc}-seed{seed}",
     )
+    card = Card(
+        title=f"{config.selection} real images{' (packed)' if config.packed else ''}, {entry.title}, IPC {config.ipc}",
+        command=f"mabench reproduce {config.selection} --ipc {config.ipc} --seed {seed}",
+        source_networks=("convnet3",) if _needs_network(config) else (),
+    )
+    return run.finish(made, card)
 
 
-def random_real(train: RealData, ipc: int, seed: int) -> SyntheticSet:
-    """`ipc` random real images of every class, uint8, class by class. Raises MabenchError for a test split or too large an ipc."""
+def _needs_network(config: Config) -> bool:
+    return config.selection == "forgetting" or (config.selection != "random" and config.features == "network")
+
+
+def _select(train: RealData, config: Config, seed: int, device: torch.device, run: Run) -> list[Rows]:
+    """Row numbers of the chosen images, class by class."""
+    by_class = [np.flatnonzero(train.labels == label) for label in range(train.dataset.num_classes)]
     generator = np.random.Generator(np.random.PCG64(seed))
-    index = np.concatenate([generator.choice(rows, ipc, replace=False) for rows in _by_class(train, ipc)])
-    return _set(train, index, ipc, f"random-ipc{ipc}-seed{seed}")
+    if config.selection == "random":
+        return [generator.choice(rows, config.chosen, replace=False) for rows in by_class]
+    features: npt.NDArray[np.float32] | None = None
+    if _needs_network(config):
+        real = RealImages(train, device)
+        network, forgotten = _trained(real, config, seed, run)
+        if config.selection == "forgetting":
+            # ties, of which there are many after few epochs, in random order
+            return [rows[np.lexsort((generator.random(len(rows)), -forgotten[rows]))[: config.chosen]] for rows in by_class]
+        features = _kit.embed(network, real, torch.arange(len(train.labels))).numpy()
+    chosen = []
+    for rows in by_class:
+        pixels = train.images[rows].reshape(len(rows), -1)
+        own = (pixels / np.float32(255)).astype(np.float32) if features is None else features[rows]
+        if config.selection == "herding":
+            picks = herd(own, config.chosen)
+        elif config.selection == "k-center":
+            picks = k_center(own, config.chosen)
+        else:
+            picks = k_means(own, config.chosen, seed)
+        chosen.append(rows[picks])
+    return chosen
 
 
-def kmeans_real(train: RealData, ipc: int, seed: int) -> SyntheticSet:
-    """The real image nearest to each of `ipc` k-means centres of its class, in pixel space; each image is used once."""
+def _trained(real: RealImages, config: Config, seed: int, run: Run) -> tuple[Network, npt.NDArray[np.int64]]:
+    """A ConvNet trained on the train split, and how often it unlearned each image, [N]; never learned counts as most often."""
+    network = _kit.draw_network(real.dataset, "convnet", stream(seed, "features"), depth=3, width=config.width)
+    network = _kit.place(network, real.device)
+    before = torch.zeros(len(real.labels), dtype=torch.bool)
+    ever = before.clone()
+    forgotten = torch.zeros(len(real.labels), dtype=torch.int64)
+
+    def on_batch(rows: torch.Tensor, hits: torch.Tensor) -> None:
+        forgotten[rows] += before[rows] & ~hits
+        before[rows] = hits
+        ever[rows] |= hits
+
+    _kit.train_network(
+        network,
+        real,
+        config.epochs,
+        torch.Generator().manual_seed(stream(seed, "order")),
+        kind=f"convnet3x{config.width}_{real.dataset.image_size}"
+        if len(real.labels) * config.epochs > _kit.COMPILE_FROM_IMAGES
+        else None,
+        on_batch=on_batch,
+        on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, dict),
+    )
+    forgotten[~ever] = config.epochs
+    return network, forgotten.numpy()
+
+
+def herd(features: npt.NDArray[np.float32], count: int) -> Rows:
+    """Rows of [N,D] picked one after the other so that the mean of the picked stays nearest to the mean of all; distinct."""
+    centre = features.mean(0)
+    squares = (features**2).sum(1)
+    total, free, picked = np.zeros_like(centre), np.ones(len(features), dtype=bool), []
+    for number in range(1, count + 1):
+        # |centre - (total + x) / number|^2 without the part that is the same for all x
+        distance = squares / number**2 - 2 / number * (features @ (centre - total / number))
+        distance[~free] = np.inf
+        pick = int(distance.argmin())
+        free[pick] = False
+        total += features[pick]
+        picked.append(pick)
+    return np.array(picked)
+
+
+def k_center(features: npt.NDArray[np.float32], count: int) -> Rows:
+    """First the row nearest to the mean, then always the one farthest from all those picked."""
+    picked = [int(((features - features.mean(0)) ** 2).sum(1).argmin())]
+    nearest = ((features - features[picked[0]]) ** 2).sum(1)
+    while len(picked) < count:
+        picked.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, ((features - features[picked[-1]]) ** 2).sum(1))
+    return np.array(picked)
+
+
+def k_means(features: npt.NDArray[np.float32], count: int, seed: int) -> Rows:
+    """The row nearest to each of `count` k-means centres; each row is used once."""
     from sklearn.cluster import KMeans
 
-    chosen: list[int] = []
-    for rows in _by_class(train, ipc):
-        flat = train.images[rows].reshape(len(rows), -1).astype(np.float32) / 255
-        centres = KMeans(ipc, n_init=4, random_state=seed).fit(flat).cluster_centers_
-        free = np.ones(len(rows), dtype=bool)
-        for centre in centres:
-            distance = np.where(free, ((flat - centre) ** 2).sum(1), np.inf)
-            nearest = int(distance.argmin())
-            free[nearest] = False
-            chosen.append(int(rows[nearest]))
-    return _set(train, np.array(chosen), ipc, f"kmeans-ipc{ipc}-seed{seed}")
+    centres = KMeans(count, n_init=4, random_state=seed).fit(features).cluster_centers_
+    free, picked = np.ones(len(features), dtype=bool), []
+    for centre in centres:
+        distance = np.where(free, ((features - centre) ** 2).sum(1), np.inf)
+        picked.append(int(distance.argmin()))
+        free[picked[-1]] = False
+    return np.array(picked)

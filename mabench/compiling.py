@@ -1,0 +1,50 @@
+"""Whether this device multiplies bfloat16, whether a compiler is there, and compiled programs that are kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mabench.data import cache_folder
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; where it only emulates, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older PyTorch may lack one
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether a compiler is there; on a processor PyTorch wants a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
+_PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
+
+
+def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
+    """One compiled `(model, inputs) -> outputs` per kind of network: the second cell of a kind finds it compiled.
+
+    Across processes the compiler's own cache on disk serves, beside the cached datasets.
+    """
+    if kind not in _PROGRAMS:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+        def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+            outputs: Tensor = model(inputs)
+            return outputs
+
+        # the compiler keeps few programs per code object, so each kind gets its own
+        forward.__code__ = forward.__code__.replace(co_name=f"forward_{''.join(c if c.isalnum() else '_' for c in kind)}")
+        compiled: Any = torch.compile(forward, dynamic=False)
+        _PROGRAMS[kind] = compiled
+    return _PROGRAMS[kind]

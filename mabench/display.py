@@ -1,0 +1,207 @@
+"""What runs look like on a screen: a set's facts, a plan with its cost, one progress bar, or lines for a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mabench.data import RealData
+    from mabench.engine import EngineName
+    from mabench.runner import Step
+    from mabench.schema import Cell, RunRecord
+    from mabench.store import Folder
+    from mabench.suites import Exam
+    from mabench.synthetic import SyntheticSet
+
+DAYS_SECONDS = 24 * 3600.0  # a run longer than this is pointed to the lite suite
+LINE_SECONDS = 60.0  # between two lines of a log file
+
+
+def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
+    """Print a set's facts, then every decision with its reason and the flag that overrides it."""
+    summary = synthetic_set.summary()
+    images = synthetic_set.images
+    channels, height, width = summary.image_shape
+    click.secho(f"{summary.name}", bold=True, err=err)
+    facts = [
+        ("dataset", f"{summary.dataset}, {synthetic_set.num_classes} classes"),
+        ("images", f"{summary.stored_images} stored ({summary.image_dtype}, {channels} x {height} x {width}), IPC {summary.ipc}"),
+        ("training images", f"{summary.decoded_images} after decoding ({summary.decode})"),
+        ("labels", summary.labels),
+        (
+            "pixel range",
+            f"{float(images.min()):.3g} to {float(images.max()):.3g} ({'255' if summary.image_dtype == 'uint8' else '1.0'} = white)",
+        ),
+        ("bytes", f"{summary.stored_bytes:,}"),
+        ("sha256", summary.sha256),
+    ]
+    for label, value in facts:
+        click.echo(f"  {label:<16} {value}", err=err)
+    if synthetic_set.findings:
+        click.echo("  read as", err=err)
+    for finding in synthetic_set.findings:
+        flag = f"  [{finding.flag}]" if finding.flag else ""
+        click.echo(f"    {finding.field:<14} {finding.value}: {finding.reason}{flag}", err=err)
+
+
+class Bar:
+    """One progress display: a bar with the time left on a terminal, a line a minute in a log file."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console, self.progress = console, progress
+        self.task = progress.add_task("starting", total=1.0, left="")
+        self.begun = self.last_line = time.monotonic()
+        self.first: float | None = None
+
+    def update(self, text: str, done: float, total: float) -> None:
+        """`done` of `total`, in any unit that grows with time."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done
+        gained = done - self.first
+        left = duration((now - self.begun) * (total - done) / gained) + " left" if gained > 0 else ""
+        self.progress.update(self.task, completed=done / total, description=text, left=left)
+        if not self.console.is_terminal and now - self.last_line > LINE_SECONDS:
+            self.last_line = now
+            self.line(f"{text}, {100 * done / total:.0f}%, {left}")
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def bar() -> Iterator[Bar]:
+    """A Bar on standard error that vanishes at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:3.0f}%  {task.fields[left]}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    ) as progress:
+        yield Bar(console, progress)
+
+
+def evaluate(
+    exam: Exam,
+    synthetic_set: SyntheticSet,
+    cells: Sequence[Cell],
+    folder: Folder,
+    test: RealData,
+    device: str,
+    engine: EngineName,
+) -> list[RunRecord]:
+    """Run the cells under one bar; every finished cell leaves a line."""
+    from mabench import report, runner
+
+    resumed: list[str] = []
+    with bar() as shown:
+
+        def on_step(step: Step) -> None:
+            text = (
+                f"{step.index + 1}/{len(cells)} {step.cell.evaluator.name} seed {step.cell.seed} epoch {step.epoch}/{step.epochs}"
+            )
+            if step.accuracy is not None:
+                text += f" {report.percent(step.accuracy)}%"
+            shown.update(text, step.done, step.total)
+
+        def on_record(record: RunRecord, fresh: bool) -> None:
+            if not fresh:
+                resumed.append(record.cell.name)
+                return
+            cell, took = record.cell, duration(record.seconds)
+            shown.line(f"{cell.evaluator.name} seed {cell.seed}: {report.percent(record.score)}% in {took}")
+
+        records = runner.evaluate(
+            exam, synthetic_set, cells, folder, test, device=device, engine=engine, on_step=on_step, on_record=on_record
+        )
+    if resumed:
+        click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
+    return records
+
+
+@contextmanager
+def condensing(name: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+    """A bar for a condensation: what it yields takes steps done, steps in all, and the losses by name."""
+    with bar() as shown:
+
+        def on_progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+            values = ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
+            shown.update(f"{name} {done}/{total} {values}", done, total)
+
+        yield on_progress
+
+
+def show_plan(
+    exam: Exam, synthetic_set: SyntheticSet, cells: Sequence[Cell], folder: Folder, device: str, engine: EngineName
+) -> float:
+    """Print cells, steps, FLOPs and estimated time per evaluator; returns the seconds of all."""
+    from tabulate import tabulate
+
+    from mabench import costs, runner
+    from mabench.data import DATASETS
+
+    open_cells = [c for c in cells if folder.finished(c) is None]
+    test_images = DATASETS[exam.suite.dataset].test_size
+    seconds = costs.estimate(
+        open_cells,
+        synthetic_set,
+        test_images,
+        device=runner.resolve_device(device),
+        engine=engine,
+        on_kind=lambda cell: click.echo(f"measuring {cell.evaluator.name} ...", err=True),
+    )
+    decoded = synthetic_set.summary().decoded_images
+    body, total = [], 0.0
+    for track, entries in exam.evaluators.items():
+        for entry in entries:
+            mine = [c for c in open_cells if (c.track, c.evaluator.name) == (track, entry.name)]
+            if not mine:
+                continue
+            recipe = mine[0].recipe
+            steps = recipe.epochs * -(-decoded // recipe.batch_size)
+            flops = sum(costs.flops(c, DATASETS[exam.suite.dataset], decoded, test_images) for c in mine)
+            time_here = sum(seconds[c.name] for c in mine)
+            total += time_here
+            body.append([track, entry.name, len(mine), f"{steps:,}", f"{flops:.1e}", duration(time_here)])
+    click.echo(tabulate(body, ["track", "evaluator", "cells", "steps each", "FLOPs", "time here"], disable_numparse=True))
+    done = len(cells) - len(open_cells)
+    click.echo(
+        f"\n{len(open_cells)} cells to run ({done} finished), about {duration(total)} on this device (from a few seconds of calibration)"
+    )
+    if total > DAYS_SECONDS:
+        click.echo(
+            "That is days on this device. A first look in minutes: "
+            f"{'--suite cifar10-lite' if exam.suite.dataset == 'cifar10' else '--suite digits-agnostic with a digits set'}; "
+            "for the whole exam use a GPU, or run part of it with --track, --evaluator and --seeds."
+        )
+    return total
+
+
+def duration(seconds: float) -> str:
+    """3,725 -> '1 h 02 min'."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.1f} days"

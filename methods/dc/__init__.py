@@ -1,0 +1,1 @@
+"""Dataset condensation with gradient matching (DC), and with siamese augmentation (DSA)."""

@@ -1,0 +1,124 @@
+"""Model Pool: gradient matching through a main network most of the time and a similar one now and then
+(Zhou, Zhong & Chen, "Improve Cross-Architecture Generalization on Dataset Distillation", 2024).
+
+    repeat `iterations` times
+        draw the main ConvNet with probability 0.9, else a network of the pool; fresh weights either way
+        one round of DC with it                                                  (dc/condense.py)
+
+Knowledge distillation, the paper's other half, happens at evaluation: suite `cifar10-modelpool-kd`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mabench.data import RealData
+from mabench.networks import Network
+from mabench.schema import Card, MabenchError
+from mabench.synthetic import SyntheticSet
+
+from .. import _kit
+from .._kit import Run
+from ..dc import condense as dc
+
+ACTIVATIONS = ("sigmoid", "relu", "leaky_relu", "swish")  # paper, Table 3
+NORMS = ("batch", "layer", "instance", "group")
+POOLINGS = ("max", "avg")
+OTHERS: dict[str, tuple[str, ...]] = {"similar": (), "various": ("lenet", "alexnet", "vgg11")}
+"""Pools of Table 5: similar ConvNets, or these; no code of the latter was released."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of Model Pool; `matching` are DC's."""
+
+    matching: dc.Config
+    main_probability: float = 0.9
+    similar_depth: int = 1
+    """Blocks of a similar network: 3 in the paper's Table 3, 1 in the released code."""
+    warm_up: int = 500
+    """Iterations with the main network only: 0 in the paper, 500 in the released code."""
+    pool: str = "similar"
+    """`similar`: ConvNets of other activation, norm and pooling; `various`: LeNet, AlexNet and VGG11, equally likely."""
+
+    def __post_init__(self) -> None:
+        if self.pool not in OTHERS:
+            raise MabenchError(f"pool = '{self.pool}': allowed are {', '.join(OTHERS)}.")
+
+    @property
+    def ipc(self) -> int:
+        return self.matching.ipc
+
+
+def released(ipc: int, iterations: int = 3000) -> Config:
+    """What the released code runs: similar networks of depth 1, after 500 iterations without any."""
+    return Config(dc.Config(ipc, iterations))
+
+
+def paper(ipc: int, iterations: int = 3000) -> Config:
+    """What the paper describes: similar networks of the main one's depth, from the first iteration."""
+    return Config(dc.Config(ipc, iterations), similar_depth=3, warm_up=0)
+
+
+def total_random(ipc: int) -> Config:
+    """Table 5's first row: ConvNet, LeNet, AlexNet and VGG11 with probability 0.25 each."""
+    return Config(dc.Config(ipc, 3000), main_probability=0.25, warm_up=0, pool="various")
+
+
+def main_and_various(ipc: int) -> Config:
+    """Table 5's second row: the main ConvNet with 0.9, LeNet, AlexNet and VGG11 share the rest."""
+    return Config(dc.Config(ipc, 3000), warm_up=0, pool="various")
+
+
+PRESETS = {
+    "model-pool": {
+        "released-ipc1": released(1),
+        "released-ipc10": released(10),
+        "released-ipc50": released(50),
+        "paper-ipc1": paper(1),
+        "paper-ipc10": paper(10),
+        "paper-ipc50": paper(50),
+        "total-random-ipc1": total_random(1),
+        "total-random-ipc10": total_random(10),
+        "main-and-various-ipc1": main_and_various(1),
+        "main-and-various-ipc10": main_and_various(10),
+        "lite": Config(dc.Config(1, iterations=100, width=64), warm_up=50),
+        "smoke": Config(dc.Config(1, iterations=4, real_batch=16, width=16), main_probability=0.5, warm_up=1),
+    }
+}
+
+
+def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
+    """A set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels."""
+    entry, matching = train.dataset, config.matching
+
+    def draw(iteration: int, generator: torch.Generator) -> tuple[Network, str | None]:
+        weights = _kit.seed_from(generator)
+        coin = float(torch.rand((), generator=generator))
+        picks = torch.randint(2**31, (4,), generator=generator).tolist()  # always as many, so that streams stay in step
+        if iteration < config.warm_up or coin < config.main_probability:
+            main = _kit.draw_network(entry, "convnet", weights, depth=matching.depth, width=matching.width)
+            return main, f"convnet{matching.depth}x{matching.width}_{entry.image_size}"
+        others = OTHERS[config.pool]
+        if others:
+            return _kit.draw_network(entry, others[picks[3] % len(others)], weights), None
+        return _kit.draw_network(
+            entry,
+            "convnet",
+            weights,
+            depth=config.similar_depth,
+            width=matching.width,
+            activation=ACTIVATIONS[picks[0] % len(ACTIVATIONS)],
+            norm=NORMS[picks[1] % len(NORMS)],
+            pooling=POOLINGS[picks[2] % len(POOLINGS)],
+        ), None
+
+    card = Card(
+        title=f"Model Pool, {entry.title}, IPC {config.ipc}, {matching.iterations} iterations",
+        paper="https://arxiv.org/abs/2402.13007",
+        command=f"mabench reproduce model-pool --ipc {config.ipc} --seed {seed}",
+        source_networks=(f"convnet{matching.depth}", *(OTHERS[config.pool] or (f"convnet{config.similar_depth} variants",))),
+    )
+    return dc.match(train, matching, seed, device, run or Run(), method="model-pool", draw=draw, identity=config, card=card)
