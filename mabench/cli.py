@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -15,6 +16,9 @@ import mabench
 from mabench.schema import Interrupted, MabenchError
 
 if TYPE_CHECKING:
+    from mabench.engine import EngineName
+    from mabench.reproduce import Preset
+    from mabench.suites import Exam
     from mabench.synthetic import SyntheticSet
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,9 +82,9 @@ def set_options(command: F) -> F:
 
 
 @main.command("list", epilog="mabench list suites")
-@click.argument("what", type=click.Choice(["suites", "evaluators", "datasets", "all"]), default="all")
+@click.argument("what", type=click.Choice(["suites", "evaluators", "datasets", "methods", "all"]), default="all")
 def list_(what: str) -> None:
-    """What there is: suites and what each measures, evaluators, datasets."""
+    """What there is: suites and what each measures, evaluators, datasets, methods and their presets."""
     import textwrap
 
     from tabulate import tabulate
@@ -111,6 +115,15 @@ def list_(what: str) -> None:
             for e in EVALUATORS.values()
         ]
         click.echo(tabulate(body, ["name", "architecture", "family", "input", "rate"]) + "\n")
+    if what in ("methods", "all"):
+        import mabench_methods
+
+        click.secho("METHODS (mabench reproduce NAME)\n", bold=True)
+        # presets are code, which imports torch: only when asked for
+        presets = {
+            n: ", ".join(mabench_methods.module(n).PRESETS[n]) if what == "methods" else "" for n in mabench_methods.METHODS
+        }
+        click.echo("\n".join(f"{name:<12} {names}" for name, names in presets.items()) + "\n")
     if what in ("datasets", "all"):
         click.secho("DATASETS\n", bold=True)
         body = [
@@ -194,6 +207,175 @@ def eval_(
     sit(synthetic_set, suite_name, **chosen, out=out, device=device, engine=engine, dry_run=dry_run)
 
 
+@main.command(
+    "reproduce",
+    epilog="mabench reproduce dc --ipc 1 --dry-run\n"
+    "mabench reproduce model-pool --ipc 10 --from-set modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt --suite cifar10-modelpool\n"
+    "mabench reproduce random --preset smoke",
+)
+@click.argument("method")
+@click.option("--preset", help="A configuration of the method (default: its first; `mabench list methods` shows all).")
+@click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class: the first preset with this budget.")
+@click.option("--config", "changes", multiple=True, metavar="KEY=VALUE", help="Change one field of the preset; repeatable.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the condensation.")
+@click.option(
+    "--sets",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Condense this many sets (seeds SEED, SEED+1, ...) and examine each with one of the suite's seeds.",
+)
+@click.option("--from-set", type=click.Path(path_type=Path), help="Examine this file instead of condensing.")
+@click.option("--set-index", type=int, help="Which set of a --from-set file that holds several (default: the last).")
+@click.option("--suite", "suite_names", multiple=True, help="Only this suite (default: the paper's and the headline exam).")
+@click.option("--evaluator", help="Only evaluators whose name matches this glob.")
+@click.option("--seeds", help="Only these of the suite's seeds, e.g. 0,1.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for everything (default: results/reproduce/METHOD-PRESET-HASH)."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
+@click.option("--engine", default="auto", show_default=True, help="Of the examination: auto, reference or fast.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would cost here.")
+def reproduce_(
+    method: str,
+    preset: str | None,
+    ipc: int | None,
+    changes: tuple[str, ...],
+    seed: int,
+    sets: int,
+    from_set: Path | None,
+    set_index: int | None,
+    suite_names: tuple[str, ...],
+    evaluator: str | None,
+    seeds: str | None,
+    out: Path | None,
+    device: str,
+    engine: str,
+    dry_run: bool,
+) -> None:
+    """Condense with METHOD, examine the set, and put the result beside the paper's table.
+
+    Every stage resumes: after Ctrl-C or a crash the same command goes on. Exit code 1 when a number lies outside the combined
+    spread of the paper's and ours.
+    """
+    from mabench import data, display, report, reproduce, runner, suites
+    from mabench import engine as engines
+    from mabench.schema import digest
+    from mabench.store import Folder
+
+    chosen = reproduce.preset(method, preset, ipc, changes)
+    where = runner.resolve_device(device)
+    engine_name = engines.choose(engine, where)
+    if from_set is not None and sets > 1:
+        raise MabenchError("--sets makes sets and --from-set brings one: leave one of the two out.")
+    from mabench import adapters
+
+    given = None if from_set is None else adapters.read(from_set, set_index=set_index)
+    if given is not None and (given.dataset, given.ipc) != (chosen.dataset, chosen.config.ipc):
+        raise MabenchError(
+            f"{from_set}: a set for {given.dataset} with IPC {given.ipc}, but preset '{chosen.name}' is about {chosen.dataset} with "
+            f"IPC {chosen.config.ipc}. Name the budget: --ipc {given.ipc}"
+        )
+    tables = reproduce.fitting_tables(chosen, from_set=given is not None)
+    exams = [suites.load(name) for name in reproduce.chosen_suites(chosen, suite_names, tables)]
+    identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
+    path = out or Path("results") / "reproduce" / f"{method}-{chosen.name}-{identity[:8]}"
+    click.echo(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
+    click.echo(f"  {chosen.config}\n")
+    if dry_run:
+        _show_reproduction_cost(chosen, given, exams, sets, evaluator, _seeds(seeds), device, engine_name)
+        return
+
+    made = [given] if given is not None else []
+    if given is None:
+        with runner.stop_on_signal() as should_stop, display.condensing(method) as on_progress:
+            try:
+                for number in range(seed, seed + sets):
+                    place = path / f"set-seed{number}"
+                    made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
+                    click.echo(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
+            except Interrupted as error:
+                _stopped(path, error)
+    lines = []
+    for exam in exams:
+        wanted = _seeds(seeds)
+        if sets > 1:
+            wanted = list(exam.suite.seeds[:sets] if wanted is None else wanted)
+            if len(wanted) != sets:
+                raise MabenchError(
+                    f"{exam.id} has {len(exam.suite.seeds)} seeds and {len(wanted)} are asked for; --sets {sets} wants as many."
+                )
+        records = []
+        test = data.load(exam.suite.dataset, "test")
+        click.echo(f"\n{exam.id}: {exam.suite.title}")
+        for position, one in enumerate(made):
+            own = wanted if sets == 1 or wanted is None else [wanted[position]]
+            cells = runner.plan(exam, one, evaluator=evaluator, seeds=own)
+            where_to = path / exam.id / (f"set{position}" if sets > 1 else "")
+            folder = Folder(where_to, one.sha256, exam.id, exam.digest)
+            try:
+                records += display.evaluate(exam, one, cells, folder, test, device, engine_name)
+            except Interrupted as error:
+                _stopped(path, error)
+        click.echo(report.table(exam, report.write(path / exam.id, exam, records)))
+        lines += reproduce.compare(tables, exam, records)
+    source = (
+        f"given as {from_set}" if given is not None else f"made here, seed {seed}" + (f" and on, {sets} sets" if sets > 1 else "")
+    )
+    due = chosen.comparable and bool(lines)
+    reproduce.write(path, chosen, made[0].sha256, lines, source, due)
+    click.echo(("\n" + reproduce.text(lines) + "\n") if lines else "")
+    for note in reproduce.notes(chosen, made[0].sha256, lines, source):
+        click.echo(f"  {note}")
+    click.echo(f"\nwritten to {path}: reproduction.md reproduction.json" + (" reproduction.png" if lines else ""))
+    if due and reproduce.verdict(lines):
+        click.echo(f"outside: {', '.join(reproduce.verdict(lines))}", err=True)
+        raise SystemExit(1)
+
+
+def _stopped(path: Path, error: Exception) -> NoReturn:
+    click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
+    raise SystemExit(130) from error
+
+
+def _show_reproduction_cost(
+    chosen: Preset,
+    given: SyntheticSet | None,
+    exams: list[Exam],
+    sets: int,
+    evaluator: str | None,
+    seeds: list[int] | None,
+    device: str,
+    engine: EngineName,
+) -> None:
+    """Condensation and examination, estimated from their first steps."""
+    from tempfile import TemporaryDirectory
+
+    from mabench import display, reproduce, runner
+    from mabench.store import Folder
+
+    total = 0.0
+    stand_in = given
+    if stand_in is None:
+        click.echo(f"condensing: trying the first steps of {chosen.method} ...", err=True)
+        each = reproduce.condensation_seconds(chosen, runner.resolve_device(device))
+        total += each * sets
+        click.echo(f"condensing: about {display.duration(each)}" + (f" for each of {sets} sets" if sets > 1 else ""))
+        packed = bool(getattr(chosen.config, "packed", False))
+        random = reproduce.preset("random", None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
+        random = replace(random, dataset=chosen.dataset)
+        stand_in = reproduce.condense(random, 0, None, runner.resolve_device("cpu"), lambda *_: None, lambda: False)
+    for exam in exams:
+        wanted = seeds if sets == 1 or seeds is not None else list(exam.suite.seeds[:sets])
+        cells = runner.plan(exam, stand_in, evaluator=evaluator, seeds=wanted)
+        click.echo(f"\n{exam.id}")
+        with TemporaryDirectory() as empty:
+            total += display.show_plan(
+                exam, stand_in, cells, Folder(Path(empty), stand_in.sha256, exam.id, exam.digest), device, engine
+            )
+    click.echo(f"\nall together about {display.duration(total)} on this device")
+
+
 @main.command(epilog="mabench demo")
 @click.option(
     "--out",
@@ -248,8 +430,7 @@ def sit(
     try:
         records = display.evaluate(exam, synthetic_set, cells, folder, test, device, chosen)
     except Interrupted as error:
-        click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
-        raise SystemExit(130) from error
+        _stopped(path, error)
     lines = report.write(path, exam, records)
     click.echo("\n" + report.table(exam, lines))
     for note in report.notes(exam, lines, records):

@@ -1,0 +1,317 @@
+"""Condense, examine, compare with the paper: what lies behind `mabench reproduce`, without its screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+import mabench_methods
+from mabench import papers
+from mabench.files import whole, write_text
+from mabench.papers import PaperTable
+from mabench.schema import Interrupted, MabenchError, RunRecord, first_line, lookup
+from mabench.scoring import rows
+from mabench.suites import Exam
+
+if TYPE_CHECKING:
+    import torch
+
+    from mabench.synthetic import SyntheticSet
+
+SPREADS = 2.0  # ours: a difference within two combined standard deviations is what chance alone often makes
+PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method, one of its configurations, and what it is run on."""
+
+    method: str
+    name: str
+    config: Any
+    dataset: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the paper's numbers are about this configuration: only the small presets are not."""
+        return self.name not in ("lite", "smoke")
+
+
+def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:
+    """The configuration called `name`, or the first of the method with this IPC, with `key=value` changes.
+
+    `smoke` runs on the bundled digits, everything else on CIFAR-10. Raises MabenchError for a name, budget or key that is not there.
+    """
+    lookup(mabench_methods.METHODS, method, "method")
+    known: Mapping[str, Any] = mabench_methods.module(method).PRESETS[method]
+    if name is None:
+        fitting = [n for n, c in known.items() if ipc is None or c.ipc == ipc]
+        if not fitting:
+            budgets = sorted({c.ipc for c in known.values()})
+            raise MabenchError(f"{method}: no preset for IPC {ipc}. IPC with presets: {first_line(map(str, budgets))}.")
+        name = fitting[0]
+    config = lookup(known, name, f"preset of {method}")
+    if ipc is not None and config.ipc != ipc:
+        raise MabenchError(f"preset '{name}' of {method} is for IPC {config.ipc}, not {ipc}. Leave one of the two out.")
+    for change in changes:
+        key, separator, text = change.partition("=")
+        if not separator:
+            raise MabenchError(f"--config {change}: write it as key=value, e.g. --config iterations=1000")
+        config = _changed(config, key.strip().split("."), text.strip(), method)
+    return Preset(method, name, config, "digits" if name == "smoke" else "cifar10")
+
+
+def _changed(config: Any, path: list[str], text: str, method: str) -> Any:
+    """A copy of the dataclass with one field, at a dotted path, parsed from text to the type that it has."""
+    names = {f.name: f for f in dataclasses.fields(config)}
+    lookup(names, path[0], f"field of {method}'s configuration")
+    old = getattr(config, path[0])
+    if dataclasses.is_dataclass(old) and len(path) > 1:
+        return dataclasses.replace(config, **{path[0]: _changed(old, path[1:], text, method)})
+    new: Any
+    try:
+        if isinstance(old, bool):
+            new = {"true": True, "false": False}[text.lower()]
+        elif isinstance(old, int):
+            new = int(text)
+        elif isinstance(old, float):
+            new = float(text)
+        elif isinstance(old, str):
+            new = text
+        elif isinstance(old, tuple):
+            new = tuple(type(old[0])(part) for part in text.split(",")) if old else tuple(text.split(","))
+        else:
+            raise ValueError
+    except (ValueError, KeyError) as error:
+        allowed = "true or false" if isinstance(old, bool) else f"a value like {old!r}"
+        raise MabenchError(f"--config {'.'.join(path)}={text}: allowed is {allowed}.") from error
+    return dataclasses.replace(config, **{path[0]: new})
+
+
+def fitting_tables(chosen: Preset, *, from_set: bool) -> list[PaperTable]:
+    """The paper's tables about this method, dataset and budget; of a given set, those about what was published."""
+    return [
+        table
+        for table in papers.tables(chosen.method)
+        if (table.dataset, table.ipc) == (chosen.dataset, chosen.config.ipc)
+        and (table.published if from_set else all(_at(chosen.config, k) == v for k, v in table.config.items()))
+    ]
+
+
+def _at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
+
+
+def condense(
+    chosen: Preset,
+    seed: int,
+    folder: Path | None,
+    device: torch.device,
+    on_progress: Callable[[int, int, Mapping[str, float]], None],
+    should_stop: Callable[[], bool],
+) -> SyntheticSet:
+    """The set that this configuration and seed make; resumes in `folder`. Raises Interrupted once `should_stop()` answers True."""
+    from mabench import data
+    from mabench_methods._kit import Run
+
+    train = data.load(chosen.dataset, "train")
+    run = Run(folder, on_progress, should_stop)
+    made: SyntheticSet = mabench_methods.module(chosen.method).condense(train, chosen.config, seed, device, run)
+    return made
+
+
+def condensation_seconds(chosen: Preset, device: torch.device) -> float:
+    """Estimate of what one condensation takes here, from its first steps, compilation included."""
+    begun = time.monotonic()
+    seen: list[tuple[float, int, int]] = []
+
+    def on_progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+        seen.append((time.monotonic() - begun, done, total))
+
+    try:
+        condense(chosen, 0, None, device, on_progress, lambda: len(seen) >= PROBE_STEPS or seen[-1][0] > PROBE_SECONDS)
+    except Interrupted:
+        pass
+    spent = time.monotonic() - begun
+    if not seen or seen[-1][1] >= seen[-1][2]:
+        return spent
+    (first, done_first, total), (last, done_last, _) = seen[0], seen[-1]
+    each = (last - first) / (done_last - done_first) if done_last > done_first else first / done_first
+    return first + each * (total - done_first)
+
+
+# -- comparison ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the paper beside ours; percent, standard deviations None where one run or the paper gives none."""
+
+    table: str
+    suite: str
+    evaluator: str
+    paper: float
+    paper_std: float | None
+    paper_runs: int | None
+    ours: float
+    ours_std: float | None
+    ours_runs: int
+
+    @property
+    def difference(self) -> float:
+        """Ours minus the paper's, points."""
+        return self.ours - self.paper
+
+    @property
+    def spread(self) -> float | None:
+        """Combined standard deviation of single runs, points; where one side has none it is taken to be like the other's."""
+        known = [s for s in (self.paper_std, self.ours_std) if s is not None]
+        return None if not known else math.sqrt(sum(s * s for s in known) * 2 / len(known))
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the difference lies within two combined spreads; None where no spread is known."""
+        return None if self.spread is None else abs(self.difference) <= SPREADS * self.spread
+
+
+def compare(tables: Sequence[PaperTable], exam: Exam, records: Sequence[RunRecord]) -> list[Line]:
+    """Every number of these tables that this exam's records can be held against, in the paper's order."""
+    ours = {row.name: row for row in rows(exam, records) if not row.panel}
+    return [
+        Line(
+            table=table.title,
+            suite=exam.id,
+            evaluator=evaluator,
+            paper=mean,
+            paper_std=std,
+            paper_runs=table.runs,
+            ours=100 * ours[evaluator].mean,
+            ours_std=None if ours[evaluator].std is None else 100 * (ours[evaluator].std or 0.0),
+            ours_runs=ours[evaluator].runs,
+        )
+        for table in tables
+        if table.suite in (exam.suite.name, exam.id)
+        for evaluator, (mean, std) in table.values.items()
+        if evaluator in ours
+    ]
+
+
+def verdict(lines: Sequence[Line]) -> list[str]:
+    """Names of the numbers that lie outside."""
+    return [f"{line.evaluator} ({line.table})" for line in lines if line.inside is False]
+
+
+def text(lines: Sequence[Line], style: str = "simple") -> str:
+    """The comparison as a table; `style` is a tabulate format."""
+
+    def number(mean: float, std: float | None, runs: int | None) -> str:
+        spread = "" if std is None else f" ± {std:.2f}"
+        return f"{mean:.2f}{spread}" + ("" if runs is None else f" ({runs})")
+
+    words = {True: "inside", False: "OUTSIDE", None: "no spread known"}
+    body = [
+        [
+            line.table,
+            line.evaluator,
+            number(line.paper, line.paper_std, line.paper_runs),
+            number(line.ours, line.ours_std, line.ours_runs),
+            f"{line.difference:+.2f}",
+            "-" if line.spread is None else f"{SPREADS * line.spread:.2f}",
+            words[line.inside],
+        ]
+        for line in lines
+    ]
+    headers = [
+        "paper's table",
+        "evaluator",
+        "paper % (runs)",
+        "paper's protocol, ours % (runs)",
+        "difference",
+        "allowed",
+        "verdict",
+    ]
+    return tabulate(body, headers, tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4 + ["left"])
+
+
+def notes(chosen: Preset, set_sha256: str, lines: Sequence[Line], source: str) -> list[str]:
+    """What a reader has to know to trust the comparison."""
+    out = [
+        f"images: {source} (sha256 {set_sha256[:16]})",
+        f"allowed: {SPREADS:g} combined standard deviations of single runs; a side that gives none is taken to vary like the other",
+    ]
+    if not chosen.comparable:
+        out.append(f"preset '{chosen.name}' is smaller than the paper's: no verdict is due")
+    if any(line.ours_runs < (line.paper_runs or 0) for line in lines):
+        out.append("fewer runs than the paper's for some evaluators, see the numbers in brackets")
+    if not lines:
+        out.append("the paper reports nothing for this method, budget and suite that could be compared")
+    return out
+
+
+def write(folder: Path, chosen: Preset, set_sha256: str, lines: Sequence[Line], source: str, settled: bool) -> None:
+    """Write reproduction.md, reproduction.json and reproduction.png."""
+    explained = notes(chosen, set_sha256, lines, source)
+    title = f"# {chosen.method}, preset {chosen.name}, IPC {chosen.config.ipc}"
+    parts = [title, "", text(lines, "github") if lines else "", "", *(f"- {note}" for note in explained)]
+    write_text(folder / "reproduction.md", "\n".join(parts) + "\n")
+    value = {
+        "method": chosen.method,
+        "preset": chosen.name,
+        "config": dataclasses.asdict(chosen.config),
+        "set_sha256": set_sha256,
+        "source": source,
+        "verdict_is_due": settled,
+        "outside": verdict(lines),
+        "lines": [
+            dataclasses.asdict(line) | {"difference": line.difference, "spread": line.spread, "inside": line.inside}
+            for line in lines
+        ],
+    }
+    write_text(folder / "reproduction.json", json.dumps(value, indent=1) + "\n")
+    if lines:
+        plot(folder / "reproduction.png", lines)
+
+
+def plot(path: Path, lines: Sequence[Line]) -> None:
+    """PNG: the paper's and our mean with their standard deviations, one panel per table."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = list(dict.fromkeys(line.table for line in lines))
+    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles)), layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = [sum(line.table == t for line in lines) + 1 for t in titles]
+    panels = figure.subplots(len(titles), 1, squeeze=False, sharex=True, height_ratios=heights)
+    for axes, title in zip(panels[:, 0], titles, strict=True):
+        mine = [line for line in lines if line.table == title]
+        for offset, color, marker, label, means, stds in (
+            (-0.12, "#0072b2", "o", "paper", [x.paper for x in mine], [x.paper_std for x in mine]),
+            (0.12, "#d55e00", "s", "ours", [x.ours for x in mine], [x.ours_std for x in mine]),
+        ):
+            where = [i + offset for i in range(len(mine))]
+            axes.errorbar(means, where, xerr=[s or 0 for s in stds], fmt=marker, color=color, label=label, capsize=3)
+        axes.set_yticks(range(len(mine)), [line.evaluator for line in mine])
+        axes.set_ylim(len(mine) - 0.5, -0.5)
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0, 0].legend(fontsize=8)
+    panels[-1, 0].set_xlabel("test accuracy, %")
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=120, metadata={"Software": None})
+
+
+def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:
+    """Suites to run: those named, else the paper's for this budget and the dataset's headline exam."""
+    if named:
+        return list(named)
+    return list(dict.fromkeys([*(t.suite for t in tables), f"{chosen.dataset}-agnostic"]))
