@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mabench.schema import Card, Cell, Frozen, MabenchError, RunRecord, lookup
+from mabench.schema import Card, Frozen, MabenchError, RunRecord, lookup
 from mabench.store import read_records
 from mabench.suites import Exam, load
 
@@ -55,7 +57,7 @@ class ReportedTable(Frozen):
     suite: str
     score: Literal["best", "last"]
     runs: Annotated[int, Field(ge=1)] | None = None
-    values: dict[str, Annotated[tuple[float, ...], Field(min_length=1, max_length=2)]]
+    values: dict[str, Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1, max_length=2)]]
     """Evaluator -> (mean, std) in percent; std may be left out."""
 
 
@@ -111,6 +113,7 @@ def _submission(path: Path) -> Submission:
         raise MabenchError(f"{path}: has no records. Put what `mabench eval` wrote to records/ there.")
     seen: set[tuple[str, str, str, int]] = set()
     for record in records:
+        _known(path, record)
         name = (record.cell.suite, record.cell.track, record.cell.evaluator.name, record.cell.seed)
         if name in seen:
             raise MabenchError(f"{path}: two records for {' '.join(map(str, name))}. Keep the one that was submitted.")
@@ -125,6 +128,25 @@ def _submission(path: Path) -> Submission:
             "One submission is one set: run the suite on set.safetensors again, or put back the set that was examined."
         )
     return Submission(path.name, card, tuple(records), _audit(path / "audit.jsonl"), set_path if set_path.exists() else None)
+
+
+def _known(path: Path, record: RunRecord) -> None:
+    """Refuse a record whose names are not the suite's: they become headings, file names and commands."""
+    cell = record.cell
+    chosen = exam(cell.suite)
+    try:
+        if chosen.id != cell.suite:
+            raise MabenchError(f"suite '{plain(cell.suite, 80)}' has no version; the suite of today is {chosen.id}.")
+        entries = lookup(chosen.evaluators, plain(cell.track, 80), "track")
+        lookup({e.name: e for e in entries}, plain(cell.evaluator.name, 80), "evaluator")
+        if record.synthetic_set.dataset != chosen.suite.dataset:
+            raise MabenchError(
+                f"a set of {plain(record.synthetic_set.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}."
+            )
+        if not re.fullmatch(r"[0-9a-f]{64}", cell.set_sha256) or not math.isfinite(record.seconds):
+            raise MabenchError("its set_sha256 is no sha256 or its seconds are no number.")
+    except MabenchError as error:
+        raise MabenchError(f"{path}: a record does not fit {chosen.id}: {error} Submit what `mabench eval` wrote.") from error
 
 
 def _stated_sha(path: Path) -> str:
@@ -156,14 +178,17 @@ def read_reported(folder: Path | None) -> list[tuple[ReportedTable, str]]:
     return found
 
 
-def exam_of(cell: Cell) -> Exam:
-    """The released suite that a cell belongs to. Raises MabenchError for one that this program does not have."""
-    return load(cell.suite)
+@cache
+def exam(name: str) -> Exam:
+    """The released suite `name`. Raises MabenchError, with the nearest name, for one that this program does not have."""
+    if name.endswith(".toml"):
+        raise MabenchError(f"suite '{plain(name, 80)}' is a file of somebody's own; a board holds released suites only.")
+    return load(name)
 
 
-def track_of(exam: Exam, evaluator: str) -> str:
+def track_of(chosen: Exam, evaluator: str) -> str:
     """The track of a suite that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
-    return lookup({e.name: track for track, entries in exam.evaluators.items() for e in entries}, evaluator, "evaluator")
+    return lookup({e.name: track for track, entries in chosen.evaluators.items() for e in entries}, evaluator, "evaluator")
 
 
 def _text(path: Path) -> str:

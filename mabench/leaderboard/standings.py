@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mabench import scoring
-from mabench.leaderboard.sources import RANKED_TIERS, ReportedTable, Submission, exam_of, plain, track_of, web_address
+from mabench.leaderboard.sources import RANKED_TIERS, ReportedTable, Submission, exam, plain, track_of, web_address
 from mabench.report import known_baseline, known_full_data
-from mabench.schema import RunRecord, SetSummary
-from mabench.suites import Exam, load
+from mabench.schema import RunRecord
+from mabench.suites import Exam
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,12 @@ def _submitted(submission: Submission) -> list[Standing]:
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in submission.records:
         tracks[record.cell.suite, record.cell.track].append(record)
-    return [_standing(submission, exam_of(records[0].cell), track, records) for (_, track), records in sorted(tracks.items())]
+    return [_standing(submission, exam(suite), track, records) for (suite, track), records in sorted(tracks.items())]
 
 
-def _standing(submission: Submission, exam: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
+def _standing(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
     card, summary = submission.card, records[0].synthetic_set
-    lines = scoring.rows(exam, records, known_baseline(exam, summary)) if track in exam.evaluators else []
+    lines = scoring.rows(chosen, records, known_baseline(chosen, summary))
     by_evaluator: dict[str, dict[int, float]] = defaultdict(dict)
     for record in records:
         by_evaluator[record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
@@ -140,18 +140,18 @@ def _standing(submission: Submission, exam: Exam, track: str, records: Sequence[
         for line in lines
         if not line.panel
     }
-    planned = len(exam.evaluators.get(track, ())) * len(exam.suite.seeds)
-    head = scoring.headline(exam, track, lines) if lines else None
+    planned = len(chosen.evaluators[track]) * len(chosen.suite.seeds)
+    head = scoring.headline(chosen, track, lines)
     names = {line.name: line for line in lines}
     worst = scoring.worst(lines)
-    seen, unseen = scoring.seen_and_unseen(exam, track, lines, card.source_networks) if lines else (None, None)
-    full = known_full_data(exam)
+    seen, unseen = scoring.seen_and_unseen(chosen, track, lines, card.source_networks)
+    full = known_full_data(chosen)
     recovered = None
     if head is not None and head.random is not None and full is not None and all(f"{track}/{n}" in full for n in sittings):
         recovered = scoring.recovery(head.mean, head.random, fmean(full[f"{track}/{n}"][0] for n in sittings))
     return Standing(
         key=submission.slug,
-        suite=exam.id,
+        suite=chosen.id,
         track=track,
         ipc=summary.ipc,
         labels=summary.labels,
@@ -163,7 +163,7 @@ def _standing(submission: Submission, exam: Exam, track: str, records: Sequence[
         code=web_address(card.code),
         sources=tuple(plain(s, 60) for s in card.source_networks),
         sittings=sittings,
-        why_unranked=_why_unranked(submission, exam, track, records, planned),
+        why_unranked=_why_unranked(submission, chosen, track, records, planned),
         score=head.mean if head else None,
         std=head.std if head else None,
         half_width=scoring.half_width(_panel_means(sittings)) if head else None,
@@ -180,17 +180,11 @@ def _standing(submission: Submission, exam: Exam, track: str, records: Sequence[
         planned=planned,
         engine=", ".join(sorted({r.engine for r in records})),
         seconds=sum(r.seconds for r in records),
-        **_facts(summary),
+        stored_bytes=summary.stored_bytes,
+        decoded_images=summary.decoded_images,
+        decode=plain(summary.decode, 20),
+        set_sha256=summary.sha256,
     )
-
-
-def _facts(summary: SetSummary) -> dict[str, int | str]:
-    return {
-        "stored_bytes": summary.stored_bytes,
-        "decoded_images": summary.decoded_images,
-        "decode": plain(summary.decode, 20),
-        "set_sha256": summary.sha256,
-    }
 
 
 def _panel_means(sittings: dict[str, Sitting]) -> list[float]:
@@ -199,39 +193,46 @@ def _panel_means(sittings: dict[str, Sitting]) -> list[float]:
     return [fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))]
 
 
-def _why_unranked(submission: Submission, exam: Exam, track: str, records: Sequence[RunRecord], planned: int) -> str:
-    """Empty if the row is ranked: a trusted tier, this very exam, every evaluator and seed, and a budget with a table."""
-    wanted = {(e.name, seed) for e in exam.evaluators.get(track, ()) for seed in exam.suite.seeds}
+def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord], planned: int) -> str:
+    """Empty if the row is ranked: a trusted tier, this very chosen, every evaluator and seed, and a budget with a table."""
+    wanted = {(e.name, seed) for e in chosen.evaluators[track] for seed in chosen.suite.seeds}
     have = {(r.cell.evaluator.name, r.cell.seed) for r in records}
     if submission.tier not in RANKED_TIERS:
         return submission.tier
-    if any(r.cell.suite_digest != exam.digest for r in records):
+    if any(r.cell.suite_digest != chosen.digest for r in records):
         return "run under another state of the suite"
+    entries = {e.name: e.model_copy(update={"note": ""}) for e in chosen.evaluators[track]}
+    if any(
+        r.cell.recipe != chosen.recipes[track]
+        or r.cell.evaluator.model_copy(update={"note": ""}) != entries.get(r.cell.evaluator.name)
+        for r in records
+    ):
+        return "run with other settings than the suite's"
     if len({r.test_sha256 for r in records}) > 1:
         return "records disagree about the test split"
     if have != wanted:
         return f"incomplete: {len(have & wanted)} of {planned} runs"
-    if records[0].synthetic_set.ipc not in exam.suite.ipcs:
+    if records[0].synthetic_set.ipc not in chosen.suite.ipcs:
         return f"IPC {records[0].synthetic_set.ipc} has no table in this suite"
     return ""
 
 
 def _reported(table: ReportedTable, key: str) -> list[Standing]:
-    exam = load(table.suite)
+    chosen = exam(table.suite)
     tracks: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
     for name, values in table.values.items():
-        tracks[track_of(exam, name)][name] = values
+        tracks[track_of(chosen, name)][name] = values
     out = []
     for track, evaluators in sorted(tracks.items()):
-        order = [e.name for e in exam.evaluators[track] if e.name in evaluators]
+        order = [e.name for e in chosen.evaluators[track] if e.name in evaluators]
         means = {name: evaluators[name][0] / 100 for name in order}
-        whole = len(order) == len(exam.evaluators[track])
-        families = {e.name: e.family for e in exam.evaluators[track]}
+        whole = len(order) == len(chosen.evaluators[track])
+        families = {e.name: e.family for e in chosen.evaluators[track]}
         worst = min(order, key=lambda n: means[n])
         out.append(
             Standing(
                 key=key if len(tracks) == 1 else f"{key}.{track}",
-                suite=exam.id,
+                suite=chosen.id,
                 track=track,
                 ipc=table.ipc,
                 labels="hard",
@@ -254,13 +255,13 @@ def _reported(table: ReportedTable, key: str) -> list[Standing]:
                 worst=means[worst] if whole else None,
                 worst_evaluator=worst if whole else "",
                 runs=(table.runs or 0) * len(order),
-                planned=len(exam.evaluators[track]) * len(exam.suite.seeds),
+                planned=len(chosen.evaluators[track]) * len(chosen.suite.seeds),
             )
         )
     return out
 
 
-def _family_mean(means: dict[str, float], families: dict[str, str], family: str) -> float | None:
+def _family_mean(means: Mapping[str, float], families: Mapping[str, str], family: str) -> float | None:
     """As in scoring: only for a family with at least two members that is not the whole panel."""
     members = [value for name, value in means.items() if families[name] == family]
     return fmean(members) if 2 <= len(members) < len(means) else None
