@@ -99,6 +99,7 @@ def _suite(name: str) -> dict[str, Any]:
         "std": chosen.suite.std,
         "seeds": list(chosen.suite.seeds),
         "digest": chosen.digest,
+        "track_order": list(chosen.evaluators),
         "tracks": {
             track: {
                 "evaluators": [{"name": e.name, "family": e.family, "architecture": e.architecture} for e in entries],

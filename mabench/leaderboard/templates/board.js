@@ -32,7 +32,7 @@
   // ---- state and address
   const suitesOf = (dataset) => Object.keys(BOARD.suites).filter((s) => !dataset || BOARD.suites[s].dataset === dataset).sort();
   const datasets = [...new Set(Object.values(BOARD.suites).map((s) => s.dataset))].sort();
-  const tracksOf = (suite) => Object.keys(BOARD.suites[suite]?.tracks || {}).filter((t) => rows.some((r) => r.suite === suite && r.track === t));
+  const tracksOf = (suite) => (BOARD.suites[suite]?.track_order || []).filter((t) => rows.some((r) => r.suite === suite && r.track === t));
   const ipcsOf = (suite, track) => [...new Set(rows.filter((r) => r.suite === suite && r.track === track).map((r) => r.ipc))].sort((a, b) => a - b);
   let state;
 
@@ -94,10 +94,10 @@
   const pct = (value) => (value === null ? null : Number((100 * value).toFixed(4)));
 
   const KINDS = {
-    rank: { width: 84, sorter: "number", sorterParams: bottom, formatter: (cell) => {
+    rank: { width: 92, sorter: "number", sorterParams: bottom, formatter: (cell) => {
       const row = cell.getData();
       if (row.rank === null) return make("span", { className: "pm", textContent: "–", title: `not ranked: ${row.status}` });
-      const interval = row.rank_low === null ? "no interval" : row.rank_low === row.rank_high ? "" : `${row.rank_low}–${row.rank_high}`;
+      const interval = row.rank_low === null ? "no interval" : `${row.rank_low}–${row.rank_high}`;
       return inline(String(row.rank), interval, true);
     } },
     title: { minWidth: 230, widthGrow: 3, sorter: "string", formatter: (cell) => {
@@ -139,7 +139,7 @@
   const columns = () => {
     const data = here();
     const fixed = !narrow();
-    const out = [{ field: "pick", title: "Compare", width: 44, headerSort: false, frozen: fixed, download: false, titleFormatter: () => make("span", { textContent: "", title: "Compare" }), formatter: (cell) => {
+    const out = [{ field: "pick", title: "Compare", width: fixed ? 44 : 34, headerSort: false, frozen: fixed, download: false, titleFormatter: () => make("span", { textContent: "", title: "Compare" }), formatter: (cell) => {
       const row = cell.getData();
       const box = make("input", { type: "checkbox", checked: state.cmp.includes(row.key), disabled: !state.cmp.includes(row.key) && state.cmp.length >= MAX_PICKS });
       box.setAttribute("aria-label", `Compare ${row.title}`);
@@ -148,14 +148,14 @@
       return box;
     } }];
     for (const column of BOARD.columns) {
-      out.push({ field: column.key, title: column.title, frozen: fixed && ["rank", "title"].includes(column.key), headerHozAlign: KINDS[column.kind].hozAlign, visible: isShown(column.key), titleFormatter: head(column.title, column.note), ...KINDS[column.kind], ...(column.key === "title" ? { accessorDownload: inert, minWidth: narrow() ? 150 : 230 } : {}) , ...(column.key === "score" ? { width: 125 } : {}) });
+      out.push({ field: column.key, title: column.title, frozen: fixed && ["rank", "title"].includes(column.key), headerHozAlign: KINDS[column.kind].hozAlign, visible: isShown(column.key), titleFormatter: head(column.title, column.note), ...KINDS[column.kind], ...(column.key === "title" ? { accessorDownload: inert, minWidth: fixed ? 230 : 118 } : {}), ...(column.key === "score" ? { width: fixed ? 125 : 84 } : {}), ...(column.key === "rank" && !fixed ? { width: 56 } : {}) });
     }
     const values = data.flatMap((r) => Object.values(r.evaluators).map((e) => e.mean));
     const low = Math.min(...values), span = Math.max(...values) - low || 1, planned = BOARD.suites[state.suite].seeds.length;
     for (const name of evaluators()) {
       const short = name.replace(/-(scratch|pretrained)$/, "");
       out.push({
-        field: `e:${name}`, title: name, width: 98, hozAlign: "right", headerHozAlign: "right", visible: isShown(`e:${name}`), sorter: "number", sorterParams: bottom,
+        field: `e:${name}`, title: name, width: Math.max(94, 8.6 * short.length + 44), hozAlign: "right", headerHozAlign: "right", visible: isShown(`e:${name}`), sorter: "number", sorterParams: bottom,
         titleFormatter: head(short, `${name}. ${BOARD.evaluator_note}`), accessorDownload: pct,
         formatter: (cell) => {
           const entry = cell.getData().evaluators[name];
@@ -188,7 +188,7 @@
       table = new window.Tabulator("#table", {
         data: tableData(), columns: columns(), index: "key", layout: "fitColumns", maxHeight: "76vh", nestedFieldSeparator: false, resizableColumnFit: false, columnHeaderVertAlign: "middle",
         placeholder: () => make("span", { textContent: "No row fits. Clear the filters, or choose another table." }),
-        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], initialFilter: [matches], headerSortTristate: true, columnDefaults: { headerTooltip: false, resizable: "header" },
+        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], headerSortTristate: true, columnDefaults: { headerTooltip: false, resizable: "header" },
         rowFormatter: (row) => {
           const data = row.getData(), list = row.getElement().classList;
           list.toggle("unranked", data.rank === null && data.tier !== "reported");
@@ -231,7 +231,7 @@
     window.tabs($("ipcs"), "Images per class", [...ipcs.map((i) => ({ value: String(i), text: String(i), count: count((r) => r.suite === state.suite && r.track === state.track && r.ipc === i) })), ...(ipcs.length > 1 ? [{ value: "all", text: "all" }] : [])], state.ipc, (ipc) => go({ ipc }));
     const suite = BOARD.suites[state.suite], t = track();
     $("about").replaceChildren(
-      make("h2", { textContent: suite.title }), make("p", { textContent: suite.measures }),
+      make("summary", { textContent: suite.title }), make("p", { textContent: suite.measures }),
       make("p", { className: "small faint", textContent: `${suite.dataset}; ${t.evaluators.length} evaluators x ${suite.seeds.length} seeds; ${t.epochs.toLocaleString("en")} epochs; counts: ${t.score === "best" ? `best look at the test split, one every ${t.looks_every} epochs` : "last look at the test split"}; std: ${suite.std}; ${state.suite}, digest ${suite.digest.slice(0, 12)}` }));
   };
   const checkbox = (text, checked, change, count) => {
@@ -415,6 +415,7 @@
   document.addEventListener("themechange", () => { save(); later(() => { renderCompare(); renderPlot(); }); });
   let wide = window.innerWidth;
   window.addEventListener("resize", () => { if (window.innerWidth !== wide) { wide = window.innerWidth; later(() => { renderTable(); renderColumns(); renderCompare(); renderPlot(); }); } });
+  $("about").open = !narrow();
   render();
   save();
   new IntersectionObserver((entries, observer) => { if (entries.some((e) => e.isIntersecting)) { observer.disconnect(); plotVisible = true; renderPlot(); } }, { rootMargin: "300px" }).observe($("plot"));

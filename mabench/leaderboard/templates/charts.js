@@ -39,7 +39,7 @@
     const config = {
       background: "transparent", font: "system-ui, Liberation Sans, sans-serif", view: { stroke: null },
       axis: { labelColor: faint, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 600, labelLimit: 170 },
-      legend: { labelColor: ink, titleColor: faint, labelFontSize: 12, labelLimit: 280, symbolSize: 90, orient: "top", direction: element.clientWidth < 640 ? "vertical" : "horizontal", columns: element.clientWidth < 900 ? 1 : 0, title: null },
+      legend: { labelColor: ink, titleColor: faint, labelFontSize: 12, labelLimit: 280, symbolSize: 90, symbolOpacity: 1, symbolFillColor: faint, symbolStrokeColor: faint, orient: "top", direction: element.clientWidth < 640 ? "vertical" : "horizontal", columns: element.clientWidth < 900 ? 1 : 0, title: null },
       header: { labelColor: ink, labelFontSize: 12, labelFontWeight: 600, title: null },
       range: { category: palette(), symbol: SHAPES },
       point: { size: 70, filled: true }, line: { strokeWidth: 2 }, rule: { color: faint },
@@ -58,26 +58,29 @@
   const bySet = (rows, extra = {}) => ({ field: "set", type: "nominal", sort: sets(rows), scale: { domain: sets(rows) }, ...extra });
   const width = (element) => Math.max(230, element.clientWidth - 40);
 
-  const pareto = (element, rows) => draw(element, {
+  const pareto = (element, rows) => {
+    const narrow = element.clientWidth < 640, ipcs = [...new Set(rows.map((r) => r.ipc))].sort((a, b) => a - b), tiers = [...new Set(rows.map((r) => r.tier))].sort();
+    return draw(element, {
     description: "Score against stored bytes; the line joins the sets that no smaller set beats.",
     width: width(element) - 60, height: 380,
     layer: [
       { data: { values: rows.filter((r) => r.front) }, mark: { type: "line", interpolate: "step-after", strokeDash: [5, 3], color: colour("faint") },
         encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" } } },
-      { data: { values: rows }, mark: { type: "point", size: 95, strokeWidth: 1.6 },
+      ...[true, false].filter((ranked) => rows.some((r) => r.ranked === ranked)).map((ranked) => ({
+        data: { values: rows.filter((r) => r.ranked === ranked) }, mark: { type: "point", size: 95, filled: ranked, strokeWidth: 1.8, opacity: 0.8 },
         encoding: {
           x: { field: "bytes", type: "quantitative", scale: { type: "log", nice: true }, axis: { title: "stored bytes (logarithmic)", format: "~s", grid: false, labelOverlap: "greedy" } },
           y: { field: "score", type: "quantitative", scale: { zero: false, nice: true, padding: 8 }, axis: percentAxis("score %") },
-          color: { field: "ipc", type: "ordinal", scale: { range: palette() }, legend: { title: "IPC", direction: "horizontal", columns: 0 } },
-          shape: { field: "tier", type: "nominal", legend: { title: "trust", direction: "horizontal", columns: 0 } },
-          fillOpacity: { condition: { test: "datum.ranked", value: 0.75 }, value: 0 },
-          fill: { field: "ipc", type: "ordinal", scale: { range: palette() }, legend: null },
+          color: { field: "ipc", type: "ordinal", scale: { range: palette(), domain: ipcs }, legend: { title: "IPC", direction: "horizontal", columns: 0 } },
+          shape: { field: "tier", type: "nominal", scale: { domain: tiers }, legend: { title: "trust", direction: narrow ? "vertical" : "horizontal", columns: narrow ? 1 : 0 } },
           tooltip: [{ field: "set", title: "method" }, { field: "score", title: "score %", format: ".2f" }, { field: "bytes", format: ",", title: "bytes" }, { field: "tier", title: "trust" }, { field: "status" }],
-        } },
-      { data: { values: rows.filter((r) => r.front) }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
-        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" }, text: { field: "set" } } },
+        },
+      })),
+      ...(narrow ? [] : [{ data: { values: rows.filter((r) => r.front) }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
+        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" }, text: { field: "set" } } }]),
     ],
   });
+  };
 
   const profile = (element, rows, evaluators) => draw(element, {
     description: "Accuracy of every evaluator, a line a set, with 95 % intervals.",
