@@ -33,7 +33,9 @@
         try { await navigator.clipboard.writeText(block.textContent); button.textContent = "Copied"; }
         catch { getSelection().selectAllChildren(block); button.textContent = "Selected"; }
       });
-      block.before(button);
+      const box = Object.assign(document.createElement("div"), { className: "copybox" });
+      block.replaceWith(box);
+      box.append(block, button);
     }
     document.addEventListener("click", (event) => {  // one menu at a time; a click beside it closes it
       for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
