@@ -188,7 +188,7 @@
       table = new window.Tabulator("#table", {
         data: tableData(), columns: columns(), index: "key", layout: "fitColumns", maxHeight: "76vh", nestedFieldSeparator: false, resizableColumnFit: false, columnHeaderVertAlign: "middle",
         placeholder: () => make("span", { textContent: "No row fits. Clear the filters, or choose another table." }),
-        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], headerSortTristate: true, columnDefaults: { headerTooltip: false, resizable: "header" },
+        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], headerSortTristate: true, renderVerticalBuffer: 240, columnDefaults: { headerTooltip: false, resizable: "header" },
         rowFormatter: (row) => {
           const data = row.getData(), list = row.getElement().classList;
           list.toggle("unranked", data.rank === null && data.tier !== "reported");
@@ -399,16 +399,16 @@
     if (moved) { fit(state); if (state.sort && !columnKeys().includes(state.sort.column)) state.sort = null; }
     save();
     if (moved) render();
-    else { renderFacets(); renderTable(); renderPlot(); }
+    else { if (!("q" in change)) renderFacets(); renderTable(); later(renderPlot); }  // charts wait until the reader pauses
   };
   let plotTimer;
-  const later = (work) => { clearTimeout(plotTimer); plotTimer = setTimeout(work, 150); };
+  const later = (work) => { clearTimeout(plotTimer); plotTimer = setTimeout(work, 300); };
 
   if (!rows.length) { $("table").remove(); document.body.dataset.ready = "1"; return; }
   state = read();
   let searchTimer;
-  $("search").addEventListener("input", () => { clearTimeout(searchTimer); searchTimer = setTimeout(() => go({ q: $("search").value }), 60); });
-  $("clear").addEventListener("click", () => { for (const f of FACETS) state.facets[f.key] = []; $("search").value = ""; go({ q: "" }); $("search").focus(); });
+  $("search").addEventListener("input", () => { clearTimeout(searchTimer); searchTimer = setTimeout(() => go({ q: $("search").value }), 20); });
+  $("clear").addEventListener("click", () => { for (const f of FACETS) state.facets[f.key] = []; $("search").value = ""; go({ q: "" }); renderFacets(); $("search").focus(); });
   $("view-csv").addEventListener("click", (event) => { event.preventDefault(); table.download("csv", `mabench-${state.suite.replace("@", "-")}-${state.track}-ipc${state.ipc}.csv`, { bom: true }); $("download").open = false; });
   for (const link of document.querySelectorAll("[data-focus]")) link.addEventListener("click", (event) => { event.preventDefault(); $(link.dataset.focus).focus(); });
   window.addEventListener("hashchange", () => { state = read(); built = ""; render(); });

@@ -31,7 +31,7 @@
   };
   const palette = () => PALETTE[window.theme.dark() ? "dark" : "light"];
 
-  const draw = async (element, spec) => {
+  const draw = async (element, spec, marks = 0) => {
     const turn = (element.turn = (element.turn || 0) + 1);
     await library();
     if (turn !== element.turn) return;
@@ -46,7 +46,7 @@
     };
     element.replaceChildren();
     const result = await window.vegaEmbed(element, { $schema: "https://vega.github.io/schema/vega-lite/v6.json", config, ...spec }, {
-      ast: true, renderer: "svg", mode: "vega-lite", tooltip: { theme: window.theme.dark() ? "dark" : "light" },
+      ast: true, renderer: marks > 400 ? "canvas" : "svg", mode: "vega-lite", tooltip: { theme: window.theme.dark() ? "dark" : "light" },
       actions: { export: { svg: true, png: true }, source: false, compiled: false, editor: false },
     });
     element.view = result.view;
@@ -79,7 +79,7 @@
       ...(narrow ? [] : [{ data: { values: rows.filter((r) => r.front) }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
         encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" }, text: { field: "set" } } }]),
     ],
-  });
+  }, rows.length);
   };
 
   const profile = (element, rows, evaluators) => draw(element, {
@@ -120,7 +120,7 @@
             tooltip: [{ field: "set", title: "method" }, { field: "score", title: "score %", format: ".2f" }, { field: "last", title: "last %", format: ".2f" }],
           } },
       ],
-    });
+    }, rows.length);
   };
 
   // curves: rows of {set, evaluator, epoch, mean, low, high}
