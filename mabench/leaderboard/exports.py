@@ -140,7 +140,7 @@ def badge(row: Standing) -> str:
     right = percent(row.score) + ("" if row.score is None else " %")
     right += f" · rank {rank_text(row)}" if row.rank else f" · {row.why_unranked}"
     right += f" · {row.tier}" if row.tier not in row.why_unranked else ""
-    widths = [round(6.6 * len(text)) + 14 for text in (left, right)]  # ours: DejaVu/Verdana at 11 px is about 6.6 px a character
+    widths = [round(6.3 * len(text)) + 14 for text in (left, right)]  # ours: Verdana at 11 px is about 6.3 px a character
     total, colour = sum(widths), BADGE_COLOURS.get(row.tier, "#4a5560")
     texts = "".join(
         f'<text x="{x}" y="14" textLength="{w - 14}" lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
@@ -191,7 +191,7 @@ def commands(submission: Submission) -> list[tuple[str, str]]:
         out.append(
             (
                 f"One cell: {name}, seed {first.cell.seed}",
-                f"{common} --evaluator {name} --seeds {first.cell.seed} --out results/{submission.slug}/one",
+                f"{common} --evaluator {name} --seeds {first.cell.seed} --out results/{submission.slug}/{suite}-one",
             )
         )
     return out
