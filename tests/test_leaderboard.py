@@ -98,8 +98,8 @@ def submit(
                 name.write_text(record.model_dump_json(), encoding="utf-8")
     if tier is not None:
         lines = [
-            json.dumps({"when": "2026-11-02", "who": "a maintainer", "tier": t, "why": "sampled", "records": ["x"]})
-            for t in ("self-run", tier)
+            json.dumps({"when": "2026-11-02", "who": "a maintainer", "tier": t, "why": "sampled", "records": names})
+            for t, names in (("self-run", {"a--b": "0" * 64}), (tier, ["a--b"]))
         ]
         (path / "audit.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -114,6 +114,8 @@ ipc = 10
 suite = "digits-agnostic"
 score = "last"
 runs = 10
+config = { packed = true }
+published = false
 [table.values]
 mlp-scratch = [90.78, 0.34]
 convnet3-scratch = [95.5]
@@ -193,7 +195,7 @@ def test_what_is_incomplete_or_not_trusted_is_shown_without_a_rank(folder: Path)
     assert rows["partial"]["evaluators"]["mlp-scratch"]["runs"] == 2
     assert rows["gone"]["rank"] is None and rows["gone"]["status"] == "withdrawn"
     paper = rows["paper.digits-paper.1"]
-    assert (paper["rank"], paper["tier"], paper["where"]) == (None, "reported", "Table 5, row 3")
+    assert (paper["rank"], paper["tier"], paper["where"]) == (None, "reported", "Table 5, row 3; packed true")
     assert paper["score"] == pytest.approx((0.9078 + 0.955 + 0.91 + 0.6) / 4) and paper["std"] is None
     assert rows["soft-one"]["rank"] == 1, "soft labels have a table of their own"
 
@@ -446,6 +448,7 @@ def test_what_cannot_be_read_is_refused_before_anything_is_written(
         ("mlp-scratch", "mlq-scratch", "Did you mean 'mlp-scratch'"),
         ("90.78", "900.78", "table 1"),
         ("90.78", "nan", "table 1"),
+        ('"digits"', '"cifar10"', "is about digits"),
     ],
 )
 def test_a_papers_table_is_checked(folder: Path, old: str, new: str, message: str) -> None:

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mabench.schema import Card, Frozen, MabenchError, RunRecord, lookup
+from mabench.schema import Card, MabenchError, RunRecord, lookup
 from mabench.store import read_records
 from mabench.suites import Exam, load
 
@@ -36,18 +36,28 @@ MAX_SHOWN = 400  # ours: characters of one card field that a page shows
 M = TypeVar("M", bound=BaseModel)
 
 
-class AuditLine(Frozen):
-    """One line of `audit.jsonl`: who said when that a submission stands at which tier, and why."""
+class AuditLine(BaseModel):
+    """What a page shows of one line of `audit.jsonl`: who said when that a submission stands at which tier, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     when: str
     who: str
     tier: Tier
     why: str
     records: tuple[str, ...] = ()
+    """Names of the records that it is about; in the file a list, or an object with their names as keys."""
+
+    @field_validator("records", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, dict) else value
 
 
-class ReportedTable(Frozen):
-    """One row of a paper's table, as `methods/*/paper.toml` quotes it."""
+class ReportedTable(BaseModel):
+    """What a board shows of one row of a paper's table, as `methods/*/paper.toml` quotes it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     method: str
     title: str
@@ -55,10 +65,18 @@ class ReportedTable(Frozen):
     dataset: str
     ipc: Annotated[int, Field(ge=1)]
     suite: str
-    score: Literal["best", "last"]
     runs: Annotated[int, Field(ge=1)] | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings that tell rows of one table apart."""
+    note: str = ""
     values: dict[str, Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1, max_length=2)]]
     """Evaluator -> (mean, std) in percent; std may be left out."""
+
+    @property
+    def where(self) -> str:
+        """Title and settings on one line."""
+        settings = ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else v}" for k, v in self.config.items())
+        return plain("; ".join(part for part in (self.title, settings, self.note) if part), 300)
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ def read_submissions(folder: Path) -> list[Submission]:
 
 
 def _submission(path: Path) -> Submission:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{2,63}", path.name):
+    if not re.fullmatch(r"[a-z0-9-]{3,64}", path.name):
         raise MabenchError(
             f"{path}: '{plain(path.name, 80)}' is no slug. Allowed: 3 to 64 of a-z, 0-9 and '-'. Rename the folder or move it away."
         )

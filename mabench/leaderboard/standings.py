@@ -10,7 +10,7 @@ from statistics import fmean
 from mabench import scoring
 from mabench.leaderboard.sources import RANKED_TIERS, ReportedTable, Submission, exam, plain, track_of, web_address
 from mabench.report import known_baseline, known_full_data
-from mabench.schema import RunRecord
+from mabench.schema import MabenchError, RunRecord
 from mabench.suites import Exam
 
 
@@ -219,6 +219,10 @@ def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Seq
 
 def _reported(table: ReportedTable, key: str) -> list[Standing]:
     chosen = exam(table.suite)
+    if table.dataset != chosen.suite.dataset:
+        raise MabenchError(
+            f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}. Mend paper.toml."
+        )
     tracks: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
     for name, values in table.values.items():
         tracks[track_of(chosen, name)][name] = values
@@ -248,7 +252,7 @@ def _reported(table: ReportedTable, key: str) -> list[Standing]:
                     for n in order
                 },
                 why_unranked="reported",
-                where=plain(table.title, 200),
+                where=table.where,
                 score=fmean(means.values()) if whole else None,
                 cnn=_family_mean(means, families, "cnn") if whole else None,
                 transformer=_family_mean(means, families, "transformer") if whole else None,

@@ -104,7 +104,7 @@
       const row = cell.getData(), links = [];
       if (row.paper) links.push(make("a", { href: row.paper, rel: "nofollow noopener noreferrer", textContent: "paper" }));
       if (row.code) links.push(make("a", { href: row.code, rel: "nofollow noopener noreferrer", textContent: "code" }));
-      if (row.where) links.push(make("span", { textContent: row.where }));
+      if (row.where) links.push(make("span", { textContent: row.where, title: row.where }));
       if (row.rank === null && row.tier !== "reported") links.push(make("span", { textContent: row.status }));
       const name = row.tier === "reported" ? make("span", { className: "cell-main", textContent: row.title }) : make("a", { className: "cell-main", href: `sets/${row.key}/index.html`, textContent: row.title });
       return make("div", {}, make("div", { className: "method" }, name), links.length ? make("div", { className: "method-links" }, ...links) : null);
