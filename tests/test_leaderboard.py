@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pandas
 import pytest
@@ -327,6 +328,22 @@ def test_bundled_libraries_are_the_ones_listed() -> None:
         assert version in vendor.joinpath(file).read_text(encoding="utf-8")
         name = package.removesuffix("-tables")
         assert "Copyright" in vendor.joinpath(f"LICENSE-{name}.txt").read_text()
+
+
+def test_serving_needs_a_built_page(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["leaderboard", "serve", str(folder)])
+    assert result.exit_code == 2 and "mabench leaderboard build --out" in result.output
+    out = built(folder)
+    command = [sys.executable, "-u", "-m", "mabench.cli", "leaderboard", "serve", str(out), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[0]
+            assert address.startswith("http://127.0.0.1:")
+            with urlopen(f"{address}data.js", timeout=60) as answer:
+                assert answer.read() == (out / "data.js").read_bytes()
+        finally:
+            server.terminate()
 
 
 # ---- strangers

@@ -150,8 +150,8 @@
     for (const column of BOARD.columns) {
       out.push({ field: column.key, title: column.title, frozen: fixed && ["rank", "title"].includes(column.key), headerHozAlign: KINDS[column.kind].hozAlign, visible: isShown(column.key), titleFormatter: head(column.title, column.note), ...KINDS[column.kind], ...(column.key === "title" ? { accessorDownload: inert, minWidth: fixed ? 230 : 118 } : {}), ...(column.key === "score" ? { width: fixed ? 125 : 84 } : {}), ...(column.key === "rank" && !fixed ? { width: 56 } : {}) });
     }
-    const values = data.flatMap((r) => Object.values(r.evaluators).map((e) => e.mean));
-    const low = Math.min(...values), span = Math.max(...values) - low || 1, planned = BOARD.suites[state.suite].seeds.length;
+    const values = data.filter((r) => r.tier !== "reported").flatMap((r) => Object.values(r.evaluators).map((e) => e.mean));
+    const low = values.reduce((a, b) => Math.min(a, b), 1), span = values.reduce((a, b) => Math.max(a, b), 0) - low || 1, planned = BOARD.suites[state.suite].seeds.length;
     for (const name of evaluators()) {
       const short = name.replace(/-(scratch|pretrained)$/, "");
       out.push({
