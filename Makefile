@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo test test-slow lint docs build clean
 help:
 	@echo "make install    make $(VENV) and install mabench with its development tools"
 	@echo "make demo       install, then examine a bundled set of digits"
 	@echo "make test       install, then run the default tests (under 10 minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make lint       style, types and import contracts"
+	@echo "make docs       the documentation site: open site/index.html"
+	@echo "make build      wheel and sdist in dist/ (.ci/wheel tries them in an empty environment)"
 
 install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
@@ -34,5 +37,18 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -e '.[dev,docs]' -c constraints.txt
+	@touch $(DOCS_STAMP)
+
+# a folder called build from an earlier run would end up in the wheel
+build: install
+	rm -rf build dist
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -1,0 +1,119 @@
+"""MkDocs hook: pages that lie outside `docs/` join the site, and links that work in the repository work there too.
+
+A link to a file that has no page (code, results) keeps its text and loses its link. Docstrings are shown as they are written.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import griffe
+from mkdocs.plugins import event_priority
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+WRITTEN_SEPARATELY = {"docs/cluster.md"}
+"""Pages that may be missing: they stay out of the navigation and links to them are plain text until they are there."""
+
+SOURCES = TemporaryDirectory()
+"""Holds `methods/` under the name that it is installed as, for the reader of docstrings, which does not import."""
+
+LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^()\s]+)\)")
+FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)[^\n]*$)", re.M | re.S)
+
+
+class Literally(griffe.Extension):
+    """Shapes such as [N] [2,3] in docstrings are no links, products no emphasis, `<` no HTML; code in backticks stays code."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring is not None:
+            lines = obj.docstring.value.splitlines()
+            obj.docstring.value = "\n".join(line if line.startswith("    ") else _literal(line) for line in lines)
+
+
+def _literal(line: str) -> str:
+    parts = re.split(r"(`[^`]*`)", line)
+    parts[::2] = [re.sub(r"[\[\]*]", r"\\\g<0>", part).replace("<", "&lt;") for part in parts[::2]]
+    return "".join(parts)
+
+
+def outside() -> dict[str, str]:
+    """File of the repository -> its page on the site."""
+    named = {
+        "PROTOCOL.md": "protocol.md",
+        "CHANGELOG.md": "changelog.md",
+        "CONTRIBUTING.md": "contributing.md",
+        "SECURITY.md": "security.md",
+        "leaderboard/README.md": "leaderboard.md",
+        "methods/README.md": "methods/index.md",
+    }
+    methods = {f"methods/{p.parent.name}/README.md": f"methods/{p.parent.name}.md" for p in sorted(ROOT.glob("methods/*/README.md"))}
+    return named | methods
+
+
+@event_priority(100)  # before mkdocstrings takes its paths
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave out what is not written yet; `methods/*` stands for every method's page."""
+    link = Path(SOURCES.name) / "mabench_methods"
+    if not link.exists():
+        link.symlink_to(ROOT / "methods", target_is_directory=True)
+        config.plugins["mkdocstrings"].config.handlers["python"]["paths"].append(SOURCES.name)
+    config.nav = _expanded(config.nav)
+    return config
+
+
+def _expanded(entries: list[object]) -> list[object]:
+    kept: list[object] = []
+    for entry in entries:
+        if entry == "methods/*":
+            kept += [page for source, page in outside().items() if source.count("/") == 2]
+        elif isinstance(entry, dict):
+            ((title, value),) = entry.items()
+            if isinstance(value, list):
+                kept.append({title: _expanded(value)})
+            elif f"docs/{value}" not in WRITTEN_SEPARATELY or (ROOT / "docs" / value).exists():
+                kept.append(entry)
+        else:
+            kept.append(entry)
+    return kept
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside `docs/`."""
+    from mkdocs.structure.files import File
+
+    for source, page in outside().items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links from repository paths to site paths; a Space's front matter is no text."""
+    here = page.file.src_uri
+    source = next((s for s, p in outside().items() if p == here), f"docs/{here}")
+    parts = FENCE.split(markdown)
+    parts[::2] = [LINK.sub(lambda match: _link(match, source, here), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _link(match: re.Match[str], source: str, here: str) -> str:
+    text, (target, _, anchor) = match[1], match[2].partition("#")
+    if not target or re.match(r"[a-z]+:", target):
+        return match[0]
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+    there = outside().get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
+    if path == "README.md":
+        there = "README.md"
+    if path in WRITTEN_SEPARATELY and not (ROOT / path).exists():
+        return f"{text} (not written yet)"
+    if there:
+        return f"[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{'#' + anchor if anchor else ''})"
+    return text if (ROOT / path).exists() else match[0]

@@ -1,0 +1,271 @@
+"""The documentation is true: its commands parse, its links lead somewhere, its Python runs, its figures are the measured ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import filter as matching
+from pathlib import Path
+from statistics import fmean
+from types import ModuleType
+
+import click
+import pytest
+
+from mabench import suites
+from mabench.cli import main
+from mabench.scoring import half_width, spread
+from mabench_methods import METHODS, module
+
+ROOT = Path(__file__).resolve().parent.parent
+WRITTEN_SEPARATELY = {"docs/cluster.md"}  # may be missing: .ci/mkdocs_hook.py turns links to it into text until it is there
+PAGES = sorted(
+    p.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "methods/README.md", "methods/*/README.md", "leaderboard/README.md", "submissions/*.md")
+    for p in ROOT.glob(pattern)
+)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+ANNOUNCED = {"submit"}  # prose may say that these are not written yet
+STARTERS = {"time", "nohup", "exec", "srun", "do", "then", "env", "sudo"}  # words that run what follows
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def spoken(line: str) -> Iterator[list[str]]:
+    """The arguments of every call of mabench in one line of shell."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    call: list[str] = []
+    for token in [*lexer, ";"]:
+        if token and set(token) <= set("|&;<>()"):
+            words = list(call)
+            while words and (words[0] in STARTERS or re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0].startswith("-")):
+                words.pop(0)
+            if words and words[0].rpartition("/")[2] == "mabench":
+                yield words[1:]
+            call = []
+        else:
+            call.append(token)
+
+
+def commands(text: str) -> Iterator[tuple[list[str], bool]]:
+    """(arguments, whether it stands in a block) of every call of mabench; prose may name a command without its arguments."""
+    for language, block in FENCE.findall(text):
+        if language in ("", "bash", "sh", "shell", "console"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if "mabench" in line:
+                    yield from ((found, True) for found in spoken(line.strip().removeprefix("$ ")))
+    for line in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
+        if re.match(r"mabench [a-z-]", line):
+            yield from ((found, False) for found in spoken(line))
+
+
+def parse(arguments: list[str], *, whole: bool) -> click.Context:
+    """The innermost context of these arguments. Raises click's error for what the command does not take; runs nothing."""
+    command: click.Command = main
+    context = click.Context(main, info_name="mabench")
+    while isinstance(command, click.Group):
+        if not arguments or arguments[0] in ("--help", "-h", "--version"):
+            return context
+        found = command.get_command(context, arguments[0])
+        if found is None:
+            raise click.UsageError(f"no command '{arguments[0]}'")
+        command, arguments = found, arguments[1:]
+        if isinstance(command, click.Group):
+            context = click.Context(command, parent=context)
+    if "--help" in arguments or "-h" in arguments:
+        return context
+    try:
+        return command.make_context(command.name, list(arguments), parent=context)
+    except click.MissingParameter:
+        if whole:
+            raise
+        return context
+
+
+def placeholder(text: str) -> bool:
+    """NAME, SUITE, …: for the reader to fill in."""
+    return text in ("…", "...") or re.fullmatch(r"[A-Z][A-Z@_.-]*", text) is not None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_parses_and_names_what_exists(name: str) -> None:
+    for arguments, whole in commands(page(name)):
+        said = f"{name}: mabench {shlex.join(arguments)}"
+        if not whole and arguments and arguments[0] in ANNOUNCED - set(main.commands):
+            continue
+        try:
+            values = parse(arguments, whole=whole).params
+        except click.UsageError as error:
+            pytest.fail(f"{said}: {error.format_message()}")
+        wanted = values.get("suite_names") or ([values["suite_name"]] if values.get("suite_name") else [])
+        exams = [suites.load(s) for s in wanted if not placeholder(s) and not s.endswith(".toml")]
+        names = [e.name for exam in exams for track in exam.evaluators.values() for e in track]
+        if exams and values.get("evaluator") and not placeholder(values["evaluator"]):
+            assert matching(names, values["evaluator"]), said
+        if values.get("track") and not placeholder(values["track"]):
+            assert all(values["track"] in exam.evaluators for exam in exams), said
+        method = values.get("method")
+        if isinstance(method, str) and not placeholder(method):
+            assert method in METHODS, said
+            if values.get("preset") and not placeholder(values["preset"]):
+                assert values["preset"] in module(method).PRESETS[method], said
+
+
+def test_a_wrong_command_would_be_noticed() -> None:
+    text = "```\nmabench eval a.pt --siute x\n```\n`mabench evaluate a.pt` and `mabench reproduce`\n```\nmabench pack a.pt\n```\n"
+    found = list(commands(text))
+    assert [whole for _, whole in found] == [True, True, False, False]
+    for arguments, whole in found[:3]:
+        with pytest.raises(click.UsageError):
+            parse(arguments, whole=whole)
+    parse(found[3][0], whole=False)
+    with_shell = "```bash\nOMP_NUM_THREADS=1 srun .venv/bin/mabench list suites && mabench demo  # mabench nothing\ncd mabench\n```"
+    assert [arguments for arguments, _ in commands(with_shell)] == [["list", "suites"], ["demo"]]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert sum(1 for name in PAGES for _ in commands(page(name))) > 50
+
+
+# -- links -------------------------------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, as both GitHub and the site make them."""
+    titles = re.findall(r"^#+ +(.+?)\s*$", FENCE.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_relative_link_leads_somewhere(name: str) -> None:
+    text = re.sub(r"`[^`\n]+`", "", FENCE.sub("", page(name)))
+    for target in re.findall(r"\[[^\]]+\]\(([^()\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = Path(os.path.normpath(ROOT / Path(name).parent / file)) if file else ROOT / name
+        if path.relative_to(ROOT).as_posix() in WRITTEN_SEPARATELY and not path.exists():
+            continue
+        assert path.exists(), f"{name}: {target}"
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{name}: {target}"
+
+
+# -- Python ------------------------------------------------------------------------------------------------------------------
+
+WITH_PYTHON = [name for name in PAGES if "```python" in page(name)]
+
+
+@pytest.mark.parametrize("name", WITH_PYTHON)
+def test_every_block_of_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order and in one namespace, as a reader would type them, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    namespace = ModuleType("documentation")
+    monkeypatch.setitem(sys.modules, "documentation", namespace)  # dataclasses look their module up
+    text = page(name)
+    for match in FENCE.finditer(text):
+        if match[1] == "python":
+            lines = "\n" * text.count("\n", 0, match.start(2))  # so that a traceback gives the page's line
+            exec(compile(lines + match[2], str(ROOT / name), "exec"), vars(namespace))
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "```toml" in page(name)])
+def test_every_block_of_toml_is_toml(name: str, tmp_path: Path) -> None:
+    import tomllib
+
+    for language, block in FENCE.findall(page(name)):
+        if language == "toml":
+            value = tomllib.loads(block)
+            if "tracks" in value:
+                (tmp_path / "suite.toml").write_text(block)
+                assert not suites.load(str(tmp_path / "suite.toml")).released
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_flags_that_override_a_guess_are_all_explained() -> None:
+    text = page("docs/your-set.md")
+    for command in ("check", "pack", "eval"):
+        for parameter in main.commands[command].params:
+            if isinstance(parameter, click.Option):
+                assert any(re.search(rf"[ `]{option}[` ]", text) for option in parameter.opts), parameter.opts
+
+
+def test_the_flags_of_reproduce_are_all_explained() -> None:
+    text = page("docs/reproduce.md")
+    for parameter in main.commands["reproduce"].params:
+        if isinstance(parameter, click.Option):
+            assert any(re.search(rf"[ `]{option}[` ]", text) for option in parameter.opts), parameter.opts
+
+
+def test_the_figures_of_the_scoring_page_are_those_that_were_measured() -> None:
+    text, results = page("docs/scoring.md"), ROOT / "benchmarks" / "results"
+    record = json.loads((results / "cifar10-agnostic_convnet3_ipc10_epyc-1-thread_202611.json").read_text())
+    top = max(hits for _, hits in record["curve"])
+    best, last = 100 * top / record["total"], 100 * record["curve"][-1][1] / record["total"]
+    epoch = next(e for e, hits in record["curve"] if hits == top)
+    assert f"best {best:.2f} at epoch {epoch:,},\nlast {last:.2f}, so optimism {best - last:.2f} points" in text
+
+    lite = json.loads((results / "cifar10-lite_ipc10_epyc-2-threads_202611.json").read_text())
+    cells = [c for c in lite["cells"] if c["evaluator"] == "efficientnet_lite0-pretrained"]
+    chosen, final = [c["acc_best"] for c in cells], [c["acc_last"] for c in cells]
+    listed = [", ".join(f"{v:.4f}" for v in values) for values in (chosen, final)]
+    assert f"best, last = [{listed[0]}], [{listed[1]}]" in text
+    deviation, half = spread(chosen, "unbiased"), half_width(chosen)
+    assert deviation is not None and half is not None
+    assert f"# {100 * fmean(chosen):.2f} ({100 * deviation:.2f})" in text and f"# {100 * fmean(final):.2f}\n" in text
+    assert f"# {100 * (fmean(chosen) - fmean(final)):.2f}" in text and f"# {100 * half:.2f}" in text
+
+    known = json.loads((suites.FOLDER / "baselines.json").read_text())
+    digits = next(b["evaluators"] for b in known if (b["suite"], b["ipc"]) == ("digits-agnostic@1", 5))
+    convnet, mlp = (100 * digits[f"scratch/{name}-scratch"][0] for name in ("convnet3", "mlp"))
+    assert f"of the ConvNet is {convnet:.2f} and of the MLP {mlp:.2f}" in text
+
+
+def test_the_figures_of_the_reproduction_page_are_those_that_were_measured() -> None:
+    path = ROOT / "benchmarks" / "results" / "cifar10-modelpool_ipc10_epyc-1-thread_202611.json"
+    runs = [c["acc_last"] for c in json.loads(path.read_text())["cells"] if c["evaluator"] == "convnet3-scratch"]
+    from mabench import papers
+
+    (paper,) = {
+        t.values["convnet3-scratch"][0] for t in papers.tables("model-pool") if t.ipc == 10 and "convnet3-scratch" in t.values
+    }
+    assert len(runs) == 10
+    assert f"the paper's ConvNet is {paper:.2f} and ours {100 * fmean(runs):.2f} (ten runs each)" in page("docs/reproduce.md")
+
+
+# -- the site ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
+    for needed in ("mkdocs", "material", "mkdocstrings_handlers.python"):
+        pytest.importorskip(needed, reason="the extra `docs` is not installed: make docs")
+    site = tmp_path / "site"
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    for path in site.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe|source)[^>]*\ssrc="?([^"\s>]+)', text)
+        loaded += re.findall(r'<link(?![^>]*rel="?(?:canonical|next|prev))[^>]*href="?([^"\s>]+)', text)
+        assert not [address for address in loaded if re.match(r"(?:[a-z]+:)?//", address)], path
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", path.read_text(encoding="utf-8")), path
+    methods = (site / "api-methods.html").read_text(encoding="utf-8")
+    assert "mabench_methods._kit.Run" in methods and "mabench.reproduce.Line" in methods
