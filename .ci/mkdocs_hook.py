@@ -55,7 +55,9 @@ def outside() -> dict[str, str]:
         "leaderboard/README.md": "leaderboard.md",
         "methods/README.md": "methods/index.md",
     }
-    methods = {f"methods/{p.parent.name}/README.md": f"methods/{p.parent.name}.md" for p in sorted(ROOT.glob("methods/*/README.md"))}
+    methods = {
+        f"methods/{p.parent.name}/README.md": f"methods/{p.parent.name}.md" for p in sorted(ROOT.glob("methods/*/README.md"))
+    }
     return named | methods
 
 

@@ -128,7 +128,9 @@ def test_a_wrong_command_would_be_noticed() -> None:
         with pytest.raises(click.UsageError):
             parse(arguments, whole=whole)
     parse(found[3][0], whole=False)
-    with_shell = "```bash\nOMP_NUM_THREADS=1 srun .venv/bin/mabench list suites && mabench demo  # mabench nothing\ncd mabench\n```"
+    with_shell = (
+        "```bash\nOMP_NUM_THREADS=1 srun .venv/bin/mabench list suites && mabench demo  # mabench nothing\ncd mabench\n```"
+    )
     assert [arguments for arguments, _ in commands(with_shell)] == [["list", "suites"], ["demo"]]
 
 
