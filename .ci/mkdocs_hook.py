@@ -26,7 +26,7 @@ WRITTEN_SEPARATELY = {"docs/cluster.md"}
 SOURCES = TemporaryDirectory()
 """Holds `methods/` under the name that it is installed as, for the reader of docstrings, which does not import."""
 
-LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^()\s]+)\)")
+LINK = re.compile(r"(!?)\[([^\]\n]+)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)[^\n]*$)", re.M | re.S)
 
 
@@ -98,7 +98,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links from repository paths to site paths; a Space's front matter is no text."""
+    """Links from repository paths to site paths."""
     here = page.file.src_uri
     source = next((s for s, p in outside().items() if p == here), f"docs/{here}")
     parts = FENCE.split(markdown)
@@ -107,7 +107,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _link(match: re.Match[str], source: str, here: str) -> str:
-    text, (target, _, anchor) = match[1], match[2].partition("#")
+    text, (target, _, anchor) = match[2], match[3].partition("#")
     if not target or re.match(r"[a-z]+:", target):
         return match[0]
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
@@ -117,5 +117,5 @@ def _link(match: re.Match[str], source: str, here: str) -> str:
     if path in WRITTEN_SEPARATELY and not (ROOT / path).exists():
         return f"{text} (not written yet)"
     if there:
-        return f"[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{'#' + anchor if anchor else ''})"
+        return f"{match[1]}[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{'#' + anchor if anchor else ''})"
     return text if (ROOT / path).exists() else match[0]

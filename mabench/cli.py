@@ -146,7 +146,7 @@ def check(synthetic_set: SyntheticSet, preview: Path | None, per_class: int) -> 
     from mabench import display, synthetic
 
     display.describe(synthetic_set)
-    path = preview or Path(f"{synthetic_set.name}.preview.png")
+    path = preview or Path(f"{synthetic_set.file_stem}.preview.png")
     synthetic.preview(synthetic_set, path, per_class)
     click.echo(f"\npreview: {path}")
 

@@ -198,5 +198,4 @@ def stop_on_signal() -> Iterator[Callable[[], bool]]:
 
 def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:
     """`results/<set>-<first 8 of its sha256>/<suite>`: stable, so that the same command resumes."""
-    stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in synthetic_set.name)[:60] or "set"
-    return Path("results") / f"{stem}-{synthetic_set.sha256[:8]}" / exam.id
+    return Path("results") / f"{synthetic_set.file_stem}-{synthetic_set.sha256[:8]}" / exam.id

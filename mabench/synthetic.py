@@ -104,6 +104,11 @@ class SyntheticSet:
         """`hard` or `soft`."""
         return "soft" if self.labels.dim() == 2 else "hard"
 
+    @property
+    def file_stem(self) -> str:
+        """The name as a part of a file's name, 60 characters at most: a name comes from a stranger's header and may hold a path."""
+        return "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name)[:60] or "set"
+
     @cached_property
     def class_counts(self) -> tuple[int, ...]:
         """Stored images per class, [K]; a soft label counts for its largest class."""

@@ -127,3 +127,19 @@ def test_preview_shows_a_row_a_class(tmp_path: Path) -> None:
     synthetic.preview(make(20), tmp_path / "p.png", per_class=5)
     with Image.open(tmp_path / "p.png") as image:
         assert image.height == 10 * (64 + 2) and image.width == 110 + 2 * (64 + 2)
+
+
+def test_a_name_from_a_header_reaches_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from mabench.cli import main
+
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    images, labels = torch.zeros(10, 3, 32, 32, dtype=torch.uint8), torch.arange(10)
+    SyntheticSet(images, labels, "digits", 1, name="../elsewhere").save(here / "set.safetensors")
+    result = CliRunner().invoke(main, ["check", "set.safetensors"])
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+    assert sorted(p.name for p in here.iterdir()) == ["..-elsewhere.preview.png", "set.safetensors"]
