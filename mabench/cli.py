@@ -417,16 +417,15 @@ def leaderboard() -> None:
 @click.option(
     "--methods",
     type=click.Path(path_type=Path),
-    help="Folder whose */paper.toml hold papers' numbers (default: methods/, where it exists).",
+    help="Folder whose */paper.toml hold papers' numbers (default: those that came with mabench).",
 )
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
 def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_: bool) -> None:
     """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
     from mabench import leaderboard as board
+    from mabench import papers
 
-    if methods is None and Path("methods").is_dir():
-        methods = Path("methods")
-    rows = board.build(submissions, out, methods)
+    rows = board.build(submissions, out, methods or papers.INSTALLED)
     ranked = sum(row.rank is not None for row in rows)
     click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
     click.echo(
