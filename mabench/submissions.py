@@ -150,7 +150,7 @@ def card_toml(card: Card) -> str:
     defaults = Card(title="x")
     lines = []
     for name, value in card.model_dump(mode="json").items():
-        if name == "title" or value != getattr(defaults, name) and value != list(getattr(defaults, name) or ()):
+        if name == "title" or (value != getattr(defaults, name) and value != list(getattr(defaults, name) or ())):
             # a JSON string is a TOML string; so is a list of them, and a number
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n"
@@ -164,6 +164,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def make_entry(**fields: Any) -> AuditEntry:
+    """A log entry of this moment. Raises MabenchError for text that no log may hold."""
+    try:
+        return AuditEntry(when=now(), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MabenchError(
+            f"audit log: {'.'.join(map(str, first['loc']))}: {first['msg']}. Say it in one line of up to 300 characters."
+        ) from error
+
+
 def audit_line(entry: AuditEntry) -> str:
     """One line of JSON without its line end: canonical, so that its sha256 is a property of the entry."""
     return canonical_json(entry.model_dump(mode="json"))
@@ -175,6 +186,12 @@ def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
     last = sha256(lines[-1].encode()) if lines else ""
     lines.append(audit_line(entry.model_copy(update={"previous": last})))
     return "".join(line + "\n" for line in lines).encode()
+
+
+def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
+    """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
+    last = submission.audit[-1].model_copy(update={"when": entry.when, "previous": entry.previous})
+    return {} if last == entry else {AUDIT: appended(submission.audit, entry)}
 
 
 def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
@@ -232,14 +249,17 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
     return Submission(slug, make_card(_toml(files[CARD], place / CARD), place / CARD), records, audit, kept)
 
 
-def read(folder: Path) -> Submission | None:
-    """The submission in `folder`, or None where there is none (no audit log: never finished). Links are not followed."""
-    if not (folder / AUDIT).is_file():
+def read(folder: Path, *, links: bool = False) -> Submission | None:
+    """The submission in `folder`, or None where there is none (no audit log: never finished).
+
+    Links are followed only where `links` says so: in the Hub's own cache, which is made of them.
+    """
+    if not (folder / AUDIT).is_file() or ((folder / AUDIT).is_symlink() and not links):
         return None
     paths = [folder / CARD, folder / AUDIT, *sorted((folder / RECORDS).glob("*.json"))]
     files: dict[str, bytes] = {}
     for path in paths:
-        if path.is_symlink() or not path.is_file():
+        if not path.is_file() or (path.is_symlink() and not links):
             continue
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")

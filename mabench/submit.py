@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mabench import adapters, data, report, runner, scoring, submissions, suites
 from mabench.data import RealData
-from mabench.schema import AuditEntry, Card, Cell, MabenchError, RunRecord, first_line
+from mabench.schema import Card, Cell, MabenchError, RunRecord, first_line
 from mabench.store import read_record
 from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission, record_bytes, record_name
 from mabench.suites import Exam
@@ -547,8 +547,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
     files |= {f"{RECORDS}{n}.json": content for n, content in records.items()}
     if not files:
         return {}
-    entry = AuditEntry(
-        when=submissions.now(),
+    entry = submissions.make_entry(
         who=who,
         action="submitted" if existing is None else "changed",
         tier="self-run" if existing is None or records else existing.tier,
