@@ -252,9 +252,9 @@ def _explained(repo: str) -> Iterator[None]:
 
 def _failures() -> tuple[type[BaseException], ...]:
     """What huggingface_hub raises, its HTTP library included without naming it: that changes with versions."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    return (HfHubHTTPError, OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+    return (HfHubHTTPError, HFValidationError, OSError, RuntimeError, *HfHubHTTPError.__bases__)
 
 
 def _explain(repo: str, error: BaseException) -> MabenchError:
