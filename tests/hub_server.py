@@ -110,7 +110,9 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        self.storage_endpoint = f"http://localhost:{self.server.server_port}"  # another host, as the Hub's: clients must not follow
+        self.storage_endpoint = (
+            f"http://localhost:{self.server.server_port}"  # another host, as the Hub's: clients must not follow
+        )
 
     def __enter__(self) -> Hub:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -255,7 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
         return repo
 
     def _may_write(self, name: str) -> bool:
-        return self.user is not None and (name.split("/")[0] == self.user or (name.startswith("board/") and self.user != READERS_ONLY))
+        return self.user is not None and (
+            name.split("/")[0] == self.user or (name.startswith("board/") and self.user != READERS_ONLY)
+        )
 
     def _commit_of(self, repo: Repo, revision: str) -> str:
         oid = repo.refs.get(revision, revision)
