@@ -160,6 +160,21 @@ class Hub:
                     at += 48
         return found
 
+    def bridge(self, oid: str, xet: str) -> None:
+        """Put a file that came by Xet where clients without Xet look for it."""
+        import hf_xet
+
+        sizes = [
+            b.size for repo in self.repos.values() for _, files in repo.commits.values() for b in files.values() if b.lfs == oid
+        ]
+        target = Path(tempfile.mkdtemp()) / "file"
+        with hf_xet.XetSession().new_file_download_group(
+            endpoint=f"local://{self.cas}", token="x", token_expiry_unix_secs=int(time.time()) + 3600,
+            token_refresh_url=f"{self.endpoint}/never", token_refresh_headers={},
+        ) as group:  # fmt: skip
+            group.start_download_file(hf_xet.XetFileInfo(xet, sizes[0]), str(target))
+        self.storage[oid] = target.read_bytes()
+
 
 def _hex(digest: bytes) -> str:
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", digest))
@@ -413,6 +428,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(400, message="content does not have this sha256")
             self.hub.storage[oid] = self.body
             return 200, b"", {"ETag": f'"{oid}"'}
+        if oid not in self.hub.storage and (xet := self.hub.xet_files().get(oid)):
+            self.hub.bridge(oid, xet)
         if oid not in self.hub.storage:
             raise Refusal(404, message="no such object")
         return self._ranged(self.hub.storage[oid], {"ETag": f'"{oid}"'})
