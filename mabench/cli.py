@@ -505,7 +505,7 @@ def submit(
                 case.slug,
                 lambda existing: gates.changes(case, existing, who=who),
                 message=f"submission: {case.slug}",
-                description=f"{case.card.title}: {len(case.records)} cells of {', '.join(case.exams)}; all gates of mabench submit passed.",
+                description=f"{hub.shown(case.card.title)}: {len(case.records)} cells of {', '.join(case.exams)}; all gates of mabench submit passed.",
                 create_pr=create_pr,
                 private=private,
             )
@@ -555,10 +555,12 @@ def _sent(pushed: Any) -> None:
 @ROOT
 def pull(slug: str, repo: str, revision: str | None, root: Path) -> None:
     """Fetch a submission's set, card, records and log, and check them against their sha256."""
-    from mabench import hub, synthetic
-    from mabench.submissions import SET
+    from mabench import hub
 
     path, submission = hub.pull(repo, slug, root, revision=revision)
+    from mabench import synthetic
+    from mabench.submissions import SET
+
     describe(synthetic.load(path / SET))
     click.echo(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
 
@@ -662,7 +664,6 @@ def _there(existing: Submission | None, slug: str, repo: str) -> Submission:
 def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, who: str | None) -> None:
     """Show a submission's audit log; with --tier and --why, append to it. The log is never shortened or changed."""
     from mabench import hub, submissions
-    from mabench import verify as reruns
 
     if (tier is None) != (why is None):
         raise MabenchError("--tier and --why go together: the log says what and why.")
@@ -670,6 +671,8 @@ def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, w
         hub.pull(repo, slug, root)
     submission = _local(slug, root)
     if tier is not None and why is not None:
+        from mabench import verify as reruns
+
         name = hub.whoami(repo) if repo is not None else who
         if name is None:
             raise MabenchError("the log says who decided. Name yourself with --who.")

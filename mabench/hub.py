@@ -180,7 +180,7 @@ def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:
     ]
     for suite, track in suites_seen:
         lines += [
-            f"## {_shown(suite)}, {_shown(track)}",
+            f"## {shown(suite)}, {shown(track)}",
             "",
             "| set | tier | IPC | labels | bytes | cells | mean |",
             "|---|---|--:|---|--:|--:|--:|",
@@ -192,10 +192,10 @@ def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:
         counted = [(_mean(cells), slug, cells) for slug, cells in here.items()]
         for mean, slug, cells in sorted(counted, key=lambda c: (-(c[0] if c[0] is not None else -1.0), c[1]))[:100]:
             one = cells[0]
-            shown = "-" if mean is None else f"{100 * mean:.2f}"
+            number = "-" if mean is None else f"{100 * mean:.2f}"
             size = one["stored_bytes"] + one["decoder_bytes"]
             lines.append(
-                f"| [{_shown(one['title'])}]({FOLDER}/{slug}) | {one['tier']} | {one['ipc']} | {one['labels']} | {size:,} | {len(cells)} | {shown} |"
+                f"| [{shown(one['title'])}]({FOLDER}/{slug}) | {one['tier']} | {one['ipc']} | {one['labels']} | {size:,} | {len(cells)} | {number} |"
             )
         lines.append("")
     generated = "\n".join(lines) + END
@@ -231,7 +231,7 @@ def _mean(cells: Sequence[Mapping[str, Any]]) -> float | None:
     return fmean(c["score"] for c in cells) if ranked else None
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A stranger's text as Markdown that shows it and does nothing else."""
     return re.sub(r"[\\`*_\[\]|#!()~:@]", lambda m: f"&#{ord(m[0])};", html.escape(text))
 
@@ -329,7 +329,11 @@ def _status(error: BaseException) -> int | None:
 
 def _wait(error: BaseException, attempt: int) -> float | None:
     """Seconds until the next attempt, or None where another would fail in the same way."""
+    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
     status = _status(error)
+    if isinstance(error, HFValidationError | LocalTokenNotFoundError | OfflineModeIsEnabled):
+        return None
     if status in (409, 412):
         return 0.05 * attempt
     if status == 429:
@@ -536,8 +540,6 @@ def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tu
     """
     from huggingface_hub import snapshot_download
 
-    from mabench import synthetic
-
     submissions.check_slug(slug)
     patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", SET)]
     with _explained(repo):
@@ -548,6 +550,8 @@ def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tu
         raise MabenchError(f"{repo}: has no submission {slug}. Its table and {FOLDER}/ list those that it has.")
     if not (source / SET).is_file():
         raise MabenchError(f"{repo}: submission {slug} has no {SET}. Tell its submitter.")
+    from mabench import synthetic  # torch: only when there is a set to read
+
     chosen = synthetic.load(source / SET)
     if chosen.sha256 != submission.set_sha256:
         raise MabenchError(

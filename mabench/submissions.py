@@ -70,6 +70,16 @@ class Submission:
         return frozenset(names & set(self.records))
 
     @property
+    def disputed(self) -> frozenset[str]:
+        """Records that a re-run contradicted and none by somebody other than the submitter confirmed later."""
+        names: set[str] = set()
+        for entry in self.audit:
+            if entry.action == "re-run":
+                names -= set(entry.records) if entry.who not in self.own_names else set()
+                names |= set(entry.contradicted)
+        return frozenset(names)
+
+    @property
     def own_names(self) -> frozenset[str]:
         """Under which names the submitter acts: the card's and those of the log's submissions."""
         named = {e.who for e in self.audit if e.action in ("submitted", "changed")}

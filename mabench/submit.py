@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mabench import adapters, data, report, runner, scoring, submissions, suites
 from mabench.data import RealData
-from mabench.schema import Card, Cell, MabenchError, RunRecord, first_line
+from mabench.schema import Card, Cell, MabenchError, RunRecord, Tier, first_line
 from mabench.store import read_record
 from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission, record_bytes, record_name
 from mabench.suites import Exam
@@ -36,7 +36,9 @@ PROBE_SET = 2000  # ours: images of the set that it learns from, so that its ker
 PROBE_LOSS = (
     0.5  # ours: refuse when the stated order loses half of what the best one gains over chance (random IPC 1: at most .20)
 )
-PROBE_LOSS_CLEAR = 0.15  # ours: ... or this where the probe knows the classes (>= 2x chance, >= 0.2): two swapped of ten lose .20
+PROBE_LOSS_CLEAR = (
+    0.15  # ours: ... or this where the probe knows the classes (>= 2x chance, >= 0.25): two swapped of ten lose .20
+)
 ENVIRONMENT = ("mabench", "torch", "device", "arithmetic")
 
 
@@ -382,7 +384,7 @@ def _class_order(case: Examination) -> str:
     stated, best, order = class_probe(chosen, data.load(chosen.dataset, "train"))
     chance = 1 / chosen.num_classes
     lost = (best - stated) / max(best - chance, 1e-9)
-    clear = best >= max(0.2, 2 * chance)
+    clear = best >= max(0.25, 2 * chance)
     if best > chance and lost > (PROBE_LOSS_CLEAR if clear else PROBE_LOSS):
         moved = [k for k in range(chosen.num_classes) if order[k] != k]
         named = first_line(f"{chosen.entry.class_name(k)} -> {chosen.entry.class_name(order[k])}" for k in moved)
@@ -550,13 +552,22 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
     entry = submissions.make_entry(
         who=who,
         action="submitted" if existing is None else "changed",
-        tier="self-run" if existing is None or records else existing.tier,
+        tier=_tier(existing, bool(records)),
         why=f"{len(records)} records, all gates passed" if records else "card changed",
         set_sha256=sha,
         records={n: submissions.sha256(content) for n, content in records.items()},
     )
     files[AUDIT] = submissions.appended(() if existing is None else existing.audit, entry)
     return files
+
+
+def _tier(existing: Submission | None, added: bool) -> Tier:
+    """After a submission: new records are nobody else's yet, and adding to it does not answer a challenge."""
+    if existing is None:
+        return "self-run"
+    if not added or existing.tier == "challenged":
+        return existing.tier
+    return "spot-checked" if existing.confirmed else "self-run"
 
 
 def set_bytes(chosen: SyntheticSet) -> bytes:

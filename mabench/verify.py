@@ -118,7 +118,8 @@ def entry(submission: Submission, found: Sequence[Comparison], *, who: str, seed
     confirmed = {c.name for c in found if c.agrees and agreed}
     contradicted = {c.name for c in found} - confirmed
     whole = submission.confirmed | confirmed == set(submission.records)
-    tier: Tier = "challenged" if contradicted else "verified" if whole else "spot-checked"
+    disputed = (submission.disputed - confirmed) | contradicted
+    tier: Tier = "challenged" if disputed else "verified" if whole else "spot-checked"
     own = who in submission.own_names
     if submission.tier in ("superseded", "withdrawn") or (own and not contradicted):
         tier = submission.tier

@@ -368,10 +368,9 @@ def test_what_was_altered_on_the_way_is_refused(
         (place + "set.safetensors", (tmp_path / "swapped.safetensors").read_bytes(), "its audit log says"),
         (place + "set.safetensors", good[place + "card.toml"].content, "not a complete"),
         (record, good[record].content.replace(b'"seconds"', b'"seconds" '), "was changed after it was submitted"),
-        (place + AUDIT, good[place + AUDIT].content.replace(b"alice", b"mallo"), "records"),
         (place + CARD, b"title = 1", "title"),
     ]  # fmt: skip
-    for number, (name, content, words) in enumerate(cases[:3] + cases[4:]):
+    for number, (name, content, words) in enumerate(cases):
         repo.commit("main", repo.refs["main"], good | {name: Blob(content)}, "mallory")
         done = mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, machine=f"x{number}"))
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -402,7 +401,7 @@ def test_hub_mistakes_get_a_message(
         ((*pull, REPO, "--revision", "v9"), base, "no such revision"),
         ((*pull, "board/other"), base | {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
         (("refresh", "--repo", REPO), base | {"HF_HUB_OFFLINE": "1"}, "Unset HF_HUB_OFFLINE"),
-        ((*pull, REPO), base | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "HF_ENDPOINT"),
+        ((*pull, REPO), environment(server, machine="r") | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "HF_ENDPOINT"),
         (("refresh", "--repo", REPO), base | {"HF_TOKEN": "hf_reader"}, "--create-pr"),
         (("refresh", "--repo", REPO), base | {"HF_TOKEN": "stolen"}, "hf auth login"),
         (("pull", "../../etc", "--repo", REPO), base, "allowed are 3 to 64 of a-z"),

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mabench as package
-from mabench import adapters, data, submissions, submit, suites, synthetic
-from mabench.schema import Card, MabenchError
+from mabench import adapters, data, submissions, submit, suites, synthetic, verify
+from mabench.schema import AuditEntry, Card, MabenchError
+from mabench.submissions import Submission
 from mabench.synthetic import SyntheticSet
 
 BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
@@ -482,6 +483,42 @@ def test_a_rerun_challenges_inflated_records(mabench: Command, tmp_path: Path, p
     assert done.returncode == 1 and "self-run -> challenged" in done.stdout and "DIFFERS" in done.stdout
     found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
     assert found is not None and found.tier == "challenged" and not found.ranked and len(found.audit[-1].contradicted) == 2
+
+
+def test_tiers_follow_from_the_log(folder: Path, digits_run: Path, tmp_path: Path) -> None:
+    """Only a re-run of the disputed record by somebody else answers a challenge; new records make a verified row spot-checked."""
+
+    def log(entry: AuditEntry) -> Submission:
+        found = submissions.read(folder)
+        assert found is not None
+        submissions.write(folder, submissions.with_entry(found, entry))
+        changed = submissions.read(folder)
+        assert changed is not None
+        return changed
+
+    def outcome(names: list[str], off: float, who: str = "R. Reader") -> AuditEntry:
+        found = submissions.read(folder)
+        assert found is not None
+        same = [verify.Comparison(n, 0.8, 0.8 + off, 0.05, off == 0) for n in names]
+        return verify.entry(found, same, who=who, seed=0)
+
+    found = submissions.read(folder)
+    assert found is not None
+    one, two, three = sorted(found.records)
+    assert log(outcome([one], 0.3)).tier == "challenged"
+    assert log(outcome([two], 0.0)).tier == "challenged"
+    assert log(outcome([one], 0.0, "A. Author")).tier == "challenged"
+    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml"))
+    current = submissions.read(folder)
+    assert b'"tier":"challenged"' in submit.changes(case, current, who="A. Author")["audit.jsonl"].splitlines()[-1]
+    answered = log(outcome([one], 0.0))
+    assert answered.tier == "spot-checked" and not answered.disputed
+    assert log(outcome([three], 0.0)).tier == "verified"
+    submissions.write(folder, submit.changes(case, submissions.read(folder), who="A. Author"))
+    final = submissions.read(folder)
+    assert final is not None and final.tier == "spot-checked" and len(final.records) == 12
+    biased = [verify.Comparison(n, 0.8, 0.76, 0.05, False) for n in sorted(final.records)]
+    assert all(c.agrees for c in biased) and not verify.mean_agrees(biased), "small differences of one sign add up"
 
 
 def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: Path) -> None:
