@@ -313,7 +313,7 @@ def _explain(repo: str, error: BaseException) -> MabenchError:
 
 def _first(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:300].rstrip(".")
+    return " ".join(lines[:2] or [type(error).__name__])[:300].rstrip(".")
 
 
 def _status(error: BaseException) -> int | None:
