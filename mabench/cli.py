@@ -572,7 +572,11 @@ def pull(slug: str, repo: str, revision: str | None, root: Path) -> None:
 @ROOT
 @REPO
 @WHO
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the new records (default: results/verify/SLUG-SEED).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Keep the new records here (default: results/verify/SLUG-SEED, removed at the end).",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
 def verify(
     slug: str, cells: int, seed: int, root: Path, repo: str | None, who: str | None, out: Path | None, device: str
@@ -581,6 +585,8 @@ def verify(
 
     A cell agrees within one point plus three standard deviations of the difference of two runs. Exits with 1 if any does not.
     """
+    import shutil
+
     from tabulate import tabulate
 
     from mabench import hub, report, runner, submissions
@@ -629,6 +635,8 @@ def verify(
             )
         )
         hub.pull(repo, slug, root)
+    if out is None:
+        shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
     click.echo(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
     if entry.contradicted:
         raise SystemExit(1)
