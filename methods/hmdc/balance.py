@@ -87,7 +87,7 @@ class Record:
         from matplotlib.figure import Figure
 
         rows = self.state()
-        steps = rows[:, 0].unique()
+        steps = sorted(set(rows[:, 0].tolist()))
         figure = Figure(figsize=(9, 4), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, 2, sharey=True)

@@ -85,7 +85,7 @@ class SpatialNetwork(nn.Module):
         """What comes before the head, and the features."""
         side = self.evaluator.input_size
         if self.moved:
-            images = images * self.scale + self.shift
+            images = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)  # as the released code
         if self.evaluator.family == "cnn":

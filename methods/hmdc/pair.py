@@ -17,6 +17,7 @@ from mabench.schema import Augmentation, Evaluator
 
 from .. import _kit
 from .._kit import RealImages, Run
+from .config import Config
 from .decomposition import SpatialNetwork
 
 PRETRAINING = Augmentation(geometry=("crop",), flip=0.5, space="normalised")  # ours: light, for a short training
@@ -94,21 +95,19 @@ class Learner:
 def pretrain(
     learner: Learner,
     real: RealImages,
-    batches: int,
-    batch: int,
+    config: Config,
     generator: torch.Generator,
     run: Run,
     total: int,
     state: dict[str, Any] | None,
-    narrow: bool,
 ) -> None:
-    """Train a network without weights of its own on `batches` random batches of the train split, then keep it as the start of
+    """Train a network without weights of its own on `config.pretraining` random batches of the train split, then keep it as the start of
     every iteration. AdamW at the evaluator's rate, which rises for 5 % of the batches and then falls to zero linearly.
 
     The result lies in the run's folder, `<evaluator>-trained.pt`; where it is already there, it is used.
     """
     path = run.folder / f"{learner.evaluator.name}-trained.pt" if run.folder is not None else None
-    network = learner.network
+    network, batches = learner.network, config.pretraining
     if path is not None and path.exists():
         network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
         learner.start = learner._weights()
@@ -126,12 +125,12 @@ def pretrain(
         schedule.load_state_dict(state["schedule"])
         generator.set_state(state["generator"])
     for done in range(first, batches):
-        rows = torch.randint(len(real.labels), (batch,), generator=generator)
+        rows = torch.randint(len(real.labels), (config.network_batch,), generator=generator)
         targets = F.one_hot(real.labels[rows.to(real.device)], real.dataset.num_classes).float()
         own = torch.Generator(real.device).manual_seed(_kit.seed_from(generator))
         images, targets = augment.augment(real.at(rows), targets, PRETRAINING, own)
         optimizer.zero_grad()
-        with torch.autocast(real.device.type, torch.bfloat16, enabled=narrow and has_bfloat16(real.device)):
+        with torch.autocast(real.device.type, torch.bfloat16, enabled=config.bfloat16 and has_bfloat16(real.device)):
             logits, _ = network(images)
         loss = F.cross_entropy(logits.float(), targets)
         torch.autograd.backward(loss)
