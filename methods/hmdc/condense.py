@@ -362,5 +362,5 @@ def _card(config: Config, train: RealData, seed: int) -> Card:
         title=title,
         paper="https://arxiv.org/abs/2409.14538",
         command=f"mabench reproduce hmdc --ipc {config.ipc} --seed {seed}",
-        source_networks=tuple(f"{e.architecture}{'' if e.pretrained else ' (no foreign weights)'}" for e in config.pair),
+        source_networks=(first, second),
     )
