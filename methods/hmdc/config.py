@@ -192,6 +192,7 @@ def _presets() -> dict[str, Config]:
         LITE,
         first_width=16,
         pretraining=2,
+        iterations=1,
         steps=2,
         real_batch=8,
         network_batches=1,
