@@ -19,6 +19,7 @@ METHODS: dict[str, str] = {
     "dc": "dc",
     "dsa": "dc",
     "model-pool": "model_pool",
+    "hmdc": "hmdc",
 }
 
 
