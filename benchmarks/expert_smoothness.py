@@ -65,7 +65,9 @@ def main() -> None:
 def accuracy(expert: Expert, config: ExpertConfig, test: data.RealData, count: int) -> float:
     """Of the expert's last weights on the first `count` test images."""
     entry = test.dataset
-    network: networks.Network = _kit.draw_network(entry, "convnet", 0, depth=config.depth, width=config.width)
+    network: networks.Network = _kit.draw_network(
+        entry, "convnet", 0, depth=config.depth_at(entry.image_size), width=config.width
+    )
     torch.nn.utils.vector_to_parameters(expert.rows(-1, -1)[0], network.parameters())
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (entry.mean, entry.std))
     right = 0

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabench import augment, data, networks, papers, suites
+from mabench import augment, data, networks, papers, suites, synthetic
 from mabench.data import DATASETS, RealData
 from mabench.schema import Interrupted, MabenchError
 from mabench_methods import METHODS, module
@@ -337,29 +337,41 @@ def test_matching_comes_nearer_to_a_fixed_target() -> None:
     assert losses[-1] < 0.9 * losses[0], losses
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 6, 8])  # in an epoch, after an epoch, with the last expert, in matching
-def test_an_interruption_changes_nothing(stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffers, "STEP_IMAGES", 128)
+def cut_short() -> trajectory.Config:
     base = trajectory.PRESETS["trajectory"]["smoke"]
-    config = replace(base, experts=replace(base.experts, epochs=2, stop_after=0, epoch_images=256), iterations=4, max_start=1)
-    assert config.experts.count * buffers.Training.parts(config.experts, 1297) == 8
-    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "a"))
-    whole = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path / "whole"))
+    return replace(base, experts=replace(base.experts, epochs=2, epoch_images=256), iterations=4, max_start=1)
 
-    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "b"))
-    steps = 0
 
-    def count(done: int, total: int, losses: object) -> None:
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run of `cut_short`."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buffers, "STEP_IMAGES", 128)
+        patch.setenv("MABENCH_CACHE", str(folder / "cache"))
+        trajectory.condense(DIGITS, cut_short(), 0, CPU, Run(folder))
+    return folder
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 8, 10])  # in an epoch, with an expert, in the next one, before and in matching
+def test_an_interruption_changes_nothing(
+    stop_at: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffers, "STEP_IMAGES", 128)
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config, steps, done = cut_short(), 0, []
+    assert config.experts.count * buffers.Training.parts(config.experts, len(DIGITS.labels)) == 8
+
+    def count(at: int, total: int, losses: object) -> None:
         nonlocal steps
         steps += 1
 
     with pytest.raises(Interrupted):
-        trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path / "cut", count, lambda: steps == stop_at + 1))
-    done = []
-    resumed = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path / "cut", lambda d, t, x: done.append(d)))
-    assert resumed.sha256 == whole.sha256
-    assert done == list(range(stop_at + 2, 13)), "goes on where it stopped"
-    assert (tmp_path / "cut" / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
+        trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
+    resumed = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
+    assert done == list(range(stop_at + 1, 13)), "goes on where it stopped"
+    assert resumed.sha256 == synthetic.load(uninterrupted / "set.safetensors").sha256
+    assert (tmp_path / "losses.csv").read_text() == (uninterrupted / "losses.csv").read_text()
 
 
 def shaped_like(name: str, per_class: int) -> RealData:
@@ -375,9 +387,8 @@ def shaped_like(name: str, per_class: int) -> RealData:
 def test_runs_on_data_of_other_shapes(name: str, depth: int) -> None:
     train = shaped_like(name, 3)
     base = trajectory.PRESETS["trajectory"]["smoke"]
-    config = replace(
-        base, experts=replace(base.experts, count=1, epochs=3, depth=depth, width=4), iterations=1, student_steps=2, batch=32
-    )
+    config = replace(base, experts=replace(base.experts, count=1, epochs=3, width=4), iterations=1, student_steps=2, batch=32)
+    assert config.experts.depth_at(train.dataset.image_size) == depth
     made = trajectory.condense(train, config, 0, CPU)
     assert made.class_counts == (1,) * train.dataset.num_classes
     assert made.images.shape[-1] == train.dataset.image_size and torch.isfinite(made.images).all()
@@ -397,6 +408,14 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, Any], message: 
         replace(trajectory.PRESETS["trajectory"]["paper-ipc1"], **change)
     with pytest.raises(MabenchError, match="allowed are none, paper, released"):
         ExpertConfig(clip="norm")
+
+
+def test_published_settings_make_configurations() -> None:
+    assert trajectory.paper("cifar100", 50).batch == 1000 and trajectory.mtt("tinyimagenet", 10).image_rate == 10000
+    assert trajectory.released("cifar10", 10).rate_rate == 1e-6
+    assert trajectory.paper("imagenette", 1).experts.depth_at(128) == 5
+    with pytest.raises(MabenchError, match="Did you mean 'tinyimagenet 10'"):
+        trajectory.paper("tinyimagenet", 100)
 
 
 def test_presets_and_tables_belong_together() -> None:

@@ -16,7 +16,7 @@ dataset's mean and std normalise; pixels are never clipped. No whitening (ZCA), 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from mabench.synthetic import SyntheticSet
 from .. import _kit
 from .._kit import RealImages, Run
 from . import experts as buffers
-from . import matching
+from . import matching, settings
 from .experts import Expert, ExpertConfig
 from .matching import Flat, Step, Student
 
@@ -129,31 +129,27 @@ WITHOUT = {"initial": "real", "balance": "none", "intermediate": "none", "pertur
 """MTT by switches."""
 
 
-def _mtt(ipc: int) -> Config:
-    """MTT's settings for CIFAR-10 (its commands as DC-BENCH has them), without whitening."""
-    base = Config(ipc, PLAIN, **WITHOUT)  # type: ignore[arg-type]
-    if ipc == 1:
-        return base
-    base = replace(base, student_steps=30, max_start=20, rate_rate=1e-5, start_rate=0.001)
-    return base if ipc == 10 else replace(base, max_start=40, image_rate=1000.0)
+def mtt(dataset: str, ipc: int) -> Config:
+    """MTT, without whitening. Raises MabenchError where no setting was published."""
+    return Config(ipc, PLAIN, **WITHOUT, **asdict(settings.find(settings.MTT, dataset, ipc)))  # type: ignore[arg-type]
 
 
-def _ast(ipc: int) -> Config:
-    """AST as its paper describes it. It is silent on N, M, T+ and the rates: FTD's, whose settings it says it follows."""
-    if ipc == 1:
-        return Config(ipc)
-    if ipc == 10:
-        return Config(ipc, student_steps=30, max_start=20, rate_rate=1e-5, start_rate=0.001)
-    return Config(ipc, student_steps=30, max_start=40, image_rate=1000.0, rate_rate=1e-5)
+def paper(dataset: str, ipc: int) -> Config:
+    """AST as its paper describes it; where it is silent (N, M, T+, rates) FTD's settings. Raises MabenchError as `mtt`."""
+    return Config(ipc, **asdict(settings.find(settings.FTD, dataset, ipc)))
 
 
-def _released(ipc: int) -> Config:
-    """AST as its released code runs it with everything on. IPC 10: the one command for CIFAR-10; 1 and 50: FTD's settings."""
-    base = replace(
-        _ast(ipc), experts=RELEASED, inner_momentum=0.9, intermediate="released", perturbation="released",
+def released(dataset: str, ipc: int) -> Config:
+    """AST as its released code runs it with everything on. Raises MabenchError as `mtt`."""
+    return Config(
+        ipc,
+        RELEASED,
+        inner_momentum=0.9,
         initial="paper" if ipc % CLUSTERS else "released",  # at IPC 1 the released selection is empty
-    )  # fmt: skip
-    return replace(base, rate_rate=1e-6, start_rate=0.01) if ipc == 10 else base
+        intermediate="released",
+        perturbation="released",
+        **asdict(settings.find(settings.AST, dataset, ipc)),
+    )
 
 
 def _lite(config: Config) -> Config:
@@ -171,15 +167,15 @@ def _smoke(config: Config) -> Config:
 
 PRESETS = {
     "trajectory": {
-        **{f"paper-ipc{ipc}": _ast(ipc) for ipc in (1, 10, 50)},
-        **{f"released-ipc{ipc}": _released(ipc) for ipc in (1, 10, 50)},
-        "lite": _lite(_ast(1)),
-        "smoke": _smoke(_ast(1)),
+        **{f"paper-ipc{ipc}": paper("cifar10", ipc) for ipc in (1, 10, 50)},
+        **{f"released-ipc{ipc}": released("cifar10", ipc) for ipc in (1, 10, 50)},
+        "lite": _lite(paper("cifar10", 1)),
+        "smoke": _smoke(paper("cifar10", 1)),
     },
     "mtt": {
-        **{f"paper-ipc{ipc}": _mtt(ipc) for ipc in (1, 10, 50)},
-        "lite": _lite(_mtt(1)),
-        "smoke": _smoke(_mtt(1)),
+        **{f"paper-ipc{ipc}": mtt("cifar10", ipc) for ipc in (1, 10, 50)},
+        "lite": _lite(mtt("cifar10", 1)),
+        "smoke": _smoke(mtt("cifar10", 1)),
     },
 }
 
@@ -220,7 +216,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         title=f"{title}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations, learned rate {rate:.6g}",
         paper="https://arxiv.org/abs/2310.10541" if config.method == "trajectory" else "https://arxiv.org/abs/2203.11932",
         command=f"mabench reproduce {config.method} --ipc {config.ipc} --seed {seed}",
-        source_networks=(f"convnet{config.experts.depth}",),
+        source_networks=(f"convnet{config.experts.depth_at(train.dataset.image_size)}",),
     )
     return run.finish(real.to_set(images, config.ipc, f"{config.method}-ipc{config.ipc}-seed{seed}"), card)
 
@@ -237,7 +233,8 @@ def match(
     """The loop of the module's docstring behind the experts: images [K*ipc,C,S,S] in normalised space, and the learned rate."""
     classes, device = real.dataset.num_classes, real.device
     streams = _kit.generators(seed, ("images", "experts", "starts", "perturbation", "batches", "augmentation"))
-    network = _kit.draw_network(real.dataset, "convnet", 0, depth=config.experts.depth, width=config.experts.width).to(device)
+    depth = config.experts.depth_at(real.dataset.image_size)
+    network = _kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
     flat = Flat(network)
     labels = torch.arange(classes, device=device).repeat_interleave(config.ipc)
     if state is None:

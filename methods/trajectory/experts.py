@@ -67,7 +67,8 @@ class ExpertConfig:
     epoch_images: int = 0
     """Images in an epoch, drawn anew for each; 0 = all."""
     storage: str = "float32"
-    depth: int = 3
+    depth: int = 0
+    """Blocks of the ConvNet; 0 = 3 at 32 px, 4 at 64, 5 at 128 (paper, section 7)."""
     width: int = 128
     seed: int = 0
     """Experts are one pool, as in all papers of this family: seeds of the condensation share it."""
@@ -88,6 +89,10 @@ class ExpertConfig:
     def trained(self) -> int:
         """E."""
         return self.stop_after or self.epochs
+
+    def depth_at(self, image_size: int) -> int:
+        """Blocks for images of this side: as many as leave 4 x 4 places, unless `depth` says otherwise."""
+        return self.depth or max(1, image_size.bit_length() - 3)
 
     @property
     def step_images(self) -> int:
@@ -217,7 +222,8 @@ class Training:
         self.config, self.real, self.part = config, real, part
         base = stream(config.seed, f"expert {number}")
         self.network: Network = _kit.place(
-            _kit.draw_network(real.dataset, "convnet", base, depth=config.depth, width=config.width), real.device
+            _kit.draw_network(real.dataset, "convnet", base, depth=config.depth_at(real.dataset.image_size), width=config.width),
+            real.device,
         )
         self.streams = _kit.generators(base, ("order", "augmentation"))
         self.gradient = MeanGradient(real.device)
