@@ -311,7 +311,8 @@ def test_a_damaged_expert_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["trajectory", "mtt"])
-def test_smoke_on_digits(method: str, tmp_path: Path) -> None:
+def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     config = module(method).PRESETS[method]["smoke"]
     made = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path))
     assert made.class_counts == (1,) * 10 and made.images.dtype == torch.float32 and made.label_kind == "hard"
@@ -319,9 +320,13 @@ def test_smoke_on_digits(method: str, tmp_path: Path) -> None:
     rate = float((tmp_path / "losses.csv").read_text().splitlines()[-1].split(",")[-1])
     assert f"learned rate {rate:.6g}" in card and rate != config.start_rate
     assert "avg_var" in (tmp_path / "experts.csv").read_text() and "avg var" in (tmp_path / "losses.csv").read_text()
-    again = trajectory.condense(DIGITS, config, 0, CPU)
-    other = trajectory.condense(DIGITS, config, 1, CPU)
-    assert again.sha256 == made.sha256 != other.sha256
+    assert trajectory.condense(DIGITS, config, 0, CPU).sha256 == made.sha256, "experts in memory or in files: the same"
+    heard = []
+    run = Run(tmp_path / "other", lambda at, total, losses: heard.append((at, dict(losses))))
+    other = trajectory.condense(DIGITS, config, 1, CPU, run)
+    assert other.sha256 != made.sha256
+    assert [at for at, _ in heard] == [3, 6, 7, 8, 9], "found experts are not trained again, but their Avg Var is told"
+    assert all(list(losses) == ["avg var"] for _, losses in heard[:2])
 
 
 def test_matching_comes_nearer_to_a_fixed_target() -> None:

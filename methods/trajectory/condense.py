@@ -208,7 +208,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         write_text(run.folder / "experts.csv", buffers.table(pool))
 
     def on_step(at: int, losses: dict[str, float], own: Callable[[], dict[str, Any]]) -> None:
-        run.step(parts + at, total, losses, lambda: {"matching": own()})
+        run.step(parts + at, total, losses, lambda: {"experts": {"number": config.experts.count}, "matching": own()})
 
     images, rate = match(real, pool, config, seed, part, on_step, state.get("matching"))
     title = "AST" if config.method == "trajectory" else "MTT"

@@ -342,31 +342,38 @@ def train_pool(
 ) -> list[Expert]:
     """`config.count` experts, each in its file of `folder` (None = in memory); those already there are not trained again.
 
-    `on_step(parts, losses, state)` hears of every part of a training (see `Training.parts`), counted over all experts; losses
-    include `avg var` when an expert is finished. `state`: what such a state gave before an interruption; it takes `folder`.
+    `on_step(parts, losses, state)` hears of every part of a training (see `Training.parts`), counted over all experts, and of
+    every expert that was there; losses include `avg var` when an expert is complete. `state`: what such a state gave before an
+    interruption, which takes `folder`; `{"number": config.count}` = everything has been heard.
     """
     each = Training.parts(config, len(train.labels))
+    resumed = state or {"number": 0}
     experts: list[Expert] = []
     for number in range(config.count):
         path = folder and folder / f"expert-{number:03d}.safetensors"
         if path and path.exists():
-            experts.append(load(path))
-            continue
-        training = Training(number, config, real, part=part)
-        if state is not None and state["number"] == number:
-            training.resume(state["training"])
-        done = number * each + training.epoch * (each // config.trained) + training.position // config.step_images
-        while not training.finished:
-            losses, done = training.advance(), done + 1
-            if not training.finished:
-                on_step(done, losses, lambda number=number, training=training: {"number": number, "training": training.state()})  # type: ignore[misc]
-                continue
+            expert, losses = load(path), {}
+        else:
+            training = Training(number, config, real, part=part)
+            if number == resumed["number"] and resumed.get("training"):
+                training.resume(resumed["training"])
+
+            def checkpoint(number: int = number, training: Training = training) -> dict[str, Any]:
+                return {"number": number, "training": training.state()}
+
+            done = number * each + training.epoch * (each // config.trained) + training.position // config.step_images
+            while True:
+                losses, done = training.advance(), done + 1
+                if training.finished:
+                    break
+                on_step(done, losses, checkpoint)
             expert = training.expert()
-            losses["avg var"] = expert.average_variation
             if path:
                 facts = {"dataset": train.dataset.name, "train": train.sha256, "config": dataclasses.asdict(config)}
                 names = [[n, list(s)] for n, s in zip(training.flat.names, training.flat.shapes, strict=True)]
                 expert = expert.save(path, facts | {"number": number, "parameters": names})
-            experts.append(expert)
-            on_step(done, losses, lambda: {"number": -1, "training": None})  # the file is the state
+        experts.append(expert)
+        if number >= resumed["number"]:
+            losses["avg var"] = expert.average_variation
+            on_step((number + 1) * each, losses, lambda after=number + 1: {"number": after})  # type: ignore[misc]
     return experts
