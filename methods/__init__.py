@@ -20,6 +20,8 @@ METHODS: dict[str, str] = {
     "dsa": "dc",
     "model-pool": "model_pool",
     "hmdc": "hmdc",
+    "trajectory": "trajectory",
+    "mtt": "trajectory",
 }
 
 
