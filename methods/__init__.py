@@ -19,6 +19,8 @@ METHODS: dict[str, str] = {
     "dc": "dc",
     "dsa": "dc",
     "model-pool": "model_pool",
+    "gvbsm": "gvbsm",
+    "sre2l": "gvbsm",
 }
 
 

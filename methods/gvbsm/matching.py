@@ -180,9 +180,7 @@ class Matcher:
             batch_norm = isinstance(self.layers[name], nn.BatchNorm2d)
             now = channel_statistics(x) if batch_norm else layer_statistics(x, self.rules.side)
             past = self._update(name, now)
-            parts = [
-                distance(smoothed(p, s), t, self.rules.norm) for p, s, t in zip(past, now, self.targets[name], strict=True)
-            ]
+            parts = [distance(smoothed(p, s), t, self.rules.norm) for p, s, t in zip(past, now, self.targets[name], strict=True)]
             terms.append(self.weights[name] * torch.stack(parts).sum())
 
         with tapped(chosen, take):
@@ -212,7 +210,7 @@ def densification(images: Tensor, labels: Tensor, temperature: float, *, normali
     side = min(DENSIFICATION_SIDE, images.shape[-1])
     flat = F.adaptive_avg_pool2d(images, side).flatten(1)
     total = images.new_zeros(())
-    for label in labels.unique():
+    for label in sorted(set(labels.tolist())):
         own = flat[labels == label]
         values = torch.linalg.eigvalsh(own @ own.T)
         if normalised:

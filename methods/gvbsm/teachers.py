@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from mabench.schema import MabenchError, digest, stream
 
 from . import backbones, views
 from .matching import KINDS, Recorder, Statistics
-from .stages import Stages
+from .stages import Stages, State
 
 TELL_EVERY = 10  # ours: steps between two looks at the loss
 LOOK_AT = 10_000  # ours: real images on which a backbone's accuracy is measured, at most
@@ -170,8 +171,12 @@ def _train(
                 stage,
                 step + 1,
                 {stage: float(loss.detach())},
-                lambda done=step + 1: {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done},
+                partial(_training_state, network, optimizer, step + 1),
             )
+
+
+def _training_state(network: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> State:
+    return {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
 
 
 @torch.no_grad()
@@ -226,7 +231,14 @@ def record(
 ) -> dict[str, Statistics]:
     """Name of every convolution -> its statistics over the real images, training views on: from their file, or recorded now."""
     store = folder(stages)
-    what = {"weights": teacher.sha256, "train": train.sha256, "side": side, "crop": crop, "padding": padding, "seed": seed}
+    what: dict[str, object] = {
+        "weights": teacher.sha256,
+        "train": train.sha256,
+        "side": side,
+        "crop": crop,
+        "padding": padding,
+        "seed": seed,
+    }
     what |= asdict(config)
     path = None if store is None else store / f"statistics-{teacher.sha256[:16]}-{digest(what)[:8]}.safetensors"
     if path is not None and path.exists():
@@ -243,7 +255,7 @@ def record(
         images = views.training_view(pixels, train.dataset, crop, padding, views.generator(seed, "recording", step))
         recorder.add(images, len(part) / len(rows))
         if (step + 1) % TELL_EVERY == 0:
-            stages.tell(stage, step + 1, {}, lambda done=step + 1: {"totals": recorder.totals, "done": done})
+            stages.tell(stage, step + 1, {}, partial(_recording_state, recorder, step + 1))
     result = recorder.result()
     if path is not None:
         tensors = {f"{name}.{kind}": v for name, values in result.items() for kind, v in zip(KINDS, values, strict=True)}
@@ -251,7 +263,11 @@ def record(
     return result
 
 
-def _read_statistics(path: Path, teacher: Teacher, what: dict[str, str | int], device: torch.device) -> dict[str, Statistics]:
+def _recording_state(recorder: Recorder, done: int) -> State:
+    return {"totals": recorder.totals, "done": done}
+
+
+def _read_statistics(path: Path, teacher: Teacher, what: Mapping[str, object], device: torch.device) -> dict[str, Statistics]:
     tensors, found = _read(path)
     if found != what:
         raise MabenchError(f"{path}: statistics of another backbone or pass ({_differing(found, what)} differ). Remove it.")
