@@ -161,7 +161,7 @@ BACKBONES: dict[str, tuple[_Build, dict[str, Any]]] = {
     "shufflenetv2_small": (ShuffleNetV2, {"widths": (32, 64, 128), "last": 256, "blocks": (1, 2, 1)}),
     # ours: for tests that last seconds
     "convnet8": (networks.ConvNet, {"depth": 3, "width": 8}),
-    "convnet8_bn": (networks.ConvNet, {"depth": 2, "width": 8, "norm": "batch"}),
+    "convnet8_bn": (networks.ConvNet, {"depth": 4, "width": 8, "norm": "batch"}),
 }
 TORCHVISION = ("resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5")  # paper, section 4; weights IMAGENET1K_V1
 NAMES = (*BACKBONES, *(PRETRAINED + name for name in TORCHVISION))

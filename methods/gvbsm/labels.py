@@ -104,8 +104,8 @@ def record(
                     f"{path}: logits beyond float16 (65504): the backbones have diverged. Squeeze with a lower rate."
                 )
             _save(path, tensors, header)
+            stages.tell(stage, last, {}, dict)
         total += path.stat().st_size
-        stages.tell(stage, last, {}, dict)
     facts = {
         "epochs": epochs,
         "batch": batch,
