@@ -105,7 +105,10 @@ def test_recorded_statistics_are_weighted_means_over_batches_of_the_inputs() -> 
         recorder.add(batch, len(batch) / 6)
     found = recorder.result()
     assert list(found) == ["0", "4"], "every convolution, nothing else"
-    stem = [sum(len(b) / 6 * s for b, s in zip(batches, per, strict=True)) for per in zip(*(slowly(b, 4) for b in batches), strict=True)]
+    stem = [
+        sum(len(b) / 6 * s for b, s in zip(batches, per, strict=True))
+        for per in zip(*(slowly(b, 4) for b in batches), strict=True)
+    ]
     for mine, slow in zip(found["0"], stem, strict=True):
         torch.testing.assert_close(mine.double(), slow, rtol=1e-6, atol=1e-6)
     assert isinstance(network, nn.Sequential)

@@ -229,13 +229,15 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     teachers, matchers = [], []
     for name in config.backbones:
         teacher = squeeze(train, name, config.squeeze, config.crop, seed, device, stages, f"squeeze {name}")
+        teachers.append(teacher)
+        if not config.iterations:
+            continue
         statistics = {}
-        if config.convolution and config.iterations:
+        if config.convolution:
             padding = config.squeeze.padding
             statistics = record(
                 train, teacher, config.recording, config.crop, padding, config.tile, seed, device, stages, f"statistics {name}"
             )
-        teachers.append(teacher)
         matchers.append(Matcher(teacher.network, statistics, config.rules))
     _describe(run, teachers)
 

@@ -10,7 +10,8 @@ at most B, K classes. Integers are exact, so whoever replays them gets the very 
     mix      int16   [E,ceil(N/B),4]   CutMix box of each batch: top, left, bottom, right in pixels
     logits   float16 [E,N,K]   of the ensemble, raw: no softmax, no temperature
 
-The header holds the format, the sha256 of the set, B, the first epoch, and the sha256 of every teacher. `labels.json` says what
+The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, logit_normalisation, and the sha256 of every
+teacher. `labels.json` says what
 the record weighs beside the images.
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ from .stages import Stages
 from .teachers import Teacher
 from .views import Views
 
-FORMAT, VERSION = "mabench-gvbsm-labels", "1"
+FORMAT, VERSION = "mabench-gvbsm-labels", 1
 CHUNK_BYTES = 64 * 2**20  # ours: a file is written in one piece, so this much work is lost at most
 PART = 250  # ours: images a forward pass
 MARGIN = 1e-3  # ours: by how much an image's own class leads after it was mended
@@ -92,9 +94,10 @@ def record(
             "format": FORMAT,
             "version": VERSION,
             "set_sha256": made.sha256,
-            "batch": str(batch),
-            "first_epoch": str(first),
-            "teachers": json.dumps({t.name: t.sha256 for t in teachers}),
+            "batch": batch,
+            "first_epoch": first,
+            "logit_normalisation": logit_normalisation,
+            "teachers": {t.name: t.sha256 for t in teachers},
         }
         if not path.exists() or _header(path) != header:
             found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e) for e in range(first, last)]
@@ -152,19 +155,21 @@ def _epoch(
     }
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+def _save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
     from safetensors.torch import save
 
-    write_bytes(path, save({n: v.contiguous() for n, v in tensors.items()}, header))
+    # one entry of metadata: the library orders several as it pleases, and the same record has to be the same bytes
+    write_bytes(path, save({n: v.contiguous() for n, v in tensors.items()}, {"facts": json.dumps(header)}))
 
 
-def _header(path: Path) -> dict[str, str]:
+def _header(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError:  # damaged means absent: it is written again
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
+            return facts
+    except (SafetensorError, ValueError):  # damaged means absent: it is written again
         return {}
 
 
