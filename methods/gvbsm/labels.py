@@ -10,9 +10,8 @@ at most B, K classes. Integers are exact, so whoever replays them gets the very 
     mix      int16   [E,ceil(N/B),4]   CutMix box of each batch: top, left, bottom, right in pixels
     logits   float16 [E,N,K]   of the ensemble, raw: no softmax, no temperature
 
-The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, logit_normalisation, and the sha256 of every
-teacher. `labels.json` says what
-the record weighs beside the images.
+The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, logit_normalisation, and the sha256 of
+every teacher. `labels.json` says what the record weighs beside the images.
 """
 
 from __future__ import annotations
