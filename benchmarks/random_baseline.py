@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from statistics import fmean, stdev
 
+import torch
+
 from mabench import data, runner, suites
 from mabench.files import write_text
 from mabench.schema import RunRecord
 from mabench.scoring import score
 from mabench.store import Folder
-from mabench_methods.baselines.condense import random_real
+from mabench_methods.baselines.condense import Config, condense
 
 BASELINES = suites.FOLDER / "baselines.json"
 
@@ -26,7 +28,7 @@ def main(suite: str, ipc: int, out: Path) -> None:
     test, train = data.load(exam.suite.dataset, "test"), data.load(exam.suite.dataset, "train")
     records: list[RunRecord] = []
     for seed in exam.suite.seeds:
-        drawn = random_real(train, ipc, seed)
+        drawn = condense(train, Config(ipc, "random"), seed, torch.device("cpu"))
         folder = Folder(out / f"draw{seed}", drawn.sha256, exam.id, exam.digest)
         cells = runner.plan(exam, drawn, seeds=[seed])
         records += runner.evaluate(

@@ -398,6 +398,66 @@ def demo(out: Path) -> None:
     )
 
 
+@main.group()
+def leaderboard() -> None:
+    """The board: submissions become one static page that works from a file, with Markdown, CSV, JSON and parquet."""
+
+
+@leaderboard.command("build", epilog="mabench leaderboard build --submissions submissions --out results/board")
+@click.option(
+    "--submissions",
+    type=click.Path(path_type=Path),
+    default=Path("submissions"),
+    show_default=True,
+    help="A folder a submission: card.toml, set.safetensors, records/, audit.jsonl.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("leaderboard"), show_default=True, help="Where the page goes."
+)
+@click.option(
+    "--methods",
+    type=click.Path(path_type=Path),
+    help="Folder whose */paper.toml hold papers' numbers (default: methods/, where it exists).",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
+def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_: bool) -> None:
+    """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
+    from mabench import leaderboard as board
+
+    if methods is None and Path("methods").is_dir():
+        methods = Path("methods")
+    rows = board.build(submissions, out, methods)
+    ranked = sum(row.rank is not None for row in rows)
+    click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
+    click.echo(
+        f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
+    )
+    if open_:
+        click.launch((out / "index.html").resolve().as_uri())
+
+
+@leaderboard.command("serve", epilog="mabench leaderboard serve results/board --port 8000")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 chooses a free one.")
+def leaderboard_serve(folder: Path, port: int) -> None:
+    """Serve a built page on this machine only, until Ctrl-C. A browser can also open its index.html as a file."""
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    if not (folder / "index.html").exists():
+        raise MabenchError(f"{folder}: holds no index.html. Make it first: mabench leaderboard build --out {folder}")
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    except OSError as error:
+        raise MabenchError(f"port {port}: {error.strerror}. Choose another with --port, or 0 for any free one.") from error
+    with server:
+        click.echo(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("")
+
+
 def sit(
     synthetic_set: SyntheticSet,
     suite_name: str,

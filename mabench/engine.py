@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mabench.compiling import can_compile, has_bfloat16, program
+from mabench.compiling import can_compile, has_bfloat16, keep_freed_memory, program
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
@@ -45,6 +45,7 @@ class Engine:
 
     def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
         self.model, self.device = model, device
+        keep_freed_memory()
         small = evaluator.input_size <= 64
         # measured on two cores without matrix tiles: ConvNet-3 tests 2,520 images/s at 50 and 500 at 200, trains 666 at 25
         # and 395 at 100: the caches decide

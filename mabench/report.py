@@ -29,6 +29,15 @@ def known_baseline(exam: Exam, summary: SetSummary) -> Baseline | None:
     return None
 
 
+def known_full_data(exam: Exam) -> Baseline | None:
+    """The whole real training split under this exam: the entry of `suites/baselines.json` whose `ipc` is null; None if never run."""
+    text = resources.files("mabench.suites").joinpath("baselines.json").read_text(encoding="utf-8")
+    for entry in json.loads(text):
+        if (entry["suite_digest"], entry["ipc"]) == (exam.digest, None):
+            return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
+    return None
+
+
 def percent(value: float | None, signed: bool = False) -> str:
     """A fraction as percent with two digits; an absent number is a dash, never a zero."""
     return "-" if value is None else f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"

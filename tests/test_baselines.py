@@ -1,19 +1,28 @@
-"""Sets of real images: right count, right classes, really from the train split."""
+"""Sets of real images: right count, right classes, really from the train split, chosen as the textbook says."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from mabench import data
 from mabench.schema import MabenchError
-from mabench_methods.baselines.condense import kmeans_real, random_real
+from mabench.synthetic import SyntheticSet
+from mabench_methods.baselines import condense as baselines
+from mabench_methods.baselines.condense import Config, condense
+
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("make", [random_real, kmeans_real])
-def test_images_are_distinct_real_images_of_their_class(make: object) -> None:
+def make(config: Config, seed: int = 0) -> SyntheticSet:
+    return condense(data.load("digits", "train"), config, seed, CPU)
+
+
+@pytest.mark.parametrize("selection", baselines.SELECTIONS)
+def test_images_are_distinct_real_images_of_their_class(selection: str) -> None:
     train = data.load("digits", "train")
-    chosen = make(train, 3, 0)  # type: ignore[operator]
+    chosen = make(Config(3, selection, epochs=1, width=8))
     assert chosen.class_counts == (3,) * 10
     where = {image.tobytes(): int(label) for image, label in zip(train.images, train.labels, strict=True)}
     keys = [image.numpy().tobytes() for image in chosen.images]
@@ -21,21 +30,62 @@ def test_images_are_distinct_real_images_of_their_class(make: object) -> None:
 
 
 def test_the_seed_decides() -> None:
-    train = data.load("digits", "train")
-    assert random_real(train, 2, 1).sha256 == random_real(train, 2, 1).sha256 != random_real(train, 2, 2).sha256
+    assert make(Config(2, "random"), 1).sha256 == make(Config(2, "random"), 1).sha256 != make(Config(2, "random"), 2).sha256
 
 
-def test_kmeans_of_one_is_the_image_nearest_to_the_class_mean() -> None:
+@pytest.mark.parametrize("selection", ["k-means", "herding", "k-center"])
+def test_the_first_choice_is_the_image_nearest_to_the_class_mean(selection: str) -> None:
     train = data.load("digits", "train")
-    chosen = kmeans_real(train, 1, 0)
+    chosen = make(Config(1, selection, features="pixels"))
     for label in range(10):
         mine = train.images[train.labels == label].astype(np.float64)
         nearest = ((mine - mine.mean(0)) ** 2).sum((1, 2, 3)).argmin()
         assert np.array_equal(chosen.images[label].numpy(), mine[nearest].astype(np.uint8))
 
 
+def test_herding_and_k_center_equal_a_slow_search() -> None:
+    features = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    centre = features.mean(0)
+    picked: list[int] = []
+    for _ in range(12):
+        gaps = {i: np.linalg.norm(centre - features[[*picked, i]].mean(0)) for i in range(60) if i not in picked}
+        picked.append(min(gaps, key=gaps.__getitem__))
+    assert baselines.herd(features, 12).tolist() == picked
+
+    picked = [int(np.linalg.norm(features - centre, axis=1).argmin())]
+    for _ in range(11):
+        distances = [min(np.linalg.norm(features[i] - features[j]) for j in picked) for i in range(60)]
+        picked.append(int(np.argmax(distances)))
+    assert baselines.k_center(features, 12).tolist() == picked
+
+
+def test_packed_images_hold_four_of_their_class() -> None:
+    chosen = make(Config(2, "random", packed=True))
+    full = make(Config(8, "random"))
+    assert (chosen.decode, chosen.class_counts) == ("grid2", (2,) * 10)
+    decoded, labels = chosen.decoded()
+    assert decoded.shape == (80, 3, 32, 32)
+    # every tile is one of the eight real images, shrunk and enlarged: nearer to it than to any other of the class
+    real = full.decoded()[0].view(10, 8, -1)
+    for label in range(10):
+        distances = torch.cdist(decoded[labels == label].flatten(1), real[label])
+        assert sorted(distances.argmin(1).tolist()) == list(range(8))
+
+
+def test_forgetting_prefers_what_was_unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = data.load("digits", "train")
+    counts = np.zeros(len(train.labels), dtype=np.int64)
+    hard = [int(np.flatnonzero(train.labels == label)[7]) for label in range(10)]
+    counts[hard] = 5
+    monkeypatch.setattr(baselines, "_trained", lambda *_: (None, counts))
+    chosen = make(Config(1, "forgetting"))
+    assert np.array_equal(chosen.images.numpy(), train.images[hard])
+
+
 def test_misuse_is_refused() -> None:
     with pytest.raises(MabenchError, match="train split"):
-        random_real(data.load("digits", "test"), 1, 0)
+        condense(data.load("digits", "test"), Config(1, "random"), 0, CPU)
     with pytest.raises(MabenchError, match="smallest class"):
-        random_real(data.load("digits", "train"), 5000, 0)
+        make(Config(5000, "random"))
+    with pytest.raises(MabenchError, match="allowed are random"):
+        Config(1, "randm")

@@ -74,3 +74,73 @@ def test_baseline_lift_and_recovery() -> None:
     assert rows[0].lift == pytest.approx(0.15)
     assert scoring.recovery(0.4, 0.2, 0.8) == pytest.approx(1 / 3)
     assert scoring.recovery(0.4, 0.2, 0.21) is None
+
+
+def test_the_headline_of_a_track_is_its_panel_or_its_only_evaluator() -> None:
+    names = [e.name for e in EXAM.evaluators["scratch"]]
+    whole = scoring.rows(EXAM, [record(n, s, [100]) for n in names for s in range(3)])
+    row = scoring.headline(EXAM, "scratch", whole)
+    assert row is not None and row.name == "panel mean"
+    assert scoring.headline(EXAM, "scratch", scoring.rows(EXAM, [record(names[0], 0, [100])])) is None
+    lite = suites.load("cifar10-lite")
+    only = scoring.Row("pretrained", "efficientnet_lite0-pretrained", 0.3, None, 0.3, 3, 3)
+    assert scoring.headline(lite, "pretrained", [only]) == only
+
+
+def test_seen_networks_are_told_apart_by_name_stem_or_architecture() -> None:
+    names = [e.name for e in EXAM.evaluators["scratch"]]
+    table = scoring.rows(EXAM, [record(n, 0, [500 if n == "convnet3-scratch" else 200]) for n in names])
+    for source in ("convnet3-scratch", "convnet3", "convnet"):
+        assert scoring.seen_and_unseen(EXAM, "scratch", table, [source]) == (0.5, pytest.approx(0.2))
+    assert scoring.seen_and_unseen(EXAM, "scratch", table, ["densenet"]) == (None, pytest.approx(0.275))
+    assert scoring.seen_and_unseen(EXAM, "scratch", table, []) == (None, None)
+
+
+def test_intervals_are_students() -> None:
+    assert scoring.t_quantile(3) == pytest.approx(4.302653, abs=1e-6)  # any table of t, 2 degrees of freedom
+    assert scoring.half_width([0.1, 0.2, 0.3]) == pytest.approx(4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
+    assert scoring.half_width([0.1]) is None and scoring.t_quantile(1) is None
+
+
+def test_paired_differences_use_common_seeds() -> None:
+    found = scoring.paired({0: 0.5, 1: 0.6, 7: 0.9}, {0: 0.4, 1: 0.4})
+    assert found is not None
+    mean, half, count = found
+    assert (mean, count) == (pytest.approx(0.15), 2)
+    assert half == pytest.approx(12.7062 * math.sqrt(0.005) / math.sqrt(2), abs=1e-4)
+    assert scoring.paired({0: 0.5}, {1: 0.4}) is None
+
+
+def test_ranks_and_their_intervals() -> None:
+    def sits(*seeds: float) -> dict[str, dict[int, float]]:
+        return {"a": dict(enumerate(seeds)), "b": dict(enumerate(seeds))}
+
+    found = scoring.ranks(
+        {"far": sits(0.9, 0.9, 0.9), "x": sits(0.5, 0.6, 0.4), "y": sits(0.4, 0.5, 0.62), "low": sits(0.1, 0.1, 0.1)}
+    )
+    assert {n: r.place for n, r in found.items()} == {"far": 1, "y": 2, "x": 3, "low": 4}
+    assert (found["far"].low, found["far"].high, found["low"].low, found["low"].high) == (1, 1, 4, 4)
+    assert (found["x"].low, found["x"].high) == (found["y"].low, found["y"].high) == (2, 3)
+    ties = scoring.ranks({"p": sits(0.3, 0.4), "q": sits(0.3, 0.4), "r": sits(0.1, 0.1)})
+    assert [ties[n].place for n in "pqr"] == [1, 1, 3]
+    assert scoring.ranks({"one": sits(0.3), "two": sits(0.2)})["two"] == scoring.Rank(2, None, None)
+    with pytest.raises(ValueError, match="every evaluator"):
+        scoring.ranks({"p": sits(0.3, 0.4), "q": sits(0.3)})
+
+
+def test_a_rank_interval_covers_the_true_place_about_as_often_as_it_says() -> None:
+    """Three sets a point apart, two-point seeds, three evaluators, three seeds: at least nine of ten places are inside."""
+    import random
+
+    chance, inside = random.Random(5), 0
+    for _ in range(60):
+        scores = {
+            name: {e: {s: truth + chance.gauss(0, 0.02) for s in range(3)} for e in "abc"}
+            for name, truth in (("first", 0.52), ("second", 0.51), ("third", 0.50))
+        }
+        found = scoring.ranks(scores)
+        for place, name in enumerate(("first", "second", "third"), 1):
+            low, high = found[name].low, found[name].high
+            assert low is not None and high is not None
+            inside += low <= place <= high
+    assert inside / 180 >= 0.9

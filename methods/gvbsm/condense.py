@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mabench import compiling
 from mabench.data import RealData
 from mabench.files import write_bytes, write_text
 from mabench.schema import Card, Finding, MabenchError
@@ -216,6 +217,7 @@ SISTERS = _sisters()
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """A set of `config.ipc` images per class: uint8, soft labels float32 [N,K]. The backbones' accuracies go to teachers.json,
     per-epoch labels to labels/, both in the run's folder."""
+    compiling.keep_freed_memory()
     run = run or Run()
     _kit.check(train, config.ipc)
     saved = run.begin(config.method, config, seed, train)

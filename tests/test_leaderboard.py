@@ -1,0 +1,483 @@
+"""The board: its numbers are those of scoring, its bytes those of its input, and nothing in a card gets out of its text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pandas
+import pytest
+from click.testing import CliRunner
+
+from mabench import leaderboard, scoring, suites
+from mabench.cli import main
+from mabench.leaderboard import exports
+from mabench.leaderboard.sources import TIERS, plain, read_submissions, web_address
+from mabench.report import percent
+from mabench.schema import Cell, MabenchError, RunRecord, SetSummary, digest
+
+DIGITS = suites.load("digits-agnostic")
+LITE = suites.load("cifar10-lite")
+HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>]](javascript:alert(1))`|*_\u202e\u0000\x1b[31m"
+
+
+def made_record(
+    exam: suites.Exam, track: str, evaluator: str, seed: int, accuracy: float, *, sha: str, ipc: int = 10, labels: str = "hard"
+) -> RunRecord:
+    """A finished cell whose best and last look are `accuracy` and two points less, of 1,000 images."""
+    entry = next(e for e in exam.evaluators[track] if e.name == evaluator)
+    best = round(1000 * accuracy)
+    recipe = exam.recipes[track]
+    return RunRecord(
+        cell=Cell(
+            set_sha256=sha,
+            suite=exam.id,
+            suite_digest=exam.digest,
+            track=track,
+            evaluator=entry,
+            recipe=recipe,
+            seed=seed,
+        ),
+        synthetic_set=SetSummary.model_validate(
+            dict(
+                sha256=sha,
+                name="made",
+                dataset=exam.suite.dataset,
+                ipc=ipc,
+                stored_images=10 * ipc,
+                decoded_images=10 * ipc,
+                image_shape=(3, 32, 32),
+                image_dtype="uint8",
+                decode="none",
+                labels=labels,
+                stored_bytes=30720 * ipc,
+            )
+        ),
+        test_sha256="1" * 64,
+        total=1000,
+        curve=((1, best // 2), (recipe.epochs - 1, best), (recipe.epochs, max(0, best - 20))),
+        environment={"torch": "2.15.0", "device": "cpu"},
+        seconds=2.5,
+        started="2026-11-01T00:00:00+00:00",
+    )
+
+
+def submit(
+    folder: Path,
+    slug: str,
+    quality: float,
+    *,
+    card: dict[str, Any] | None = None,
+    tier: str | None = None,
+    skip: tuple[str, int] | None = None,
+    exam: suites.Exam = DIGITS,
+    **fields: Any,
+) -> Path:
+    """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out."""
+    path = folder / slug
+    (path / "records").mkdir(parents=True)
+    lines = [f"{k} = {json.dumps(v)}" for k, v in ({"title": slug.replace("-", " ").title()} | (card or {})).items()]
+    (path / "card.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sha = digest(slug)
+    for track, entries in exam.evaluators.items():
+        for index, entry in enumerate(entries):
+            for seed in exam.suite.seeds:
+                if (entry.name, seed) == skip:
+                    continue
+                accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
+                record = made_record(exam, track, entry.name, seed, accuracy, sha=sha, **fields)
+                name = path / "records" / f"{exam.suite.name}--{record.cell.name}.json"
+                name.write_text(record.model_dump_json(), encoding="utf-8")
+    if tier is not None:
+        lines = [
+            json.dumps({"when": "2026-11-02", "who": "a maintainer", "tier": t, "why": "sampled", "records": names})
+            for t, names in (("self-run", {"a--b": "0" * 64}), (tier, ["a--b"]))
+        ]
+        (path / "audit.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+PAPER = """
+[[table]]
+method = "digits-paper"
+title = "Table 5, row 3"
+dataset = "digits"
+ipc = 10
+suite = "digits-agnostic"
+score = "last"
+runs = 10
+config = { packed = true }
+published = false
+[table.values]
+mlp-scratch = [90.78, 0.34]
+convnet3-scratch = [95.5]
+lenet-scratch = [91.0, 0.5]
+vit_mini-scratch = [60.0, 0.5]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seven submissions of every kind, and a paper's table in `methods/`."""
+    here = tmp_path / "submissions"
+    submit(here, "alpha", 0.70, card={"authors": ["A. One"], "paper": "https://example.org/a", "source_networks": ["convnet3"]})
+    submit(here, "beta", 0.60, tier="verified", card={"source_networks": ["mlp", "lenet"]})
+    submit(here, "gamma", 0.50)
+    submit(here, "gone", 0.80, tier="withdrawn")
+    submit(here, "partial", 0.90, skip=("mlp-scratch", 2))
+    submit(here, "soft-one", 0.75, labels="soft")
+    submit(here, "small", 0.40, ipc=1, exam=LITE)
+    (tmp_path / "methods" / "digits-paper").mkdir(parents=True)
+    (tmp_path / "methods" / "digits-paper" / "paper.toml").write_text(PAPER, encoding="utf-8")
+    return here
+
+
+def built(folder: Path, out: Path | None = None) -> Path:
+    out = out or folder.parent / "out"
+    leaderboard.build(folder, out, folder.parent / "methods")
+    return out
+
+
+def board(out: Path) -> dict[str, Any]:
+    """What the page reads, out of its script."""
+    text = (out / "data.js").read_text()
+    value: dict[str, Any] = json.loads(text.removeprefix("window.BOARD=").removesuffix(";\n"))
+    return value
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+# ---- numbers
+
+
+def test_rows_are_ranked_by_scoring(folder: Path) -> None:
+    rows = {(r["key"], r["suite"], r["track"]): r for r in board(built(folder))["rows"]}
+    ranked = {slug: rows[slug, DIGITS.id, "scratch"] for slug in ("alpha", "beta", "gamma")}
+    records = {
+        slug: [RunRecord.model_validate_json(p.read_text()) for p in sorted((folder / slug / "records").glob("*"))]
+        for slug in ranked
+    }
+    expected = scoring.ranks(
+        {
+            slug: {
+                e.name: {r.cell.seed: r.score for r in rs if r.cell.evaluator.name == e.name}
+                for e in DIGITS.evaluators["scratch"]
+            }
+            for slug, rs in records.items()
+        }
+    )
+    for slug, row in ranked.items():
+        assert (row["rank"], row["rank_low"], row["rank_high"]) == tuple(vars(expected[slug]).values())
+        lines = {line.name: line for line in scoring.rows(DIGITS, records[slug])}
+        assert (row["score"], row["std"], row["last"]) == tuple(vars(lines["panel mean"])[k] for k in ("mean", "std", "last"))
+        assert {n: e["mean"] for n, e in row["evaluators"].items()} == {n: x.mean for n, x in lines.items() if not x.panel}
+    assert [ranked[s]["rank"] for s in ("alpha", "beta", "gamma")] == [1, 2, 3]
+    seen, unseen = scoring.seen_and_unseen(DIGITS, "scratch", list(lines.values()), ["mlp", "lenet"])
+    assert seen is not None and unseen is not None
+    assert ranked["beta"]["gap"] == pytest.approx(seen - unseen) and ranked["gamma"]["gap"] is None
+    one = rows["small", LITE.id, "pretrained"]
+    assert one["rank"] == 1 and one["score"] == one["evaluators"]["efficientnet_lite0-pretrained"]["mean"]
+
+
+def test_what_is_incomplete_or_not_trusted_is_shown_without_a_rank(folder: Path) -> None:
+    rows = {r["key"]: r for r in board(built(folder))["rows"] if r["suite"] == DIGITS.id}
+    assert rows["partial"]["rank"] is None and rows["partial"]["status"] == "incomplete: 11 of 12 runs"
+    assert rows["partial"]["evaluators"]["mlp-scratch"]["runs"] == 2
+    assert rows["gone"]["rank"] is None and rows["gone"]["status"] == "withdrawn"
+    paper = rows["paper.digits-paper.1"]
+    assert (paper["rank"], paper["tier"], paper["where"]) == (None, "reported", "Table 5, row 3; packed true")
+    assert paper["score"] == pytest.approx((0.9078 + 0.955 + 0.91 + 0.6) / 4) and paper["std"] is None
+    assert rows["soft-one"]["rank"] == 1, "soft labels have a table of their own"
+
+
+@pytest.mark.parametrize(("tier", "ranked"), [(t, t in ("verified", "spot-checked", "self-run")) for t in TIERS])
+def test_the_last_line_of_the_audit_log_decides(tmp_path: Path, tier: str, ranked: bool) -> None:
+    submit(tmp_path / "s", "one", 0.5, tier=tier)
+    (row,) = leaderboard.build(tmp_path / "s", tmp_path / "out")
+    assert (row.tier, row.rank is not None) == (tier, ranked)
+
+
+def test_a_record_edited_to_another_exam_is_not_ranked(tmp_path: Path) -> None:
+    path = submit(tmp_path / "s", "one", 0.5)
+    victim = sorted((path / "records").iterdir())[0]
+    value = json.loads(victim.read_text())
+    for change, reason in (
+        ({"suite_digest": "0" * 64}, "another state of the suite"),
+        ({"recipe": value["cell"]["recipe"] | {"epochs": 9999}}, "other settings"),
+    ):
+        victim.write_text(json.dumps(value | {"cell": value["cell"] | change}))
+        (row,) = leaderboard.build(tmp_path / "s", tmp_path / "out")
+        assert row.rank is None and reason in row.why_unranked
+
+
+def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
+    text = (built(folder) / "leaderboard.md").read_text()
+    part = text.split(f"## {DIGITS.id}, scratch, IPC 10, hard labels")[1].split("\n## ")[0]
+    lines = {c[1]: c for c in ([x.strip() for x in row.split("|")[1:-1]] for row in part.splitlines() if row.startswith("|"))}
+    for slug, title in (("alpha", "Alpha"), ("beta", "Beta"), ("gamma", "Gamma")):
+        records = [RunRecord.model_validate_json(p.read_text()) for p in sorted((folder / slug / "records").glob("*"))]
+        rows = {r.name: r for r in scoring.rows(DIGITS, records)}
+        head, low = rows["panel mean"], scoring.worst(list(rows.values()))
+        assert low is not None
+        assert lines[title][3] == f"{percent(head.mean)} ± {percent(head.std)}" and lines[title][4] == percent(low.mean)
+        for position, entry in enumerate(DIGITS.evaluators["scratch"]):
+            line = rows[entry.name]
+            assert lines[title][7 + position] == f"{percent(line.mean)} ± {percent(line.std)}"
+    assert lines["Partial"][0] == "incomplete: 11 of 12 runs" and lines["Alpha"][0] == "1 (1-1)"
+
+
+def test_downloads_agree(folder: Path) -> None:
+    out = built(folder)
+    csv, parquet = pandas.read_csv(out / "leaderboard.csv"), pandas.read_parquet(out / "leaderboard.parquet")
+    assert len(csv) == len(parquet) == sum(len(r["evaluators"]) for r in board(out)["rows"])
+    assert csv["evaluator_mean"].tolist() == pytest.approx(parquet["evaluator_mean"].tolist())
+    assert json.loads((out / "leaderboard.json").read_text())["rows"] == board(out)["rows"]
+    cells = pandas.read_parquet(out / "cells.parquet")
+    assert len(cells) == len(pandas.read_csv(out / "cells.csv")) == sum(1 for _ in folder.glob("*/records/*.json"))
+    mean = cells[(cells["key"] == "alpha") & (cells["evaluator"] == "mlp-scratch")]["acc_best"].mean()
+    found = csv[(csv["key"] == "alpha") & (csv["evaluator"] == "mlp-scratch")]["evaluator_mean"]
+    assert found.item() == pytest.approx(mean)
+
+
+# ---- bytes
+
+
+def test_same_input_same_bytes(folder: Path) -> None:
+    first, second = tree(built(folder, folder.parent / "a")), tree(built(folder, folder.parent / "b"))
+    assert first == second
+    assert tree(built(folder, folder.parent / "a")) == second, "a second build into the same folder"
+    assert not [name for name, content in first.items() if str(folder.parent).encode() in content]
+
+
+def test_a_rebuild_removes_what_it_made_and_nothing_else(folder: Path) -> None:
+    out = built(folder)
+    (out / "README.md").write_text("by hand")
+    (out / "sets" / "gamma" / "mine.txt").write_text("by hand")
+    shutil.rmtree(folder / "gamma")
+    shutil.rmtree(folder / "beta")
+    built(folder)
+    assert (out / "README.md").read_text() == "by hand"
+    assert [p.name for p in (out / "sets" / "gamma").iterdir()] == ["mine.txt"] and not (out / "sets" / "beta").exists()
+
+
+def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "site"
+    other.mkdir()
+    (other / "index.html").write_text("mine")
+    with pytest.raises(MabenchError, match="not of a board"):
+        built(folder, other)
+    assert (other / "index.html").read_text() == "mine"
+    out = built(folder)
+    (out / "manifest.json").write_text('{"files": {"../../submissions/alpha/card.toml": "0"}, "previews": {}}')
+    built(folder)
+    assert (folder / "alpha" / "card.toml").exists(), "nothing outside of the folder is removed"
+
+
+def test_the_images_of_a_set_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from mabench import synthetic
+
+    images = torch.arange(10 * 3 * 32 * 32, dtype=torch.float32).reshape(10, 3, 32, 32).remainder(255).to(torch.uint8)
+    made = synthetic.SyntheticSet(images, torch.arange(10), "digits", 1)
+    path = submit(tmp_path / "s", "with-set", 0.5)
+    made.save(path / "set.safetensors")
+    with pytest.raises(MabenchError, match="different sets"):
+        leaderboard.build(tmp_path / "s", tmp_path / "out")
+    shutil.rmtree(path / "records")
+    (path / "records").mkdir()
+    record = made_record(DIGITS, "scratch", "mlp-scratch", 0, 0.5, sha=made.sha256, ipc=1)
+    (path / "records" / "one.json").write_text(record.model_dump_json())
+    leaderboard.build(tmp_path / "s", tmp_path / "out")
+    preview = (tmp_path / "out" / "sets" / "with-set" / "preview.png").read_bytes()
+    assert preview.startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "sets" / "with-set" / "index.html").read_text()
+    assert "mabench eval submissions/with-set/set.safetensors --suite digits-agnostic@1 --track scratch" in page
+    monkeypatch.setattr(synthetic, "preview", lambda *_: pytest.fail("drawn again"))
+    leaderboard.build(tmp_path / "s", tmp_path / "out")
+    assert (tmp_path / "out" / "sets" / "with-set" / "preview.png").read_bytes() == preview
+
+
+def test_the_board_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys, mabench.leaderboard\nassert 'torch' not in sys.modules\nfrom click.testing import CliRunner\n"
+        "from mabench.cli import main\nr = CliRunner().invoke(main, sys.argv[1:])\nprint(r.output, r.exit_code, 'torch' in sys.modules)"
+    )
+    command = ["leaderboard", "build", "--submissions", str(folder), "--out", str(folder.parent / "o")]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip().endswith("0 False"), done.stdout + done.stderr
+    assert (folder.parent / "o" / "index.html").exists()
+
+
+def test_bundled_libraries_are_the_ones_listed() -> None:
+    vendor = resources.files("mabench.leaderboard").joinpath("templates", "vendor")
+    listed = re.findall(r"^\| (\S+?),? .*?\| ([\w-]+) \| ([\d.]+) \|", vendor.joinpath("README.md").read_text(), re.M)
+    assert len(listed) == 4
+    for file, package, version in listed:
+        assert version in vendor.joinpath(file).read_text(encoding="utf-8")
+        name = package.removesuffix("-tables")
+        assert "Copyright" in vendor.joinpath(f"LICENSE-{name}.txt").read_text()
+
+
+def test_serving_needs_a_built_page(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["leaderboard", "serve", str(folder)])
+    assert result.exit_code == 2 and "mabench leaderboard build --out" in result.output
+    out = built(folder)
+    command = [sys.executable, "-u", "-m", "mabench.cli", "leaderboard", "serve", str(out), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[0]
+            assert address.startswith("http://127.0.0.1:")
+            with urlopen(f"{address}data.js", timeout=60) as answer:
+                assert answer.read() == (out / "data.js").read_bytes()
+        finally:
+            server.terminate()
+
+
+# ---- strangers
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    card = {
+        "title": HOSTILE,
+        "authors": ["=HYPERLINK(1)", HOSTILE],
+        "paper": "javascript:alert(1)",
+        "code": "https://example.org/\"onmouseover='x'",
+        "command": HOSTILE,
+        "licence": "</pre><script>window.hacked=1</script>",
+        "source_networks": ["</script><script>window.hacked=1</script>"],
+    }
+    path = submit(tmp_path / "s", "evil", 0.5, card={k: v for k, v in card.items() if k != "title"})
+    text = (path / "card.toml").read_text().replace('title = "Evil"', f"title = {json.dumps(HOSTILE)}")
+    (path / "card.toml").write_text(text)
+    line = {"when": HOSTILE, "who": HOSTILE, "tier": "self-run", "why": HOSTILE, "records": [HOSTILE]}
+    (path / "audit.jsonl").write_text(json.dumps(line) + "\n")
+    victim = sorted((path / "records").iterdir())[0]
+    value = json.loads(victim.read_text())
+    value["environment"] = {HOSTILE: HOSTILE}
+    value["synthetic_set"]["name"] = value["synthetic_set"]["decode"] = HOSTILE
+    value["synthetic_set"]["findings"] = [{"field": HOSTILE, "value": HOSTILE, "reason": HOSTILE, "flag": HOSTILE}]
+    victim.write_text(json.dumps(value))
+    out = tmp_path / "out"
+    leaderboard.build(tmp_path / "s", out)
+    for name, content in tree(out).items():
+        if name.startswith("assets/") or name.endswith((".png", ".parquet")):
+            continue
+        shown = content.decode()
+        if not name.endswith((".json", ".csv")):
+            assert "<script>window" not in shown and "<img src=x" not in shown and "</script><script>" not in shown, name
+        assert not re.search("[\u202e\x00\x1b]", shown), name
+        if name.endswith(".html"):
+            assert "javascript:alert" not in "".join(re.findall(r'(?:href|src)="([^"]*)"', shown)), name
+            assert not re.search(r"<[^>]*\sonmouseover=", shown), name
+        if name.endswith(".svg"):
+            ElementTree.fromstring(shown)
+    frame = pandas.read_csv(out / "leaderboard.csv")
+    assert frame["authors"][0].startswith("'=HYPERLINK")
+    markdown = (out / "leaderboard.md").read_text()
+    assert "&#60;script&#62;" in markdown and "](javascript" not in markdown and "`" not in markdown.split("##", 1)[1]
+    bib = exports.bibtex(read_submissions(tmp_path / "s")[0])
+    body = re.sub(r"\\[{}]", "", bib)
+    assert body.count("{") == body.count("}") and "javascript" in bib and "\x1b" not in bib
+
+
+def test_only_web_addresses_become_links() -> None:
+    assert web_address("https://arxiv.org/abs/1?x=%20&y#z") == "https://arxiv.org/abs/1?x=%20&y#z"
+    for text in (
+        "",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "//evil",
+        "https://a b",
+        'https://a"b',
+        "https://a\nb",
+        "HTTPS//x",
+    ):
+        assert web_address(text) is None
+    assert plain("a\n\tb\u202e\u200bc\u2028d") == "a b c d" and plain("x" * 1000, 10) == "x" * 9 + "\u2026"
+
+
+def _double(path: Path) -> None:
+    first = sorted((path / "records").iterdir())[0]
+    shutil.copy(first, first.with_name("again.json"))
+
+
+def _field(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        first = sorted((path / "records").iterdir())[0]
+        value = json.loads(first.read_text())
+        change(value)
+        first.write_text(json.dumps(value))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (_double, "two records for"),
+        (_field(lambda v: v["cell"].update(set_sha256="0" * 64)), "2 different sets"),
+        (_field(lambda v: v["cell"].update(suite="../../x")), "unknown suite"),
+        (_field(lambda v: v["cell"].update(suite="digits-agnostic")), "has no version"),
+        (_field(lambda v: v["cell"].update(suite="x.toml")), "released suites only"),
+        (_field(lambda v: v["cell"].update(track="../../../etc")), "unknown track"),
+        (_field(lambda v: v["cell"]["evaluator"].update(name="<b>")), "unknown evaluator"),
+        (_field(lambda v: v["synthetic_set"].update(dataset="cifar10")), "is about digits"),
+        (_field(lambda v: v.update(seconds=float("nan"))), "seconds are no number"),
+        (lambda p: (p / "card.toml").write_text('title = "x"\nstars = 5\n'), "card.toml: stars"),
+        (lambda p: (p / "card.toml").write_text("title = "), "not TOML"),
+        (lambda p: (p / "card.toml").write_text('title = "' + "x" * 2**21 + '"'), "Shorten it"),
+        (lambda p: (p / "card.toml").write_bytes(b"title = '\xff'"), "UTF-8"),
+        (lambda p: (p / "card.toml").unlink(), "no card.toml"),
+        (lambda p: shutil.rmtree(p / "records"), "no records"),
+        (lambda p: (p / "audit.jsonl").write_text('{"tier": "gold"}\n'), "audit.jsonl, line 1"),
+        (lambda p: (p / "set.safetensors").write_bytes(b"no"), "not a complete mabench set"),
+        (lambda p: p.rename(p.with_name("Bad_Slug")), "is no slug"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_anything_is_written(
+    tmp_path: Path, break_it: Callable[[Path], Any], message: str
+) -> None:
+    break_it(submit(tmp_path / "s", "one", 0.5))
+    result = CliRunner().invoke(
+        main, ["leaderboard", "build", "--submissions", str(tmp_path / "s"), "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 2 and message in result.output, result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("digits-agnostic", "digits-agnostik", "Did you mean 'digits-agnostic'"),
+        ("mlp-scratch", "mlq-scratch", "Did you mean 'mlp-scratch'"),
+        ("90.78", "900.78", "table 1"),
+        ("90.78", "nan", "table 1"),
+        ('"digits"', '"cifar10"', "is about digits"),
+    ],
+)
+def test_a_papers_table_is_checked(folder: Path, old: str, new: str, message: str) -> None:
+    path = folder.parent / "methods" / "digits-paper" / "paper.toml"
+    path.write_text(PAPER.replace(old, new))
+    with pytest.raises(MabenchError, match=re.escape(message)):
+        built(folder)
+
+
+def test_a_board_of_nothing_is_a_page(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    assert leaderboard.build(tmp_path / "s", tmp_path / "out") == []
+    assert "Nothing has been submitted yet" in (tmp_path / "out" / "index.html").read_text()
+    with pytest.raises(MabenchError, match="no such folder"):
+        leaderboard.build(tmp_path / "missing", tmp_path / "out")

@@ -1,0 +1,137 @@
+"""`mabench reproduce`: presets and their changes, the comparison's arithmetic, the real command on digits and on published sets."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import mabench_methods
+from mabench import data, papers, reproduce, suites
+from mabench.evaluators import EVALUATORS
+from mabench.reproduce import Line
+from mabench.schema import MabenchError
+from mabench.synthetic import SyntheticSet
+
+
+def line(paper: float, paper_std: float | None, ours: float, ours_std: float | None) -> Line:
+    return Line("T", "s@1", "mlp-scratch", paper, paper_std, 10, ours, ours_std, 3)
+
+
+def test_inside_means_within_two_combined_spreads() -> None:
+    assert line(30, 0.3, 30.99, 0.4).inside is True  # 2 * sqrt(0.09 + 0.16) = 1
+    assert line(30, 0.3, 31.01, 0.4).inside is False
+    assert line(30, 0.3, 29.1, 0.4).difference == pytest.approx(-0.9)
+    assert line(30, 0.5, 31.4, None).spread == pytest.approx(math.sqrt(0.5))  # the other side is taken to vary alike
+    assert line(30, None, 31, None).inside is None
+
+
+def test_every_table_names_a_suite_and_evaluators_that_exist() -> None:
+    seen = 0
+    for method in mabench_methods.METHODS:
+        presets = mabench_methods.module(method).PRESETS[method]
+        for table in papers.tables(method):
+            exam = suites.load(table.suite)
+            names = {e.name for es in exam.evaluators.values() for e in es}
+            assert table.values and set(table.values) <= names <= set(EVALUATORS)
+            assert exam.suite.dataset == table.dataset
+            config = next(iter(presets.values()))
+            assert all(reproduce._at(config, path) is not None for path in table.config), table.title
+            seen += 1
+    assert seen >= 20
+
+
+def test_presets_and_changes() -> None:
+    assert reproduce.preset("dc", None, 10).name == "paper-ipc10"
+    changed = reproduce.preset(
+        "model-pool", "paper-ipc1", None, ["matching.iterations=7", "main_probability=0.5", "pool=various"]
+    )
+    assert (changed.config.matching.iterations, changed.config.main_probability, changed.config.pool) == (7, 0.5, "various")
+    assert reproduce.preset("random", None, 1, ["packed=true"]).config.packed is True
+    assert not reproduce.preset("dc", "smoke", None).comparable and reproduce.preset("dc", "smoke", None).dataset == "digits"
+    for bad, message in [
+        (("dcc", None, None), "Did you mean 'dc'"),
+        (("dc", "papr-ipc1", None), "paper-ipc1"),
+        (("dc", None, 7), "no preset for IPC 7"),
+        (("dc", "paper-ipc1", 10), "is for IPC 1, not 10"),
+        (("dc", None, 1, ["iterations"]), "key=value"),
+        (("dc", None, 1, ["iteratons=3"]), "Did you mean 'iterations'"),
+        (("dc", None, 1, ["iterations=many"]), "allowed is a value like 1000"),
+        (("random", None, 1, ["packed=1"]), "true or false"),
+    ]:
+        with pytest.raises(MabenchError, match=message):
+            reproduce.preset(*bad)  # type: ignore[arg-type]
+
+
+def test_tables_belong_to_a_configuration() -> None:
+    long = reproduce.preset("model-pool", "released-ipc1", None)
+    short = reproduce.preset("model-pool", "released-ipc1", None, ["matching.iterations=1000"])
+    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(long, from_set=False)] == [27.73]
+    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(short, from_set=False)] == [27.24]
+    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(short, from_set=True)] == [27.73]
+    packed = reproduce.preset("random", "packed-ipc10", None)
+    assert [t.suite for t in reproduce.fitting_tables(packed, from_set=False)] == ["cifar10-hmdc"]
+    assert reproduce.chosen_suites(packed, [], reproduce.fitting_tables(packed, from_set=False)) == [
+        "cifar10-hmdc",
+        "cifar10-agnostic",
+    ]
+
+
+def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    command = ("reproduce", "dc", "--preset", "smoke", "--evaluator", "mlp*", "--seeds", "0", "--out", "out")
+    first = mabench(*command)
+    assert first.returncode == 0, first.stderr
+    assert "no verdict is due" in first.stdout and "condensed:" in first.stdout
+    made = tmp_path / "out" / "set-seed0"
+    assert {"set.safetensors", "card.toml", "preview.png", "losses.png", "losses.csv", "run.json"} == {
+        p.name for p in made.iterdir()
+    }
+    before = {p: p.stat().st_mtime_ns for p in [made / "set.safetensors", *(tmp_path / "out").rglob("records/*.json")]}
+    again = mabench(*command)
+    assert again.returncode == 0 and "1 of 1 cells were finished before" in again.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    other = mabench(*command, "--config", "iterations=2")
+    assert other.returncode == 2 and "holds another condensation" in other.stderr and "Traceback" not in other.stderr
+
+
+def test_several_sets_are_examined_with_one_seed_each(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = mabench("reproduce", "random", "--preset", "smoke", "--evaluator", "mlp*", "--sets", "2", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(p.read_text()) for p in sorted((tmp_path / "out").rglob("records/*.json"))]
+    assert [r["cell"]["seed"] for r in records] == [0, 1]
+    assert len({r["synthetic_set"]["sha256"] for r in records}) == 2
+
+
+def test_a_dry_run_costs_and_changes_nothing(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    done = mabench("reproduce", "dc", "--preset", "smoke", "--evaluator", "mlp*", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "condensing: about" in done.stdout and "all together about" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_published_set_stands_beside_its_paper(mabench, tmp_path: Path, real_data: Path) -> None:  # type: ignore[no-untyped-def]
+    published = real_data / "sets" / "modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt"
+    done = mabench(
+        "reproduce", "model-pool", "--ipc", "10", "--from-set", published, "--suite", "cifar10-modelpool",
+        "--evaluator", "mlp*", "--seeds", "0,1,2", "--out", "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (only,) = json.loads((tmp_path / "out" / "reproduction.json").read_text())["lines"]
+    assert (only["paper"], only["evaluator"], only["ours_runs"]) == (30.78, "mlp-scratch", 3)
+    assert abs(only["difference"]) < 1.0 and only["inside"] is True
+    assert "30.78 ± 0.34 (10)" in (tmp_path / "out" / "reproduction.md").read_text()
+    assert (tmp_path / "out" / "reproduction.png").stat().st_size > 5000
+
+
+def test_noise_is_found_outside(mabench, tmp_path: Path, real_data: Path) -> None:  # type: ignore[no-untyped-def]
+    entry = data.DATASETS["cifar10"]
+    noise = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    SyntheticSet(noise, torch.arange(10), "cifar10", 1, class_names=entry.class_names).save(tmp_path / "noise.safetensors")
+    command = ("reproduce", "dc", "--ipc", "1", "--from-set", "noise.safetensors", "--suite", "cifar10-modelpool")
+    done = mabench(*command, "--evaluator", "mlp*", "--seeds", "0,1", "--out", "out")
+    assert done.returncode == 1 and "outside: mlp-scratch" in done.stderr
+    wrong = mabench("reproduce", "dc", "--ipc", "10", "--from-set", "noise.safetensors", "--out", "new")
+    assert wrong.returncode == 2 and "--ipc 1" in wrong.stderr and not (tmp_path / "new").exists()
