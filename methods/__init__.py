@@ -22,6 +22,8 @@ METHODS: dict[str, str] = {
     "hmdc": "hmdc",
     "trajectory": "trajectory",
     "mtt": "trajectory",
+    "gvbsm": "gvbsm",
+    "sre2l": "gvbsm",
 }
 
 
