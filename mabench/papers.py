@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import tomllib
-from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+import mabench_methods
 from mabench.schema import Count, Frozen, MabenchError
-from mabench_methods import METHODS
+
+INSTALLED = Path(mabench_methods.__file__).parent
+"""Where the methods that came with this program keep their tables."""
+
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class PaperTable(Frozen):
@@ -23,26 +29,41 @@ class PaperTable(Frozen):
     """The paper suite that measures the same thing."""
     runs: Count | None = None
     """Runs behind each mean; None = the paper does not say."""
-    config: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    config: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Fields of the method's configuration (dotted path -> value) that made the paper's images."""
     published: bool = True
     """Whether a published file's default set (the last of several) is what this table measured."""
     note: str = ""
-    values: dict[str, tuple[float, float | None]] = Field(default_factory=dict)
-    """Evaluator -> (mean, standard deviation), percent."""
+    values: Annotated[dict[str, tuple[Percent, Percent | None]], Field(min_length=1)]
+    """Evaluator -> (mean, standard deviation), percent; in the file the second may be left out."""
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return {k: [*v, None] if isinstance(v, list) and len(v) == 1 else v for k, v in value.items()}
+
+
+def read(folder: Path) -> list[tuple[str, PaperTable]]:
+    """Every table of `folder/*/paper.toml` under a key that names it. Raises MabenchError for a file that is malformed."""
+    found = []
+    for path in sorted(folder.glob("*/paper.toml")):
+        try:
+            entries = tomllib.loads(path.read_text(encoding="utf-8")).get("table", [])
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise MabenchError(f"{path}: not readable TOML: {error}. Mend that line.") from error
+        for number, entry in enumerate(entries, 1):
+            try:
+                table = PaperTable.model_validate(entry)
+            except (ValidationError, AttributeError) as error:
+                first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("values",), "msg": str(error)}
+                raise MabenchError(
+                    f"{path}, table {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
+                    f"Fields: {', '.join(PaperTable.model_fields)}."
+                ) from error
+            found.append((f"paper.{path.parent.name}.{number}", table))
+    return found
 
 
 def tables(method: str) -> list[PaperTable]:
-    """Everything that is known of a method of `mabench_methods.METHODS`; an empty list where nothing was reported."""
-    found: list[PaperTable] = []
-    path = resources.files(f"mabench_methods.{METHODS[method]}").joinpath("paper.toml")
-    if path.is_file():
-        for entry in tomllib.loads(path.read_text(encoding="utf-8")).get("table", []):
-            try:
-                values = {name: (v[0], v[1] if len(v) > 1 else None) for name, v in entry.pop("values").items()}
-                table = PaperTable.model_validate(entry | {"values": values})
-            except (ValidationError, KeyError, IndexError, TypeError) as error:
-                raise MabenchError(f"{path}: table '{entry.get('title', '?')}' is malformed: {error}") from error
-            if table.method == method:
-                found.append(table)
-    return found
+    """Everything that is known of a method that came with this program; an empty list where nothing was reported."""
+    return [table for _, table in read(INSTALLED) if table.method == method]

@@ -42,7 +42,7 @@ class Preset:
     @property
     def comparable(self) -> bool:
         """Whether the paper's numbers are about this configuration: only the small presets are not."""
-        return self.name not in ("lite", "smoke")
+        return self.name != "smoke" and not self.name.startswith("lite")
 
 
 def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:

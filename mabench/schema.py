@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers refuse a newer one
 
@@ -295,17 +296,75 @@ class RunRecord(Frozen):
         return self.best if self.cell.recipe.score == "best" else self.last
 
 
+def _visible(text: str) -> str:
+    """Text of a stranger: nothing that a terminal or a page would obey instead of show (controls, direction overrides)."""
+    bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"})
+    if bad:
+        raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if "\n" in text or "\t" in text:
+        raise ValueError("must be one line")
+    return _visible(text)
+
+
+Line = Annotated[str, Field(max_length=300), AfterValidator(_one_line)]
+"""One line of text from a stranger; escaped wherever it is shown."""
+Text = Annotated[str, Field(max_length=8000), AfterValidator(_visible)]
+Link = Annotated[str, Field(max_length=500, pattern=r"^(https?://[^\s<>\"'`\\]+)?$"), AfterValidator(_one_line)]
+"""Empty, or an address that starts with http:// or https://."""
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Card(Frozen):
     """Who made a set and how: what a leaderboard row says beside its numbers."""
 
-    title: str
-    authors: tuple[str, ...] = ()
-    paper: str = ""
-    code: str = ""
-    command: str = ""
-    licence: str = ""
-    source_networks: tuple[str, ...] = ()
+    title: Annotated[Line, Field(min_length=1, max_length=120)]
+    authors: Annotated[tuple[Line, ...], Field(max_length=50)] = ()
+    paper: Link = ""
+    code: Link = ""
+    command: Text = ""
+    licence: Line = ""
+    source_networks: Annotated[tuple[Line, ...], Field(max_length=50)] = ()
     """Evaluators' architectures that made the set, so that unseen ones can be told apart."""
+    slug: Annotated[str, Field(pattern=r"^([a-z0-9-]{3,64})?$")] = ""
+    """Name of the submission's folder; empty = made from the title."""
+    method: Line = ""
+    """Name of the condensation method, so that several sets of one method can be told from other methods'."""
+    submitter: Line = ""
+    """Who submits, where that is not the first author."""
+    decoder_bytes: Annotated[int, Field(ge=0)] = 0
+    """Bytes of a decoder that the set cannot be trained without; 0 for the formats that mabench decodes itself."""
+    gpu_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What making the set cost."""
+    bibtex: Text = ""
+
+
+Tier = Literal["reported", "self-run", "spot-checked", "verified", "challenged", "superseded", "withdrawn"]
+"""How far a row can be trusted. reported: numbers of a paper, no records; self-run: records by the submitter; spot-checked:
+some cells re-run by others; verified: all of them; challenged: a re-run disagreed; superseded, withdrawn: kept, unranked."""
+
+
+class AuditEntry(Frozen):
+    """One line of a submission's append-only log: who did what to it, when, why, and which records it is about."""
+
+    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
+    """UTC, ISO 8601."""
+    who: Annotated[Line, Field(min_length=1)]
+    action: Literal["submitted", "changed", "re-run", "tier"]
+    tier: Tier
+    """From this entry on."""
+    why: Annotated[Line, Field(min_length=1)]
+    set_sha256: Sha256
+    records: dict[Line, Sha256] = Field(default_factory=dict)
+    """Name -> sha256 of the file: records that were added, or that a re-run confirmed."""
+    contradicted: dict[Line, Sha256] = Field(default_factory=dict)
+    """Likewise: records that a re-run did not confirm."""
+    previous: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """sha256 of the line before, without its line end; empty for the first: a line changed later breaks the chain."""
 
 
 def first_line(items: Iterable[str]) -> str:

@@ -70,12 +70,18 @@ class Folder:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise MabenchError(
             f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out."
         ) from error
-    except ValueError as error:
+    return _object(content, path)
+
+
+def _object(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise MabenchError(
             f"{path}: is damaged ({error}). Delete this file and run the same command: its cell runs again."
         ) from error
@@ -86,7 +92,15 @@ def _json(path: Path) -> dict[str, Any]:
 
 def read_record(path: Path) -> RunRecord:
     """The record in `path`. Raises MabenchError for damage or for a schema newer than this program reads."""
-    value = _json(path)
+    return _record(_json(path), path)
+
+
+def parse_record(content: bytes, path: Path) -> RunRecord:
+    """As `read_record`, from a file's bytes; `path` only names it in messages."""
+    return _record(_object(content, path), path)
+
+
+def _record(value: dict[str, Any], path: Path) -> RunRecord:
     schema = value.get("record_schema")
     if isinstance(schema, int) and schema > RECORD_SCHEMA:
         raise MabenchError(

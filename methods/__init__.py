@@ -19,6 +19,11 @@ METHODS: dict[str, str] = {
     "dc": "dc",
     "dsa": "dc",
     "model-pool": "model_pool",
+    "hmdc": "hmdc",
+    "trajectory": "trajectory",
+    "mtt": "trajectory",
+    "gvbsm": "gvbsm",
+    "sre2l": "gvbsm",
 }
 
 

@@ -38,6 +38,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `mabench demo` leaves behind: the bundled digits set and all 12 cells of its suite, run once a session."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    subprocess.run([sys.executable, "-m", "mabench.cli", "demo", "--out", str(folder)], check=True, capture_output=True)
+    return folder
+
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -23,7 +23,9 @@ QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
 
 
 def test_every_command_has_help_with_an_example(mabench: Command) -> None:
-    assert set(cli.main.commands) == {"list", "check", "pack", "eval", "demo"}
+    assert set(cli.main.commands) == {
+        "list", "check", "pack", "eval", "demo", "submit", "pull", "verify", "audit", "refresh",
+    }  # fmt: skip
     for name in cli.main.commands:
         done = mabench(name, "--help")
         assert done.returncode == 0 and f"mabench {name}" in done.stdout.split("Example:")[1]

@@ -113,7 +113,6 @@ title = "Table 5, row 3"
 dataset = "digits"
 ipc = 10
 suite = "digits-agnostic"
-score = "last"
 runs = 10
 config = { packed = true }
 published = false

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mabench import suites
-from mabench.schema import MabenchError
+from mabench.schema import Augmentation, Distillation, Evaluator, MabenchError, Recipe
 
 GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 
@@ -16,6 +16,19 @@ GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 def test_released_suites_never_change() -> None:
     """To release a new suite or version, add its digest by hand; an existing line must never be edited."""
     assert {name: suites.load(name).digest for name in suites.released()} == json.loads(GOLDEN.read_text())
+
+
+def test_defaults_never_change() -> None:
+    """Digests leave out what is at its default. A new field joins the golden file by hand; an existing line is never edited."""
+    found = {
+        f"{model.__name__}.{name}": json.loads(
+            json.dumps(field.get_default(call_default_factory=True), default=lambda m: m.model_dump())
+        )
+        for model in (Recipe, Augmentation, Evaluator, Distillation)
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    }
+    assert found == json.loads((GOLDEN.parent / "defaults.json").read_text())
 
 
 def test_headline_recipe_is_the_protocol() -> None:

@@ -15,11 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mabench
-from mabench import scoring
+from mabench import papers, scoring
 from mabench.files import write_bytes
 from mabench.leaderboard import exports
 from mabench.leaderboard.columns import COLUMNS, EVALUATOR_NOTE
-from mabench.leaderboard.sources import TIERS, Submission, exam, plain, read_reported, read_submissions, web_address
+from mabench.leaderboard.sources import TIERS, Submission, exam, plain, read_submissions, web_address
 from mabench.leaderboard.standings import Standing, standings
 from mabench.report import percent
 from mabench.schema import MabenchError
@@ -37,7 +37,7 @@ def build(submissions: Path, out: Path, methods: Path | None = None) -> list[Sta
     Returns the rows. Raises MabenchError, before anything is written, for a submission that cannot be read.
     """
     entries = read_submissions(submissions)
-    rows = standings(entries, read_reported(methods))
+    rows = standings(entries, [] if methods is None else papers.read(methods))
     known = _manifest(out)
     files = _data_files(entries, rows)
     templates = Environment(loader=PackageLoader("mabench.leaderboard", "templates"), autoescape=True, undefined=StrictUndefined)

@@ -9,10 +9,11 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from mabench.papers import PaperTable
 from mabench.schema import Card, MabenchError, RunRecord, lookup
 from mabench.store import read_records
 from mabench.suites import Exam, load
@@ -52,31 +53,6 @@ class AuditLine(BaseModel):
     @classmethod
     def _names(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, dict) else value
-
-
-class ReportedTable(BaseModel):
-    """What a board shows of one row of a paper's table, as `methods/*/paper.toml` quotes it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    method: str
-    title: str
-    """Where it stands in the paper: table, row."""
-    dataset: str
-    ipc: Annotated[int, Field(ge=1)]
-    suite: str
-    runs: Annotated[int, Field(ge=1)] | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Settings that tell rows of one table apart."""
-    note: str = ""
-    values: dict[str, Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1, max_length=2)]]
-    """Evaluator -> (mean, std) in percent; std may be left out."""
-
-    @property
-    def where(self) -> str:
-        """Title and settings on one line."""
-        settings = ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else v}" for k, v in self.config.items())
-        return plain("; ".join(part for part in (self.title, settings, self.note) if part), 300)
 
 
 @dataclass(frozen=True)
@@ -185,15 +161,10 @@ def _audit(path: Path) -> tuple[AuditLine, ...]:
     return tuple(_checked(AuditLine, line, f"{path}, line {number}") for number, line in lines if line.strip())
 
 
-def read_reported(folder: Path | None) -> list[tuple[ReportedTable, str]]:
-    """Every table of `folder/*/paper.toml` with a key that names it; none without a folder."""
-    if folder is None:
-        return []
-    found = []
-    for path in sorted(folder.glob("*/paper.toml")):
-        for number, table in enumerate(_toml(path).get("table", []), 1):
-            found.append((_checked(ReportedTable, table, f"{path}, table {number}"), f"paper.{path.parent.name}.{number}"))
-    return found
+def where(table: PaperTable) -> str:
+    """Title, settings and note of a paper's table on one line."""
+    settings = ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else v}" for k, v in table.config.items())
+    return plain("; ".join(part for part in (table.title, settings, table.note) if part), 300)
 
 
 @cache

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mabench import scoring
-from mabench.leaderboard.sources import RANKED_TIERS, ReportedTable, Submission, exam, plain, track_of, web_address
+from mabench.leaderboard.sources import RANKED_TIERS, Submission, exam, plain, track_of, web_address, where
+from mabench.papers import PaperTable
 from mabench.report import known_baseline, known_full_data
 from mabench.schema import MabenchError, RunRecord
 from mabench.suites import Exam
@@ -94,10 +95,10 @@ class Standing:
         return (self.suite, self.track, self.ipc, self.labels)
 
 
-def standings(submissions: Sequence[Submission], reported: Iterable[tuple[ReportedTable, str]]) -> list[Standing]:
+def standings(submissions: Sequence[Submission], reported: Iterable[tuple[str, PaperTable]]) -> list[Standing]:
     """All rows of the board: by table, ranked ones first, then by score and key."""
     found = [row for submission in submissions for row in _submitted(submission)]
-    found += [row for table, key in reported for row in _reported(table, key)]
+    found += [row for key, table in reported for row in _reported(key, table)]
     tables: dict[tuple[str, str, int, str], list[Standing]] = defaultdict(list)
     for row in found:
         tables[row.table].append(row)
@@ -217,13 +218,13 @@ def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Seq
     return ""
 
 
-def _reported(table: ReportedTable, key: str) -> list[Standing]:
+def _reported(key: str, table: PaperTable) -> list[Standing]:
     chosen = exam(table.suite)
     if table.dataset != chosen.suite.dataset:
         raise MabenchError(
             f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}. Mend paper.toml."
         )
-    tracks: dict[str, dict[str, tuple[float, ...]]] = defaultdict(dict)
+    tracks: dict[str, dict[str, tuple[float, float | None]]] = defaultdict(dict)
     for name, values in table.values.items():
         tracks[track_of(chosen, name)][name] = values
     out = []
@@ -248,11 +249,11 @@ def _reported(table: ReportedTable, key: str) -> list[Standing]:
                 code=None,
                 sources=(),
                 sittings={
-                    n: Sitting(means[n], evaluators[n][1] / 100 if len(evaluators[n]) > 1 else None, None, table.runs, None)
+                    n: Sitting(means[n], None if (std := evaluators[n][1]) is None else std / 100, None, table.runs, None)
                     for n in order
                 },
                 why_unranked="reported",
-                where=table.where,
+                where=where(table),
                 score=fmean(means.values()) if whole else None,
                 cnn=_family_mean(means, families, "cnn") if whole else None,
                 transformer=_family_mean(means, families, "transformer") if whole else None,

@@ -32,15 +32,21 @@ class Exam:
 
     @property
     def digest(self) -> str:
-        """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out."""
+        """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out.
+
+        Fields at their default do not count, so that a field that is new, and whose default is what was done before, changes
+        no digest. Defaults themselves are frozen by a golden test.
+        """
         body = self.suite.model_dump(
-            mode="json", exclude={"title", "measures", "recipe", "track_recipe", "evaluator_fields", "tracks"}
+            mode="json",
+            exclude={"title", "measures", "recipe", "track_recipe", "evaluator_fields", "tracks"},
+            exclude_defaults=True,
         )
         body["tracks"] = [
             [
                 track,
-                self.recipes[track].model_dump(mode="json"),
-                [e.model_dump(mode="json", exclude={"note"}) for e in evaluators],
+                self.recipes[track].model_dump(mode="json", exclude_defaults=True),
+                [e.model_dump(mode="json", exclude={"note"}, exclude_defaults=True) for e in evaluators],
             ]
             for track, evaluators in self.evaluators.items()
         ]

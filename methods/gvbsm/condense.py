@@ -1,0 +1,451 @@
+"""G-VBSM: images whose statistics are those of real ones, in every layer of several backbones (Shao et al., "Generalized
+Large-Scale Data Condensation via Various Backbone and Statistical Matching", CVPR 2024); SRe2L (Yin, Xing & Shen, NeurIPS 2023)
+is the case of one backbone whose batch norm layers alone are matched.
+
+    squeeze     train every backbone on the real images                                              (teachers.py)
+    statistics  one pass of the real images through each: mean and variance of the inputs of its convolutions
+    recover     batches of images, all of a class together, so that densification sees them, from noise:
+                    repeat `iterations` times
+                        pick a backbone; shift, flip and roll the batch
+                        step down cross-entropy + matching of statistics + densification             (matching.py)
+    relabel     soft labels: the ensemble's logits on the stored images; for the paper's suite also
+                on the views of every epoch of a student's training                                  (labels.py)
+
+Everything lives in the space that the dataset's mean and std normalise; pixels are clipped to what an image can hold.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabench import compiling
+from mabench.data import RealData
+from mabench.files import write_bytes, write_text
+from mabench.schema import Card, Finding, MabenchError
+from mabench.synthetic import SyntheticSet
+
+from .. import _kit
+from .._kit import Run
+from . import backbones, labels, views
+from .matching import Matcher, Rules, densification
+from .stages import Stages, State
+from .teachers import TELL_EVERY, Recording, Squeeze, Teacher, record, squeeze, steps
+
+ADAM = (0.5, 0.9)  # released code
+PAPER = ("resnet18", "convnet128", "mobilenetv2_0_5", "wrn16_2", "shufflenetv2_0_5")  # in the released recover stage's order
+IMAGENET = tuple(backbones.PRETRAINED + name for name in backbones.TORCHVISION)
+NARROW = ("convnet48", "convnet48_bn", "wrn10_1", "mobilenetv2_0_25", "shufflenetv2_small")  # ours: what two cores can bear
+NO_BATCH_NORM = ("convnet128", "convnet48", "convnet8")
+RECOVERED = "recovered"
+"""Folder of the run in which finished batches wait."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of G-VBSM. Defaults: the released script for CIFAR-10 at IPC 10, and every choice as released."""
+
+    ipc: int
+    backbones: tuple[str, ...] = PAPER
+    squeeze: Squeeze = field(default_factory=Squeeze)
+    recording: Recording = field(default_factory=Recording)
+    crop: str = "shift"
+    """View of an image in training, recording and recovering: `shift` by up to 1/8 of the side, or `resized` (ImageNet)."""
+    # recover
+    initial: str = "noise"
+    """`noise`: standard normal; `real`: random real images (ours; with 0 iterations: real images with the ensemble's labels)."""
+    iterations: int = 4000
+    batch: int = 100
+    image_rate: float = 0.05
+    order: str = "reordered"
+    """`reordered`: all images of a class in a row (Fig. 4); `original`: one image of every class in turn, as SRe2L."""
+    groups: int = 1
+    """The reordered images are worked through in this many rounds, each with ipc / groups images of every class: 1 in the paper,
+    10 in the released code for Tiny ImageNet."""
+    draw: str = "released"
+    """`released`: backbones in turn; `paper`: a random one for every step (Eq. 7)."""
+    jitter: int = 32
+    # matching
+    convolution: bool = True
+    matching_weight: float = 0.01
+    norm: str = "released"
+    """`released`: Euclidean distances; `paper`: their squares (Eq. 6 and 10)."""
+    first_weight: float = 10.0
+    momentum: float = 0.8
+    """The paper's alpha."""
+    momentum_start: str = "released"
+    """Past statistics begin at zero (`released`) or at the first that are seen (`paper`)."""
+    drop: float = 0.4
+    """The paper's beta_dr."""
+    tile: int = 4
+    """The paper's N_p: side of a patch."""
+    # densification
+    densification: str = "published"
+    """`published` (dead on 32 px images), `normalised` (ours: eigenvalues over their mean), or `none`."""
+    densification_weight: float = 1.0
+    densification_temperature: float = 4.0
+    # relabel
+    rounding: str = "released"
+    """Pixels to 8 bits: `released` cuts off, `nearest` (ours) rounds."""
+    logit_normalisation: bool = False
+    label_temperature: float = 4.0  # ours: the paper's students learn from logits, where there is none
+    record_epochs: int = 0
+    """Epochs of the per-epoch labels; 0 = none. They need a folder."""
+    record_batch: int = 100
+
+    def __post_init__(self) -> None:
+        views.check_crop(self.crop)
+        self.rules  # noqa: B018 - refuses what it cannot read
+        for name, allowed in {
+            "initial": ("noise", "real"),
+            "order": ("reordered", "original"),
+            "draw": ("released", "paper"),
+            "densification": ("published", "normalised", "none"),
+            "rounding": ("released", "nearest"),
+        }.items():
+            if getattr(self, name) not in allowed:
+                raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are {', '.join(allowed)}.")
+        if not self.backbones or not set(self.backbones) <= set(backbones.NAMES):
+            raise MabenchError(f"backbones = {','.join(self.backbones)}: allowed are some of {', '.join(backbones.NAMES)}.")
+        if self.groups < 1 or self.ipc % self.groups:
+            raise MabenchError(f"groups = {self.groups} does not divide IPC {self.ipc}.")
+
+    @property
+    def method(self) -> str:
+        """`sre2l` where every switch is as `sre2l()` sets it, else `gvbsm`."""
+        return "sre2l" if self == sre2l(self) else "gvbsm"
+
+    @property
+    def rules(self) -> Rules:
+        """How statistics are matched."""
+        return Rules(
+            self.convolution, self.tile, self.norm, self.momentum, self.momentum_start, self.drop, self.first_weight
+        )  # fmt: skip
+
+
+def _presets() -> dict[str, Config]:
+    released = Config(10, record_epochs=1000)
+    paper = replace(released, norm="paper", draw="paper", momentum_start="paper", first_weight=1.0)
+    ours = replace(
+        Config(10),
+        backbones=NARROW,
+        squeeze=Squeeze(epochs=2, held_out=500),
+        recording=Recording(batch=250, images=10_000),
+        iterations=400,
+        momentum_start="paper",
+        densification="normalised",
+        rounding="nearest",
+    )
+    smoke = replace(
+        ours,
+        ipc=2,
+        backbones=("convnet8_bn", "convnet8"),
+        squeeze=Squeeze(epochs=1, batch=32, held_out=10),
+        recording=Recording(batch=50, images=200),
+        iterations=20,
+        record_epochs=2,
+        record_batch=8,
+    )
+    return {
+        "paper-ipc10": paper,
+        "paper-ipc50": replace(paper, ipc=50),
+        "released-ipc10": released,
+        "released-ipc50": replace(released, ipc=50),
+        "lite": ours,
+        "smoke": smoke,
+    }
+
+
+def sre2l(config: Config) -> Config:
+    """The same with SRe2L's switches: the first backbone with batch norm alone, no convolutions, no memory of past batches, no
+    densification, one image of every class in turn."""
+    first = next((b for b in config.backbones if b not in NO_BATCH_NORM), config.backbones[0])
+    return replace(
+        config,
+        backbones=(first,),
+        convolution=False,
+        momentum=0.0,
+        densification="none",
+        order="original",
+    )
+
+
+def _sisters() -> dict[str, dict[str, Config]]:
+    """Released scripts for the other datasets; their squeeze, learning rates, alphas and batches differ."""
+    hundred = Config(10, squeeze=Squeeze(epochs=50), record_epochs=1000, record_batch=64)
+    tiny = Config(
+        50,
+        squeeze=Squeeze(epochs=50, rate=0.1, batch=128, schedule="cosine", padding=8),
+        groups=10,
+        record_epochs=100,
+    )
+    imagenet = Config(
+        10,
+        backbones=IMAGENET,
+        recording=Recording(batch=256),
+        crop="resized",
+        batch=80,
+        image_rate=0.1,
+        momentum=0.4,
+        drop=0.0,
+        tile=16,
+        logit_normalisation=True,
+        record_epochs=300,
+        record_batch=1024,
+    )
+    return {
+        "cifar100": {f"released-ipc{ipc}": replace(hundred, ipc=ipc) for ipc in (1, 10, 50)},
+        "tinyimagenet": {f"released-ipc{ipc}": replace(tiny, ipc=ipc) for ipc in (50, 100)},
+        "imagenet1k": {f"released-ipc{ipc}": replace(imagenet, ipc=ipc) for ipc in (10, 50, 100)},
+    }
+
+
+PRESETS = {"gvbsm": _presets(), "sre2l": {name: sre2l(config) for name, config in _presets().items()}}
+SISTERS = _sisters()
+"""Dataset -> preset -> configuration of G-VBSM for CIFAR-100, Tiny ImageNet and ImageNet-1k."""
+
+
+def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
+    """A set of `config.ipc` images per class: uint8, soft labels float32 [N,K]. The backbones' accuracies go to teachers.json,
+    per-epoch labels to labels/, both in the run's folder."""
+    compiling.keep_freed_memory()
+    run = run or Run()
+    _kit.check(train, config.ipc)
+    saved = run.begin(config.method, config, seed, train)
+    if (done := run.finished()) is not None:
+        return done
+    order = image_order(config, train.dataset.num_classes)
+    batches = torch.split(order, config.batch)
+    recorded = config.record_epochs if run.folder is not None else 0
+    stages = Stages(run, _steps(train, config, len(batches), recorded), saved)
+
+    teachers, matchers = [], []
+    for name in config.backbones:
+        teacher = squeeze(train, name, config.squeeze, config.crop, seed, device, stages, f"squeeze {name}")
+        teachers.append(teacher)
+        if not config.iterations:
+            continue
+        statistics = {}
+        if config.convolution:
+            padding = config.squeeze.padding
+            statistics = record(
+                train, teacher, config.recording, config.crop, padding, config.tile, seed, device, stages, f"statistics {name}"
+            )
+        matchers.append(Matcher(teacher.network, statistics, config.rules))
+    _describe(run, teachers)
+
+    classes = torch.arange(train.dataset.num_classes).repeat_interleave(config.ipc)
+    stored = recover(train, config, classes, batches, matchers, seed, device, stages)
+    made, mended = labelled(train, config, stored, classes, teachers, seed, device)
+    findings = [
+        Finding(field="labels", value=f"{mended} of {len(classes)} mended", reason="the ensemble took them for another class")
+    ]
+    if recorded and run.folder is not None:
+        size = labels.record(
+            made,
+            teachers,
+            run.folder / "labels",
+            epochs=recorded,
+            batch=config.record_batch,
+            logit_normalisation=config.logit_normalisation,
+            seed=seed,
+            device=device,
+            stages=stages,
+            stage="relabel",
+        )
+        about = f"{size:,} bytes in labels/ beside {made.images.nbytes:,} bytes of images"
+        findings.append(Finding(field="per-epoch labels", value=about, reason=f"{recorded} epochs, for the paper's own suite"))
+    alone = config.method == "sre2l"
+    card = Card(
+        title=f"{'SRe2L' if alone else 'G-VBSM'}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
+        paper="https://arxiv.org/abs/2306.13092" if alone else "https://arxiv.org/abs/2311.17950",
+        command=f"mabench reproduce {config.method} --ipc {config.ipc} --seed {seed}",
+        source_networks=config.backbones,
+    )
+    made = run.finish(replace(made, findings=tuple(findings)), card)
+    if run.folder is not None:
+        shutil.rmtree(run.folder / RECOVERED, ignore_errors=True)
+    return made
+
+
+def _steps(train: RealData, config: Config, batches: int, recorded: int) -> dict[str, int]:
+    """Stage -> its steps, in order."""
+    out: dict[str, int] = {}
+    for name in config.backbones:
+        out[f"squeeze {name}"] = steps(train, name, config.squeeze)
+        out[f"statistics {name}"] = config.recording.steps(train) if config.convolution and config.iterations else 0
+    return out | {"recover": batches * config.iterations, "relabel": recorded}
+
+
+def _describe(run: Run, teachers: list[Teacher]) -> None:
+    if run.folder is not None:
+        facts = {t.name: {"sha256": t.sha256, **t.facts} for t in teachers}
+        write_text(run.folder / "teachers.json", json.dumps(facts, indent=1) + "\n")
+
+
+def image_order(config: Config, num_classes: int) -> Tensor:
+    """Stored images are class by class; this is the order [N] in which they are recovered (Fig. 4)."""
+    grid = torch.arange(num_classes * config.ipc).view(num_classes, config.ipc)
+    groups = config.ipc if config.order == "original" else config.groups
+    return torch.cat([part.flatten() for part in torch.split(grid, config.ipc // groups, dim=1)])
+
+
+# -- recover ---------------------------------------------------------------------------------------------------------------
+
+
+def recover(
+    train: RealData,
+    config: Config,
+    classes: Tensor,
+    batches: tuple[Tensor, ...],
+    matchers: list[Matcher],
+    seed: int,
+    device: torch.device,
+    stages: Stages,
+) -> Tensor:
+    """The images, uint8 [N,C,S,S], class by class. What past batches left in the statistics stays for the next.
+
+    A finished batch is a file in the run's folder, so that a checkpoint holds one batch whatever the size of the set; once all
+    are there, this stage is behind us.
+    """
+    side, total = train.dataset.image_size, config.iterations
+    stored = torch.zeros(len(classes), train.dataset.channels, side, side, dtype=torch.uint8)
+    mean, std = views.normalisation(train.dataset, device)
+    low, high = (0 - mean) / std, (1 - mean) / std
+    saved = stages.resume("recover")
+    first, begin = (0, 0) if saved is None else (int(saved["batch"]), int(saved["done"]))
+    if saved is not None:
+        for matcher, past in zip(matchers, saved["past"], strict=True):
+            matcher.past = {name: tuple(v.to(device) for v in values) for name, values in past.items()}
+    folder = stages.run.folder
+    paths = [None if folder is None else folder / RECOVERED / f"{number:05d}.pt" for number in range(len(batches))]
+    if total and all(path is not None and path.exists() for path in paths):
+        first = len(batches)
+    for number, (rows, path) in enumerate(zip(batches, paths, strict=True)):
+        if number < first:
+            assert path is not None  # only a run with a folder is ever resumed
+            stored[rows] = _finished(path)
+            continue
+        targets = classes[rows].to(device)
+        images = _initial(train, config, classes[rows], number, seed) if saved is None or not begin else saved["images"]
+        images = images.to(device).requires_grad_(True)
+        optimizer = torch.optim.Adam([images], lr=config.image_rate, betas=ADAM)
+        if saved is not None and begin:
+            optimizer.load_state_dict(saved["optimizer"])
+        for step in range(begin, total):
+            optimizer.param_groups[0]["lr"] = config.image_rate * 0.5 * (1 + math.cos(math.pi * step / total))
+            draws = views.generator(seed, "recover", number, step)
+            random_pick = int(torch.randint(len(matchers), (), generator=draws))
+            turn = (number * total + step) % len(matchers)
+            matcher = matchers[random_pick if config.draw == "paper" else turn]
+            seen = views.recover_view(images, config.crop, side // 8, config.jitter, draws)
+            logits, matching = matcher(seen, draws)
+            classification = F.cross_entropy(logits, targets)
+            density = _density(config, seen, targets)
+            optimizer.zero_grad()
+            torch.autograd.backward(classification + config.matching_weight * matching + config.densification_weight * density)
+            optimizer.step()
+            with torch.no_grad():
+                images.copy_(torch.minimum(torch.maximum(images, low), high))
+            last = step + 1 == total
+            if last and path is not None:
+                _finish(path, _levels(train, config, images))
+            if last or (step + 1) % TELL_EVERY == 0:
+                losses = {"classification": classification, "matching": matching, "densification": density}
+                place = (number + 1, 0) if last else (number, step + 1)
+                stages.tell(
+                    "recover",
+                    number * total + step + 1,
+                    {name: float(value.detach()) for name, value in losses.items()},
+                    partial(_state, *place, images, optimizer, matchers),
+                )
+        stored[rows] = _levels(train, config, images)
+        begin = 0
+    return stored
+
+
+def _state(batch: int, done: int, images: Tensor, optimizer: torch.optim.Optimizer, matchers: list[Matcher]) -> State:
+    """Of recover: `done` steps of batch number `batch` are behind us."""
+    past = [matcher.past for matcher in matchers]
+    return {"batch": batch, "done": done, "images": images.detach().cpu(), "optimizer": optimizer.state_dict(), "past": past}
+
+
+def _finish(path: Path, images: Tensor) -> None:
+    buffer = io.BytesIO()
+    torch.save(images, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def _finished(path: Path) -> Tensor:
+    try:
+        images: Tensor = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise MabenchError(f"{path}: gone, though the checkpoint counts on it. Remove checkpoint.pt to begin again.") from error
+    return images
+
+
+def _levels(train: RealData, config: Config, images: Tensor) -> Tensor:
+    """Normalised images as 8 bits, on the CPU."""
+    mean, std = views.normalisation(train.dataset, images.device)
+    levels = (images.detach() * std + mean).clamp(0, 1) * 255
+    real = config.initial == "real" and not config.iterations  # whole numbers already, but for rounding errors
+    whole = levels.round() if real or config.rounding == "nearest" else levels.floor()
+    return whole.to(torch.uint8).cpu().contiguous()
+
+
+def _density(config: Config, images: Tensor, targets: Tensor) -> Tensor:
+    if config.densification == "none":
+        return images.new_zeros(())
+    normalised = config.densification == "normalised"
+    return densification(images, targets, config.densification_temperature, normalised=normalised)
+
+
+def _initial(train: RealData, config: Config, classes: Tensor, number: int, seed: int) -> Tensor:
+    """Normalised images [B,C,S,S] of batch `number` before its first step, of these classes, on the CPU."""
+    entry = train.dataset
+    if config.initial == "noise":
+        shape = (len(classes), entry.channels, entry.image_size, entry.image_size)
+        return torch.randn(shape, generator=views.generator(seed, "initial", number))
+    truth, rows = torch.tensor(train.labels), torch.zeros(len(classes), dtype=torch.int64)
+    for label in sorted(set(classes.tolist())):
+        own = (truth == label).nonzero().flatten()
+        mine = (classes == label).nonzero().flatten()
+        # the same order of the class in every batch: its images of this batch follow those of the batches before
+        shuffled = own[torch.randperm(len(own), generator=views.generator(seed, "initial", "class", label))]
+        before = _before(config, train.dataset.num_classes, number, label)
+        rows[mine] = shuffled[before : before + len(mine)]
+    pixels, _ = views.real_pixels(train, rows, torch.device("cpu"))
+    return views.normalised(pixels, entry).contiguous()
+
+
+def _before(config: Config, num_classes: int, number: int, label: int) -> int:
+    """Images of this class in the batches before batch `number`."""
+    return int((image_order(config, num_classes)[: number * config.batch] // config.ipc == label).sum())
+
+
+def labelled(
+    train: RealData, config: Config, stored: Tensor, classes: Tensor, teachers: list[Teacher], seed: int, device: torch.device
+) -> tuple[SyntheticSet, int]:
+    """The set of these images with the ensemble's labels, and how many of the labels were mended."""
+    entry = train.dataset
+    parts = (views.normalised(part.to(device), entry) for part in torch.split(stored, labels.PART))
+    logits = labels.ensemble(teachers, parts, logit_normalisation=config.logit_normalisation)
+    soft, mended = labels.static(logits, classes, config.label_temperature)
+    made = SyntheticSet(
+        images=stored,
+        labels=soft,
+        dataset=entry.name,
+        ipc=config.ipc,
+        class_names=entry.class_names,
+        name=f"{config.method}-ipc{config.ipc}-seed{seed}",
+    )
+    return made, mended

@@ -1,0 +1,155 @@
+"""Real batches, and the views of images that the stages look at: shifts, flips, wrap-around jitter, resized crops, CutMix.
+
+Draws come from CPU generators, images may live on any device. Legend: B images, C channels, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mabench import augment
+from mabench.data import Dataset, RealData
+from mabench.schema import MabenchError, stream
+
+CROPS = ("shift", "resized")
+AREA = (0.08, 1.0)  # torchvision's RandomResizedCrop, as in the released code: share of the image's area,
+RATIO = (3 / 4, 4 / 3)  # and width over height
+
+
+def generator(seed: int, *names: object) -> torch.Generator:
+    """A CPU generator that depends on these names alone, so that any step can be repeated without its predecessors."""
+    return torch.Generator().manual_seed(stream(seed, "/".join(map(str, names))))
+
+
+def normalisation(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The dataset's mean and std, each [1,C,1,1]."""
+    mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (dataset.mean, dataset.std))
+    return mean, std
+
+
+def normalised(pixels: Tensor, dataset: Dataset) -> Tensor:
+    """Images [B,C,S,S] in 0..255 (uint8) or 0..1 (float), normalised by the dataset's mean and std, channels last."""
+    mean, std = normalisation(dataset, pixels.device)
+    values = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+    return ((values - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def real_pixels(train: RealData, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pixels uint8 [B,C,S,S] and labels [B] of these rows, read where they lie: ImageNet-1k is never held in memory."""
+    where = rows.numpy()
+    return torch.tensor(train.images[where]).to(device), torch.tensor(train.labels[where]).to(device)
+
+
+def training_view(pixels: Tensor, dataset: Dataset, crop: str, padding: int, draws: torch.Generator) -> Tensor:
+    """Normalised images as the teachers see them in training: a crop of every image's own, and a flip in half of the cases.
+
+    `shift` pads with black by `padding` pixels, before normalisation (torchvision's order).
+    """
+    values = pixels.float() / 255
+    if crop == "shift":
+        down, right = torch.randint(-padding, padding + 1, (2, len(values)), generator=draws).to(values.device)
+        values = augment.shift(values, down, right)
+    else:
+        values = resized_crop(values, draw_boxes(len(values), values.shape[-1], draws))
+    flipped = torch.rand(len(values), generator=draws) < 0.5
+    return normalised(augment.flip(values, flipped.to(values.device)), dataset)
+
+
+def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: torch.Generator) -> Tensor:
+    """One crop, one flip and one wrap-around translation of up to `jitter` pixels, the same for the whole batch.
+
+    `shift` pads with zeros in normalised space, that is with the mean colour (released code).
+    """
+    side = images.shape[-1]
+    down, right = torch.randint(-padding, padding + 1, (2,), generator=draws)
+    box = draw_boxes(1, side, draws)
+    mirrored = bool(torch.rand((), generator=draws) < 0.5)
+    roll = torch.randint(0, jitter + 1, (2,), generator=draws).tolist()
+    if crop == "shift":
+        images = augment.shift(images, *(v.expand(len(images)).to(images.device) for v in (down, right)))
+    else:
+        images = resized_crop(images, box.expand(len(images), 4))
+    images = images.flip(3) if mirrored else images
+    return images.roll(roll, (2, 3)).contiguous(memory_format=torch.channels_last)
+
+
+def check_crop(name: str) -> None:
+    """Raise MabenchError for a crop that is not there."""
+    if name not in CROPS:
+        raise MabenchError(f"crop = '{name}': allowed are {' and '.join(CROPS)}.")
+
+
+# -- resized crops and CutMix --------------------------------------------------------------------------------------------
+
+
+def draw_boxes(count: int, side: int, draws: torch.Generator) -> Tensor:
+    """Boxes int64 [count,4] = top, left, height, width: ten tries each at a random area and ratio, then the whole image."""
+    area = torch.empty(count, 10).uniform_(*AREA, generator=draws) * side * side
+    ratio = torch.empty(count, 10).uniform_(*map(math.log, RATIO), generator=draws).exp()
+    where = torch.rand(2, count, generator=draws)
+    width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (width >= 1) & (width <= side) & (height >= 1) & (height <= side)
+    first = fits.int().argmax(1, keepdim=True)  # the first that fits; row 0 where none does
+    height, width = (
+        torch.where(fits.any(1), v.gather(1, first).squeeze(1), torch.tensor(float(side))).long() for v in (height, width)
+    )
+    top, left = (where[0] * (side - height + 1)).long(), (where[1] * (side - width + 1)).long()
+    return torch.stack([top, left, height, width], 1)
+
+
+def _weights(start: Tensor, length: Tensor, side: int, like: Tensor) -> Tensor:
+    """[B,S,S]: how much every source line adds to every line of the enlarged image; lines outside of the box add nothing."""
+    start, length = start.to(like).view(-1, 1), length.to(like).view(-1, 1)
+    place = ((torch.arange(side).to(like) + 0.5) * length / side - 0.5).clamp(min=0)  # [B,S], half-pixel centres
+    low = torch.minimum(place.floor(), length - 1)
+    high, share = torch.minimum(low + 1, length - 1), place - low
+    out = like.new_zeros(len(start), side, side)
+    out.scatter_add_(2, (start + low).long().unsqueeze(2), (1 - share).unsqueeze(2))
+    return out.scatter_add_(2, (start + high).long().unsqueeze(2), share.unsqueeze(2))
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Box n of image n enlarged to the full side, bilinear, borders repeated: what `interpolate(align_corners=False)` gives for
+    every cut-out by itself, here in two matrix products for the batch."""
+    boxes = boxes.to(images.device)
+    side = images.shape[-1]
+    rows, columns = (_weights(boxes[:, i], boxes[:, i + 2], side, images) for i in (0, 1))
+    return torch.einsum("bih,bchw,bjw->bcij", rows, images, columns)
+
+
+@dataclass(frozen=True)
+class Views:
+    """What happened to one batch before the teachers labelled it; integers, so that it can be repeated exactly."""
+
+    boxes: Tensor
+    """[B,4] top, left, height, width of the crop, pixels."""
+    flipped: Tensor
+    """[B] bool."""
+    partner: Tensor
+    """[B] position in this batch whose image fills the CutMix box."""
+    mix: Tensor
+    """[4] top, left, bottom, right of the CutMix box, one for the batch, pixels."""
+
+
+def draw_views(count: int, side: int, draws: torch.Generator) -> Views:
+    """Crop, flip, and CutMix with lambda ~ Beta(1,1) (released relabel stage)."""
+    boxes = draw_boxes(count, side, draws)
+    flipped = torch.rand(count, generator=draws) < 0.5
+    partner = torch.randperm(count, generator=draws)
+    kept, y, x = torch.rand(3, generator=draws, dtype=torch.float64).tolist()
+    half, centre = int(side * math.sqrt(1 - kept)) // 2, (int(y * side), int(x * side))
+    corners = [min(max(c + sign * half, 0), side) for sign in (-1, 1) for c in centre]
+    return Views(boxes, flipped, partner, torch.tensor(corners))
+
+
+def apply_views(images: Tensor, views: Views) -> Tensor:
+    """The batch [B,C,S,S] as the teachers saw it and a student has to: crop, flip, CutMix."""
+    images = augment.flip(resized_crop(images, views.boxes), views.flipped.to(images.device))
+    top, left, bottom, right = views.mix.tolist()
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[views.partner.to(images.device), :, top:bottom, left:right]
+    return mixed.contiguous(memory_format=torch.channels_last)

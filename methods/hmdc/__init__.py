@@ -1,0 +1,1 @@
+"""Dataset condensation by two heterogeneous networks (HMDC)."""

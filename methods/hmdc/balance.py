@@ -1,0 +1,105 @@
+"""The Gradient Balance Module: no loss drowns another because its gradients are larger (HMDC, section 3.3, Eq. 4 and 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mabench.files import whole, write_text
+
+START = 1e-6  # released code: what the accumulator holds before the first sample
+FLOOR = 1e-6  # released code: added to the divisor of a synthetic image's gradient
+
+
+class GradientBalance:
+    """Accumulates the largest gradient of every loss and weighs losses by min(A) / A (Eq. 4 and 5).
+
+    `accumulator='paper'`: one sum per loss over all classes and the whole run. 'released': one per class, started afresh by
+    `restart` with every iteration, that is with every pair of networks. `enabled=False` samples for the record; weights stay 1.
+    """
+
+    def __init__(self, classes: int, losses: int, accumulator: str = "released", enabled: bool = True) -> None:
+        self.per_class, self.enabled = accumulator == "released", enabled
+        self.sums = torch.full((classes if self.per_class else 1, losses), START, dtype=torch.float64)
+        """A of Eq. 4: [classes or 1, losses]."""
+
+    def restart(self) -> None:
+        """New networks: forget the old ones' gradients, where the accumulator is the released one."""
+        if self.per_class:
+            self.sums.fill_(START)
+
+    def add(self, label: int, magnitudes: Sequence[float]) -> None:
+        """One sample: the largest absolute gradient of every loss at the synthetic images of a class."""
+        self.sums[self._row(label)] += torch.tensor(magnitudes, dtype=torch.float64)
+
+    def weights(self, label: int) -> list[float]:
+        """min(A) / A for every loss: the one with the smallest gradients has 1, all others less."""
+        if not self.enabled:
+            return [1.0] * self.sums.shape[1]
+        own = self.sums[self._row(label)]
+        return [float(w) for w in own.min() / own]
+
+    def _row(self, label: int) -> int:
+        return label if self.per_class else 0
+
+
+def normalised(gradient: Tensor, way: str) -> Tensor:
+    """Gradient [N,C,S,S] of the stored images over its largest absolute value: per image (`paper`), or per image and channel
+    (`released`). An image far from the others moves no further than they do."""
+    axes = (1, 2, 3) if way == "paper" else (2, 3)
+    return gradient / (gradient.abs().amax(axes, keepdim=True) + FLOOR)
+
+
+class Record:
+    """The largest absolute gradient of each loss at each class's images, before and after the weights: the paper's Figure 4."""
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        self.losses = tuple(losses)
+        self.rows: list[list[float]] = []
+        """[step, class, before of each loss, after of each loss]"""
+
+    def add(self, step: int, label: int, before: Sequence[float], weights: Sequence[float]) -> None:
+        """One sample of one class."""
+        self.rows.append([step, label, *before, *(b * w for b, w in zip(before, weights, strict=True))])
+
+    def state(self) -> Tensor:
+        """For a checkpoint."""
+        return torch.tensor(self.rows, dtype=torch.float64).view(len(self.rows), 2 + 2 * len(self.losses))
+
+    def restore(self, state: Tensor) -> None:
+        """Take up what `state` gave."""
+        self.rows = state.tolist()
+
+    def write(self, folder: Path) -> None:
+        """`gradient_balance.csv` and `gradient_balance.png`."""
+        header = ["step", "class", *(f"{n} {when}" for when in ("before", "after") for n in self.losses)]
+        lines = [",".join([str(int(row[0])), str(int(row[1])), *(f"{v:.6g}" for v in row[2:])]) for row in self.rows]
+        write_text(folder / "gradient_balance.csv", "\n".join([",".join(header), *lines]) + "\n")
+        if self.rows:
+            self._plot(folder / "gradient_balance.png")
+
+    def _plot(self, path: Path) -> None:
+        """Two panels on one logarithmic axis, before and after: the mean over classes, and the range of the classes."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        rows = self.state()
+        steps = sorted(set(rows[:, 0].tolist()))
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, 2, sharey=True)
+        for offset, (axes, title) in enumerate(zip(panels, ("before", "after"), strict=True)):
+            for k, name in enumerate(self.losses):
+                column = 2 + offset * len(self.losses) + k
+                values = [rows[rows[:, 0] == s, column].clamp_min(1e-30) for s in steps]  # a log axis has no zero
+                axes.plot(steps, [float(v.log().mean().exp()) for v in values], label=name)
+                axes.fill_between(steps, [float(v.min()) for v in values], [float(v.max()) for v in values], alpha=0.2)
+            axes.set(title=f"{title} the Gradient Balance Module", xlabel="step", yscale="log")
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("largest absolute gradient at a class's images")
+        panels[0].legend(fontsize=8)
+        with whole(path) as partial:
+            figure.savefig(partial, dpi=110, metadata={"Software": None})

@@ -1,0 +1,487 @@
+"""G-VBSM: statistics against a slow reference, gradients against finite differences, every stage interrupted and resumed."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mabench import data, papers
+from mabench.data import DATASETS, RealData
+from mabench.networks import Network
+from mabench.schema import Interrupted, MabenchError
+from mabench_methods import METHODS
+from mabench_methods._kit import Run
+from mabench_methods.gvbsm import backbones, labels, matching, teachers, views
+from mabench_methods.gvbsm.condense import PRESETS, SISTERS, Config, condense, image_order
+from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densification, layer_statistics
+from mabench_methods.gvbsm.teachers import Recording, Squeeze, Teacher
+
+CPU = torch.device("cpu")
+RULES = Rules(True, 4, "released", 0.0, "paper", 0.0, 10.0)
+
+
+def digits(each: int = 12) -> RealData:
+    """The first images of every class."""
+    train = data.load("digits", "train")
+    rows = np.concatenate([np.flatnonzero(train.labels == label)[:each] for label in range(10)])
+    return replace(train, images=train.images[rows], labels=train.labels[rows], sha256=f"{each} digits a class")
+
+
+def tiny(**changes: object) -> Config:
+    """Seconds, all stages: 2 backbones, 2 batches of recovered images, 3 epochs of labels."""
+    base = replace(
+        PRESETS["gvbsm"]["smoke"],
+        squeeze=Squeeze(epochs=2, batch=16, held_out=2),
+        recording=Recording(batch=4, images=100),
+        iterations=15,
+        batch=10,
+        record_epochs=3,
+        record_batch=8,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def net(seed: int = 0) -> nn.Module:
+    """Two convolutions and a batch norm in float64 whose running statistics are those of nothing in particular."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Softplus(), nn.AvgPool2d(2), nn.Conv2d(4, 5, 3, padding=1),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 10),
+        ).double()  # fmt: skip
+        norm = layers[1]
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(torch.randn(4))
+        norm.running_var.copy_(torch.rand(4) + 0.5)
+    return layers.eval().requires_grad_(False)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slope(function: object, at: Tensor, along: Tensor, h: float = 1e-6) -> float:
+    """Central finite difference."""
+    return float((function(at + h * along) - function(at - h * along)) / (2 * h))  # type: ignore[operator]
+
+
+# -- statistics ------------------------------------------------------------------------------------------------------------
+
+
+def slowly(x: Tensor, side: int) -> list[Tensor]:
+    """Channel mean and variance, patch mean and variance, one number at a time."""
+    height, width = (math.ceil(s / side) * side for s in x.shape[2:])
+    large = F.interpolate(x, size=(height, width), mode="bilinear")
+    channels = [x[:, c].flatten() for c in range(x.shape[1])]
+    corners = [(i, j) for i in range(0, height, side) for j in range(0, width, side)]
+    patches = [large[:, :, i : i + side, j : j + side].flatten() for i, j in corners]
+    means = [torch.stack([v.sum() / len(v) for v in part]) for part in (channels, patches)]
+    spreads = [torch.stack([((v - v.sum() / len(v)) ** 2).sum() / len(v) for v in part]) for part in (channels, patches)]
+    return [means[0], spreads[0], means[1], spreads[1]]
+
+
+@pytest.mark.parametrize("size", [8, 6, 2, 4])
+def test_statistics_of_a_layer_are_the_slow_ones(size: int) -> None:
+    x = noise(3, 5, size, size) + 7
+    for fast, slow in zip(layer_statistics(x, 4), slowly(x, 4), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+    for fast, slow in zip(matching.channel_statistics(x), slowly(x, 4)[:2], strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(layer_statistics(x.float(), 4)[1].double(), slowly(x, 4)[1], rtol=1e-5, atol=1e-5)
+
+
+def test_recorded_statistics_are_weighted_means_over_batches_of_the_inputs() -> None:
+    network, batches = net(), [noise(4, 3, 8, 8, seed=1), noise(2, 3, 8, 8, seed=2)]
+    recorder = Recorder(network, 4)
+    for batch in batches:
+        recorder.add(batch, len(batch) / 6)
+    found = recorder.result()
+    assert list(found) == ["0", "4"], "every convolution, nothing else"
+    stem = [
+        sum(len(b) / 6 * s for b, s in zip(batches, per, strict=True))
+        for per in zip(*(slowly(b, 4) for b in batches), strict=True)
+    ]
+    for mine, slow in zip(found["0"], stem, strict=True):
+        torch.testing.assert_close(mine.double(), slow, rtol=1e-6, atol=1e-6)
+    assert isinstance(network, nn.Sequential)
+    second = [
+        sum(len(b) / 6 * s for b, s in zip(batches, per, strict=True))
+        for per in zip(*(slowly(network[:4](b), 4) for b in batches), strict=True)
+    ]
+    for mine, slow in zip(found["4"], second, strict=True):
+        torch.testing.assert_close(mine.double(), slow, rtol=1e-6, atol=1e-6)
+
+
+def test_statistics_belong_to_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    train, config = digits(3), Recording(batch=10)
+    stages = teachers.Stages(Run(tmp_path / "run"), {"statistics": 1}, None)
+
+    def recorded(network: nn.Module) -> Mapping[str, matching.Statistics]:
+        teacher = Teacher("convnet8", network, teachers.weights_sha256(network), {})
+        return teachers.record(train, teacher, config, "shift", 4, 4, 0, CPU, stages, "statistics")
+
+    network = backbones.build("convnet8", train.dataset, 0).eval()
+    first, again = recorded(network), recorded(network)
+    (path,) = (tmp_path / "cache" / "gvbsm").iterdir()
+    assert all(torch.equal(a, b) for name in first for a, b in zip(first[name], again[name], strict=True)), "read, not added up"
+    other = backbones.build("convnet8", train.dataset, 1).eval()
+    changed = recorded(other)
+    assert not torch.allclose(changed["features.4"][0], first["features.4"][0])
+    (new,) = set((tmp_path / "cache" / "gvbsm").iterdir()) - {path}
+    path.replace(new)  # a file under another backbone's name
+    with pytest.raises(MabenchError, match="another backbone.*weights"):
+        recorded(other)
+
+
+# -- losses ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["released", "paper"])
+@pytest.mark.parametrize("convolution", [True, False])
+def test_gradient_of_matching_is_that_of_finite_differences(norm: str, convolution: bool) -> None:
+    network = net()
+    recorder = Recorder(network, 4)
+    recorder.add(noise(6, 3, 8, 8, seed=5), 1.0)
+    targets = {name: tuple(v.double() for v in values) for name, values in recorder.result().items()}
+    rules = replace(RULES, norm=norm, convolution=convolution)
+
+    def loss(x: Tensor) -> Tensor:
+        return Matcher(network, targets, rules)(x, views.generator(0))[1]
+
+    for step in range(3):
+        x, along = noise(4, 3, 8, 8, seed=10 + step).requires_grad_(True), noise(4, 3, 8, 8, seed=20 + step)
+        (gradient,) = torch.autograd.grad(loss(x), x)
+        assert float((gradient * along).sum()) == pytest.approx(slope(loss, x.detach(), along), rel=1e-6)
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_gradient_of_every_single_statistic(index: int) -> None:
+    for size in (8, 6):
+        target = slowly(noise(3, 2, size, size, seed=3), 4)[index]
+
+        def loss(x: Tensor, target: Tensor = target) -> Tensor:
+            return matching.distance(layer_statistics(x, 4)[index], target, "paper")
+
+        x, along = noise(4, 2, size, size, seed=1).requires_grad_(True), noise(4, 2, size, size, seed=2)
+        (gradient,) = torch.autograd.grad(loss(x), x)
+        assert float((gradient * along).sum()) == pytest.approx(slope(loss, x.detach(), along), rel=1e-6)
+
+
+def test_score_distillation_has_the_value_of_the_past_and_the_gradient_of_now() -> None:
+    network, rules = net(), replace(RULES, convolution=False, momentum=0.8, momentum_start="released", first_weight=1.0)
+    matcher = Matcher(network, {}, rules)
+    x = noise(4, 3, 8, 8).requires_grad_(True)
+    assert isinstance(network, nn.Sequential) and isinstance(network[1], nn.BatchNorm2d)
+    now = matching.channel_statistics(network[0](x))
+    held = [0.2 * s.detach() - s.detach() for s in now]  # what the first step adds to the present, as a constant
+    targets = [v for v in (network[1].running_mean, network[1].running_var) if v is not None]
+    expected = sum(torch.linalg.vector_norm(s + h - t) for s, h, t in zip(now, held, targets, strict=True))
+    assert isinstance(expected, Tensor)
+    (by_hand,) = torch.autograd.grad(expected, x)
+    _, loss = matcher(x, views.generator(0))
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()))
+    torch.testing.assert_close(gradient, by_hand)
+    matcher(x.detach(), views.generator(0))
+    torch.testing.assert_close(matcher.past["1"][0], 0.36 * now[0].detach())  # 1 - 0.8^2: the released beginning at zero
+
+
+def test_dropped_convolutions_stay_as_they_are_and_batch_norm_never_is_dropped() -> None:
+    network = net()
+    recorder = Recorder(network, 4)
+    recorder.add(noise(6, 3, 8, 8), 1.0)
+    matcher = Matcher(network, recorder.result(), replace(RULES, drop=1.0, momentum=0.5))
+    _, loss = matcher(noise(2, 3, 8, 8), views.generator(0))
+    assert set(matcher.past) == {"1"} and float(loss) > 0
+    assert matcher.weights == {"0": 10.0, "1": 1.0, "4": 1.0}
+
+
+def cifar_like() -> Tensor:
+    """Ten smooth normalised images with a brightness of their own, as photographs have: float32 [10,3,32,32]."""
+    draws = torch.Generator().manual_seed(0)
+    coarse = F.interpolate(torch.randn(10, 3, 4, 4, generator=draws), size=32, mode="bilinear")
+    return coarse + torch.randn(10, 1, 1, 1, generator=draws)
+
+
+def dead_and_alive(images: Tensor) -> None:
+    """The published loss and its gradient are exactly zero on these images of one class, ours are not."""
+    for normalised in (False, True):
+        x = images.clone().requires_grad_(True)
+        loss = densification(x, torch.zeros(len(x), dtype=torch.int64), 4.0, normalised=normalised)
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert bool(loss > 0.1) is normalised and bool(gradient.abs().max() > 1e-6) is normalised
+        if not normalised:
+            assert float(loss.detach()) == 0 and not gradient.any()
+
+
+def test_published_densification_is_exactly_zero_and_ours_is_not() -> None:
+    dead_and_alive(cifar_like())
+    one = densification(cifar_like(), torch.arange(10), 4.0, normalised=True)
+    assert float(one) == 0, "one image a class: nothing to spread"
+
+
+def test_published_densification_is_exactly_zero_on_real_cifar10(real_data: Path) -> None:
+    train = data.load("cifar10", "train")
+    for label in range(10):
+        rows = torch.tensor(np.flatnonzero(train.labels == label)[:10])
+        pixels, _ = views.real_pixels(train, rows, CPU)
+        dead_and_alive(views.normalised(pixels, train.dataset).contiguous())
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_gradient_of_densification_is_that_of_finite_differences(normalised: bool) -> None:
+    classes = torch.tensor([0, 0, 0, 1, 1, 1])
+    start = noise(6, 3, 8, 8) * (0.4 if normalised else 0.05)  # small enough for the published form to be alive
+
+    def eigenvalues(x: Tensor, label: int) -> Tensor:
+        flat = x.flatten(1)[classes == label]
+        values = torch.linalg.eigvalsh(flat @ flat.T)
+        return values / values.mean() if normalised else values
+
+    fixed = [F.softmax(eigenvalues(start, label) / 4, 0) for label in (0, 1)]
+
+    def loss(x: Tensor) -> Tensor:
+        parts = [p @ (p.log() - F.log_softmax(eigenvalues(x, label), 0)) for label, p in enumerate(fixed)]
+        return torch.stack(parts).sum()
+
+    x, along = start.clone().requires_grad_(True), noise(6, 3, 8, 8, seed=4)
+    mine = densification(x, classes, 4.0, normalised=normalised)
+    (gradient,) = torch.autograd.grad(mine, x)
+    assert float(mine.detach()) == pytest.approx(float(loss(start)))
+    assert float((gradient * along).sum()) == pytest.approx(slope(loss, start, along), rel=1e-5)
+
+
+# -- views, order, labels --------------------------------------------------------------------------------------------------
+
+
+def test_resized_crop_is_what_interpolation_makes_of_each_box() -> None:
+    images, boxes = noise(40, 2, 16, 16), views.draw_boxes(40, 16, views.generator(0))
+    assert (boxes[:, 2:] >= 1).all() and (boxes[:, :2] + boxes[:, 2:] <= 16).all() and (boxes[:, :2] >= 0).all()
+    for image, (top, left, height, width), mine in zip(images, boxes.tolist(), views.resized_crop(images, boxes), strict=True):
+        cut = image[None, :, top : top + height, left : left + width]
+        torch.testing.assert_close(mine, F.interpolate(cut, size=16, mode="bilinear")[0])
+
+
+def test_images_of_a_class_are_together_or_taken_in_turn() -> None:
+    base = tiny(ipc=4)
+    assert image_order(base, 3).tolist() == list(range(12))
+    assert image_order(replace(base, groups=2), 3).tolist() == [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]
+    assert image_order(replace(base, order="original"), 3).tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def test_the_ensemble_with_and_without_logit_normalisation() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.factor
+
+    pair = [Teacher(str(f), Scaled(f), "", {}) for f in (1.0, 3.0)]
+    x = noise(5, 4).float()
+    torch.testing.assert_close(labels.ensemble(pair, x.split(2), logit_normalisation=False), 2 * x)
+    torch.testing.assert_close(labels.ensemble(pair, x.split(2), logit_normalisation=True), 2 * x)
+    opposite = [Teacher(str(f), Scaled(f), "", {}) for f in (-1.0, 3.0)]
+    torch.testing.assert_close(labels.ensemble(opposite, [x], logit_normalisation=True), 0 * x)
+
+
+def test_static_labels_keep_the_class_of_every_image() -> None:
+    logits, classes = noise(50, 10, seed=1) * 8, torch.arange(50) % 10
+    soft, mended = labels.static(logits, classes, 2.0)
+    right = logits.argmax(1) == classes
+    assert torch.equal(soft.argmax(1), classes) and mended == int((~right).sum())
+    torch.testing.assert_close(soft.sum(1), torch.ones(50))
+    torch.testing.assert_close(soft[right], (logits[right] / 2).softmax(1).float(), atol=2e-3, rtol=0)
+
+
+# -- the whole method ------------------------------------------------------------------------------------------------------
+
+
+def run_whole(config: Config, folder: Path, train: RealData) -> tuple[str, dict[str, bytes]]:
+    made = condense(train, config, 0, CPU, Run(folder))
+    return made.sha256, {p.name: p.read_bytes() for p in (folder / "labels").glob("*.safetensors")}
+
+
+def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "CHUNK_BYTES", 1)  # one epoch of labels a file
+    train, config = digits(), tiny(momentum_start="released")
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    expected = run_whole(config, tmp_path / "whole", train)
+    assert not (tmp_path / "whole" / "recovered").exists() and len(expected[1]) == 3
+
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "other"))
+    interruptions: list[tuple[int, list[str]]] = []
+    for _ in range(40):
+        try:  # stops at its first chance: after every look at the loss
+            condense(
+                train, config, 0, CPU, Run(tmp_path / "cut", lambda d, t, v: interruptions.append((d, list(v))), lambda: True)
+            )
+            break
+        except Interrupted:
+            pass
+    done = [d for d, _ in interruptions]
+    assert done == sorted(set(done)), "every resumption went on where the last one had stopped"
+    kinds = {name.split()[0] for _, names in interruptions for name in names or ["statistics or relabel"]}
+    assert kinds == {"squeeze", "statistics", "classification", "matching", "densification"} and len(done) >= 12
+    assert run_whole(config, tmp_path / "cut", train) == expected
+
+    seen: list[str] = []
+    third = Run(tmp_path / "third", lambda d, t, v: seen.extend(v))
+    assert condense(train, config, 0, CPU, third).sha256 == expected[0]
+    assert not [name for name in seen if name.startswith("squeeze")], "backbones are shared"
+
+
+def test_a_checkpoint_refuses_other_backbones(tmp_path: Path) -> None:
+    stages = teachers.Stages(Run(), {"recover": 2}, {"stage": "recover", "state": {}, "teachers": {"convnet8": "a" * 64}})
+    stages.identify("convnet8", "a" * 64)
+    with pytest.raises(MabenchError, match="trained again"):
+        stages.identify("convnet8", "b" * 64)
+
+
+@pytest.mark.parametrize("method", ["gvbsm", "sre2l"])
+def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config = PRESETS[method]["smoke"]
+    train = digits(20)
+    made = condense(train, config, 0, CPU, Run(tmp_path / "run"))
+    assert made.class_counts == (2,) * 10 and made.label_kind == "soft" and made.images.dtype == torch.uint8
+    facts = json.loads((tmp_path / "run" / "teachers.json").read_text())
+    assert list(facts) == list(config.backbones) and all("held-out" in f["measured_on"] for f in facts.values())
+    size = json.loads((tmp_path / "run" / "labels" / "labels.json").read_text())
+    files = list((tmp_path / "run" / "labels").glob("*.safetensors"))
+    assert size["label_bytes"] == sum(p.stat().st_size for p in files) and size["image_bytes"] == made.images.nbytes
+    assert config.method == method and f'"{method}' in json.dumps(made.name)
+
+    record = labels.Record(tmp_path / "run" / "labels", made)
+    stages = teachers.Stages(Run(tmp_path / "again"), {}, None)  # the backbones are read from the cache
+    pool = [teachers.squeeze(train, n, config.squeeze, config.crop, 0, CPU, stages, f"squeeze {n}") for n in config.backbones]
+    for seen, logits, rows in record.batches(1):
+        again = labels.ensemble(pool, [seen], logit_normalisation=False)
+        torch.testing.assert_close(logits, again, rtol=2e-3, atol=2e-3)
+        assert seen.shape[1:] == (3, 32, 32) and rows.max() < 20
+    with pytest.raises(MabenchError, match="ends after 2"):
+        record.batches(2)
+    with pytest.raises(MabenchError, match="labels of set"):
+        labels.Record(tmp_path / "run" / "labels", replace(made, images=255 - made.images))
+
+
+def test_real_images_with_the_same_labels() -> None:
+    train = digits()
+    made = condense(train, tiny(initial="real", iterations=0), 0, CPU)
+    known = {image.tobytes() for image in train.images}
+    own = [image.numpy().tobytes() for image in made.images]
+    assert set(own) <= known and len(set(own)) == 20 and made.label_kind == "soft"
+
+
+class Strided(Network):
+    """Cheap at any side: an eighth of it after the first layer."""
+
+    def __init__(self, num_classes: int, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 4, 8, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+        )
+        self.classifier = nn.Linear(4, num_classes)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "tinyimagenet", pytest.param("imagenet1k", marks=pytest.mark.slow)])
+def test_data_of_other_shapes_run_through_the_whole_method(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image a class, the released settings of that dataset, one step in every stage."""
+    monkeypatch.setitem(backbones.BACKBONES, "convnet8_bn", (Strided, {}))
+    entry = DATASETS[name]
+    drawn = np.random.default_rng(0)
+    images = drawn.integers(0, 256, (entry.num_classes, 3, entry.image_size, entry.image_size), dtype=np.uint8)
+    train = RealData(images, np.arange(entry.num_classes), entry, "train", "made in the test")
+    sister = next(iter(SISTERS[name].values()))
+    config = replace(
+        sister,
+        ipc=1,
+        groups=1,
+        backbones=("convnet8_bn",),
+        squeeze=replace(sister.squeeze, epochs=1, batch=100),
+        recording=Recording(batch=50, images=50),
+        iterations=1,
+        batch=100,
+    )
+    made = condense(train, config, 0, CPU)
+    assert tuple(made.images.shape) == (entry.num_classes, 3, entry.image_size, entry.image_size)
+    assert tuple(made.labels.shape) == (entry.num_classes, entry.num_classes) and made.balanced
+
+
+def test_backbones_are_the_papers() -> None:
+    """Parameters, convolutions and batch norms of the released code's networks for ten classes."""
+    known = {
+        "resnet18": (11_173_962, 20, 20),
+        "wrn16_2": (691_674, 16, 13),
+        "convnet128": (320_010, 3, 0),
+        "mobilenetv2_0_5": (697_546, 53, 53),
+        "shufflenetv2_0_5": (351_466, 56, 56),
+    }
+    for name, expected in known.items():
+        network = backbones.build(name, DATASETS["cifar10"], 0)
+        both, norms = (matching.layers(network, convolution=wanted) for wanted in (True, False))
+        assert (sum(p.numel() for p in network.parameters()), len(both) - len(norms), len(norms)) == expected
+
+
+def test_torchvisions_backbones_are_for_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.models
+
+    make = torchvision.models.get_model
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: make(name, weights=None))
+    with pytest.raises(MabenchError, match="knows the classes of imagenet1k"):
+        backbones.build("torchvision-resnet18", DATASETS["cifar10"], 0)
+    network = backbones.build("torchvision-shufflenet_v2_x0_5", DATASETS["imagenet1k"], 0).eval()
+    recorder = Recorder(network, 16)
+    recorder.add(torch.randn(1, 3, 224, 224), 1.0)
+    assert len(recorder.result()) == 56 and recorder.result()["conv1.0"][2].shape == (14 * 14,)
+    pixels = np.zeros((1000, 3, 8, 8), dtype=np.uint8)
+    train = RealData(pixels, np.arange(1000), replace(DATASETS["imagenet1k"], image_size=8), "train", "made in the test")
+    small = nn.Sequential(nn.Flatten(), nn.Linear(192, 1000))
+    monkeypatch.setattr(backbones, "build", lambda *_: small)
+    with pytest.raises(MabenchError, match="not numbered like"):
+        stages = teachers.Stages(Run(), {}, None)
+        teachers.squeeze(train, "torchvision-resnet18", Squeeze(), "resized", 0, CPU, stages, "squeeze")
+
+
+def test_settings_that_are_not_there_are_refused() -> None:
+    for wrong in (
+        {"norm": "l1"},
+        {"crop": "none"},
+        {"densification": "yes"},
+        {"backbones": ("vgg",)},
+        {"groups": 3},
+        {"drop": 2.0},
+    ):
+        with pytest.raises(MabenchError, match="allowed|divide"):
+            tiny(**wrong)
+
+
+def test_the_papers_numbers_are_well_formed() -> None:
+    """They wait for their suites, so nothing compares with them yet; each has the form of a table and names what exists here."""
+    text = resources.files("mabench_methods.gvbsm").joinpath("paper.toml").read_text(encoding="utf-8")
+    pending = tomllib.loads(text)["pending"]
+    entries = [
+        papers.PaperTable.model_validate(e | {"values": {n: (v[0], v[-1]) for n, v in e["values"].items()}}) for e in pending
+    ]
+    assert all(METHODS[e.method] == "gvbsm" and e.dataset in DATASETS and e.values for e in entries)
+    assert all(hasattr(PRESETS[e.method]["lite"], path) for e in entries for path in e.config)
+    assert all(0 < mean < 100 for e in entries for mean, _ in e.values.values())
+    known = {(e.method, e.dataset, e.ipc, n): v for e in entries if e.published for n, v in e.values.items()}
+    assert known["gvbsm", "cifar10", 10, "convnet3-scratch"] == (46.5, 0.7)
+    assert known["gvbsm", "cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
+    assert known["sre2l", "cifar100", 10, "resnet18_in-scratch"] == (31.6, 0.5)
+    assert papers.tables("gvbsm") == []
+    assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(PRESETS["gvbsm"]) & set(PRESETS["sre2l"])

@@ -1,0 +1,452 @@
+"""HMDC: matching gradients against finite differences, the modules against arithmetic, shapes, resume."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from mabench import data, evaluators, networks, papers, synthetic
+from mabench.evaluators import EVALUATORS
+from mabench.schema import Interrupted, MabenchError
+from mabench_methods._kit import RealImages, Run
+from mabench_methods.hmdc import condense as hmdc
+from mabench_methods.hmdc import config as settings
+from mabench_methods.hmdc.balance import FLOOR, START, GradientBalance, Record, normalised
+from mabench_methods.hmdc.config import CHOICES, PRESETS, Config
+from mabench_methods.hmdc.decomposition import Alignment, SpatialNetwork, mutual_distillation, shapes
+from mabench_methods.hmdc.pair import Learner
+from mabench_methods.hmdc.selection import k_means, representatives
+
+CPU = torch.device("cpu")
+DIGITS = data.DATASETS["digits"]
+TINY = Config(
+    1,
+    second="lenet-scratch",
+    first_width=4,
+    iterations=2,
+    steps=2,
+    real_batch=4,
+    network_batches=1,
+    network_batch=8,
+    period=2,
+    pool=8,
+)
+
+
+def at(name: str, side: int) -> Any:
+    return EVALUATORS[name].model_copy(update={"input_size": side})
+
+
+def small(kind: str, side: int = 8, **options: Any) -> SpatialNetwork:
+    """Smooth networks, so that finite differences mean something."""
+    torch.manual_seed(sum(map(ord, kind)))
+    model: torch.nn.Module
+    if kind == "vit":
+        model = timm.create_model(
+            "vit_tiny_patch16_224", img_size=side, patch_size=4, embed_dim=8, depth=3, num_heads=2, num_classes=10
+        )
+        return SpatialNetwork(at("vit_mini-scratch", side), model, DIGITS, **options)
+    if kind == "swin":
+        model = timm.create_model(
+            "swin_tiny_patch4_window7_224",
+            img_size=side,
+            patch_size=2,
+            window_size=2,
+            embed_dim=8,
+            depths=(2, 2),
+            num_heads=(2, 2),
+            num_classes=10,
+            drop_path_rate=0.0,
+        )
+        return SpatialNetwork(at("swin_tiny-scratch", side), model, DIGITS, **options)
+    norm = "batch" if kind == "batchnorm" else "instance"
+    model = networks.ConvNet(10, 3, side, depth=2, width=4, activation="swish", norm=norm)
+    return SpatialNetwork(at("convnet3-scratch", side), model, DIGITS, **options)
+
+
+def learner(network: SpatialNetwork) -> Any:
+    return SimpleNamespace(network=network.double(), parameters=lambda: list(network.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "softmax", "distance"),
+    [
+        ("convnet", "vit", "released", "released"),
+        ("convnet", "vit", "paper", "paper"),
+        ("batchnorm", "swin", "paper", "released"),
+        ("swin", "vit", "released", "paper"),
+    ],
+)
+def test_every_matching_loss_has_the_gradient_of_finite_differences(first: str, second: str, softmax: str, distance: str) -> None:
+    pair = [learner(small(first)), learner(small(second))]
+    torch.manual_seed(0)
+    real, own = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    features = [p.network(own)[1] for p in pair]
+    alignment = Alignment(shapes(features[0]), shapes(features[1]), softmax).double()
+    with torch.no_grad():
+        alignment.matching.normal_()
+    config = replace(TINY, distance=distance)
+
+    def losses(images: torch.Tensor) -> list[torch.Tensor]:
+        return hmdc.matching_losses(pair, alignment, real, images, 4, config)
+
+    step = 1e-5
+    found = [torch.autograd.grad(loss, own, retain_graph=True)[0] for loss in losses(own)]
+    assert len(found) == 3 and all(float(g.abs().max()) > 0 for g in found)
+    coordinates = torch.randint(0, 24, (5, 4)) % torch.tensor([2, 3, 8, 8])
+    for where in map(tuple, coordinates.tolist()):
+        moved = []
+        for sign in (1, -1):
+            shifted = own.detach().clone()
+            shifted[where] += sign * step
+            moved.append([float(loss.detach()) for loss in losses(shifted)])
+        for gradient, ahead, behind in zip(found, *moved, strict=True):
+            measured = (ahead - behind) / (2 * step)
+            assert measured == pytest.approx(float(gradient[where]), rel=2e-5, abs=1e-7 * float(gradient.abs().max()))
+
+
+def test_the_gradient_reaches_the_stored_images_through_augmentation_and_tiles() -> None:
+    pair = [learner(small("convnet")), learner(small("vit"))]
+    torch.manual_seed(1)
+    stored = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    real = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    for plan in ("paper", "released"):
+        config = replace(TINY, ipc=2, augmentation=plan)
+
+        def loss(images: torch.Tensor, config: Config = config) -> torch.Tensor:
+            own = hmdc._tiles(images, config, torch.Generator())
+            batch, own = (hmdc._augmented(config, x, None, 11, siamese=True)[0] for x in (real, own))
+            return hmdc.matching_losses(pair, None, batch, own, 1, config)[0]
+
+        (gradient,) = torch.autograd.grad(loss(stored), stored)
+        direction = torch.randn_like(gradient)
+        ahead, behind = (float(loss(stored.detach() + sign * 1e-5 * direction).detach()) for sign in (1, -1))
+        assert (ahead - behind) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
+
+
+def test_gradient_distance_is_a_sum_or_a_mean_of_squares() -> None:
+    own, real = [torch.tensor([1.0, 2.0]), None, torch.tensor([[3.0]])], [torch.tensor([0.0, 4.0]), None, torch.tensor([[1.0]])]
+    assert float(hmdc.gradient_distance(own, real, "released")) == 1 + 4 + 4
+    assert float(hmdc.gradient_distance(own, real, "paper")) == pytest.approx(9 / 3)
+
+
+def test_siamese_augmentation_treats_real_and_synthetic_alike() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(6, 3, 8, 8)
+    for plan in ("paper", "released"):
+        config = replace(TINY, augmentation=plan, first="vit_tiny-pretrained" if plan == "released" else TINY.first)
+        for seed in range(12):  # some with CutMix, whose partners may differ
+            whole, _ = hmdc._augmented(config, images, None, seed, siamese=True)
+            same, _ = hmdc._augmented(config, images[:1].expand(3, -1, -1, -1), None, seed, siamese=True)
+            assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])  # one operation for all
+            mixed = whole != torch.cat([hmdc._augmented(config, x.unsqueeze(0), None, seed, siamese=True)[0] for x in images])
+            assert plan == "paper" or not mixed.any()  # released: no CutMix when the first network is a transformer
+
+
+# -- Gradient Balance Module ---------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_smallest_over_own_accumulator() -> None:
+    balance = GradientBalance(2, 3, "released")
+    balance.add(0, [8.0, 2.0, 4.0])
+    balance.add(0, [8.0, 0.0, 4.0])
+    assert balance.weights(0) == pytest.approx([(2 + START) / (16 + START), 1.0, (2 + START) / (8 + START)], rel=1e-12)
+    assert balance.weights(1) == [1.0, 1.0, 1.0]  # another class, nothing seen yet
+    balance.restart()
+    assert balance.weights(0) == [1.0, 1.0, 1.0]
+
+
+def test_the_papers_accumulator_is_one_for_all_classes_and_is_never_emptied() -> None:
+    balance = GradientBalance(2, 2, "paper")
+    balance.add(0, [1.0, 3.0])
+    balance.add(1, [1.0, 5.0])
+    balance.restart()
+    assert balance.weights(0) == balance.weights(1) == pytest.approx([1.0, 0.25], rel=1e-5)
+
+
+def test_balanced_gradients_are_equal_after_one_sample() -> None:
+    magnitudes = [3.0, 0.02, 0.4]
+    balance, record = GradientBalance(1, 3), Record(("L1", "L2", "L3"))
+    balance.add(0, magnitudes)
+    record.add(0, 0, magnitudes, balance.weights(0))
+    assert record.rows[0][5:] == pytest.approx([0.02] * 3, rel=1e-4)
+
+
+def test_without_the_module_weights_are_one() -> None:
+    balance = GradientBalance(1, 2, enabled=False)
+    balance.add(0, [1.0, 100.0])
+    assert balance.weights(0) == [1.0, 1.0]
+
+
+def test_normalisation_per_image_and_per_channel() -> None:
+    gradient = torch.zeros(2, 2, 2, 2)
+    gradient[0, 0, 0, 0], gradient[0, 1, 1, 1], gradient[1, 0, 0, 1] = 4.0, -2.0, 1e-3
+    image = normalised(gradient, "paper")
+    assert float(image[0, 0, 0, 0]) == pytest.approx(4 / (4 + FLOOR)) and float(image[0, 1, 1, 1]) == pytest.approx(
+        -0.5, rel=1e-5
+    )
+    channel = normalised(gradient, "released")
+    assert float(channel[0, 1, 1, 1]) == pytest.approx(-1, rel=1e-5)
+    assert float(channel[1, 0, 0, 1]) == pytest.approx(1e-3 / (1e-3 + FLOOR)) and float(channel[1, 1].abs().max()) == 0
+
+
+# -- Spatial-Semantic Decomposition --------------------------------------------------------------------------------------------
+
+
+def network_of(name: str, side: int = 0, **options: Any) -> SpatialNetwork:
+    evaluator = EVALUATORS[name].model_copy(update={"pretrained": False} | ({"input_size": side} if side else {}))
+    model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=evaluator.input_size, seed=0)
+    return SpatialNetwork(evaluator, model, data.DATASETS["cifar10"], **options).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "options", "expected"),
+    [
+        ("convnet3-scratch", 0, {}, [(128, 16), (128, 8), (128, 4)]),
+        ("convnet3-scratch", 0, {"repeat_last": True}, [(128, 16), (128, 8), (128, 4), (128, 4)]),
+        ("vit_tiny-pretrained", 0, {}, [(192, 14)] * 12),
+        ("vit_mini-scratch", 0, {}, [(128, 8)] * 6),
+        ("swin_tiny-scratch", 0, {}, [(96, 16), (192, 8), (384, 4), (768, 2)]),
+        ("resnet18-pretrained", 64, {}, [(64, 32), (64, 16), (128, 8), (256, 4), (512, 2)]),
+        ("resnet18-scratch", 0, {}, [(64, 32), (128, 16), (256, 8), (512, 4)]),
+        ("efficientnet_lite0-pretrained", 64, {}, [(16, 32), (24, 16), (40, 8), (112, 4), (320, 2)]),
+        ("lenet-scratch", 0, {}, [(6, 14), (16, 5)]),
+    ],
+)
+def test_features_of_every_family(name: str, side: int, options: dict[str, Any], expected: list[tuple[int, int]]) -> None:
+    network = network_of(name, side, **options)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits, features = network(images)
+        resized = torch.nn.functional.interpolate(
+            images, size=(network.evaluator.input_size,) * 2, mode="bilinear", align_corners=True
+        )
+        torch.testing.assert_close(logits, network.model(resized), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.head()(network.embed(images)), logits, rtol=1e-4, atol=1e-5)
+    assert shapes(features) == expected
+    for semantic, spatial in features:
+        assert semantic.shape == spatial.shape[:2]
+        if "vit" not in name:
+            torch.testing.assert_close(semantic, spatial.mean((2, 3)))
+
+
+def test_a_transformers_feature_is_its_class_token_and_its_map_in_reading_order() -> None:
+    network = small("vit", side=16)
+    seen: list[torch.Tensor] = []
+    network.model.blocks[1].register_forward_hook(lambda module, inputs, output: seen.append(output))  # type: ignore[union-attr,index]
+    _, features = network(torch.randn(2, 3, 16, 16))
+    semantic, spatial = features[1]
+    assert torch.equal(semantic, seen[0][:, 0])
+    assert torch.equal(spatial[:, :, 1, 2], seen[0][:, 1 + 1 * 4 + 2])
+
+
+def test_the_papers_pair_is_aligned_to_four_layers_of_seventeen_tokens_with_128_channels() -> None:
+    pair = [[(128, 16), (128, 8), (128, 4), (128, 4)], [(192, 14)] * 12]
+    features = [[(torch.randn(2, d), torch.randn(2, d, s, s)) for d, s in own] for own in pair]
+    for softmax in ("paper", "released"):
+        first, second = Alignment(*pair, softmax)(*features)
+        assert first.shape == second.shape == (2, 4, 17, 128)
+        swapped = Alignment(pair[1], pair[0], softmax)(features[1], features[0])
+        assert swapped[0].shape == swapped[1].shape == (2, 4, 17, 128)
+
+
+def test_the_softmax_of_the_paper_and_of_the_released_code() -> None:
+    first, second = [(3, 2)] * 2, [(3, 2)] * 5
+    features = [[(torch.randn(1, d), torch.randn(1, d, s, s)) for d, s in own] for own in (first, second)]
+    for softmax in ("paper", "released"):
+        alignment = Alignment(first, second, softmax)
+        with torch.no_grad():
+            alignment.matching.normal_()
+        weights = alignment.weights()
+        ones = weights.sum(1 if softmax == "paper" else 0)
+        torch.testing.assert_close(ones, torch.ones_like(ones))
+        raw = alignment.matching.exp()
+        by_hand = raw / (raw.sum(1, keepdim=True) if softmax == "paper" else raw.sum(0, keepdim=True))
+        tokens = [
+            layer(torch.cat([semantic.unsqueeze(1), spatial.flatten(2).mT], 1))
+            for layer, (semantic, spatial) in zip(alignment.affine[1], features[1], strict=True)
+        ]
+        own, mixed = alignment(*features)
+        for target in range(2):
+            expected = sum(by_hand[target, layer] * tokens[layer] for layer in range(5))
+            torch.testing.assert_close(mixed[:, target], expected)
+        distance = mutual_distillation(alignment, *features)
+        torch.testing.assert_close(distance, ((own - mixed) ** 2).mean())
+    # at the start: means of all layers (paper), sums with weight layers / targets (released)
+    assert float(Alignment(first, second, "paper").weights().sum(1)[0].detach()) == pytest.approx(1)
+    assert float(Alignment(first, second, "released").weights().sum(1)[0].detach()) == pytest.approx(2.5)
+
+
+def test_no_fused_attention_is_left_and_networks_without_a_map_are_refused() -> None:
+    network = network_of("vit_mini-scratch")
+    assert not any(getattr(m, "fused_attn", False) for m in network.modules())
+    with pytest.raises(MabenchError, match="no spatial features"):
+        network_of("mlp-scratch")
+
+
+def test_own_statistics_bring_images_to_those_of_the_weights() -> None:
+    cifar, evaluator = data.DATASETS["cifar10"], EVALUATORS["efficientnet_lite0-pretrained"]
+    pixels = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (cifar.mean, cifar.std))
+    network = network_of("efficientnet_lite0-pretrained", 32, own_statistics=True)
+    wanted_mean, wanted_std = (torch.tensor(v).view(1, 3, 1, 1) for v in (evaluator.mean, evaluator.std))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network((pixels - mean) / std)[0], network.model((pixels - wanted_mean) / wanted_std), rtol=1e-4, atol=1e-4
+        )
+
+
+# -- images, selection, networks -----------------------------------------------------------------------------------------------
+
+
+def test_tiles_are_what_the_examiner_decodes() -> None:
+    pixels = torch.rand(30, 3, 32, 32)
+    stored = synthetic.SyntheticSet(
+        images=pixels, labels=torch.arange(10).repeat_interleave(3), dataset="digits", ipc=3, decode="grid2"
+    )
+    decoded, labels = stored.decoded()
+    config = replace(TINY, ipc=3)
+    for label in (0, 7):
+        own = hmdc._tiles(pixels[label * 3 : label * 3 + 3], config, torch.Generator())
+        torch.testing.assert_close(own, decoded[labels == label])
+    some = hmdc._tiles(pixels[:3], replace(config, synthetic_batch=5), torch.Generator().manual_seed(0))
+    assert len(some) == 5
+    assert torch.equal(hmdc._tiles(pixels[:3], replace(config, formation=1), torch.Generator()), pixels[:3])
+
+
+def test_k_means_finds_separate_heaps_and_their_nearest_points() -> None:
+    torch.manual_seed(0)
+    heaps = torch.tensor([[0.0, 0.0], [50.0, 0.0], [0.0, 50.0]])
+    points = (heaps.unsqueeze(1) + torch.randn(3, 20, 2)).flatten(0, 1)
+    centres = k_means(points, 3, torch.Generator().manual_seed(1))
+    expected = points.view(3, 20, 2).mean(1)
+    nearest = torch.cdist(expected, centres).min(1).values
+    assert float(nearest.max()) < 1e-3
+    picks = representatives(points, 3, torch.Generator().manual_seed(1), distinct=False)
+    for heap in range(3):
+        own = ((points - expected[heap]) ** 2).sum(1).argmin()
+        assert int(own) in picks.tolist()
+    assert len(set(representatives(points[:4], 4, torch.Generator(), distinct=True).tolist())) == 4
+
+
+def test_resets_draw_what_they_should() -> None:
+    released = Learner(at("convnet3-scratch", 32), DIGITS, CPU, 0, classifier_only=True)
+    before = {k: v.clone() for k, v in released.network.state_dict().items()}
+    released.reset(1)
+    after = released.network.state_dict()
+    changed = {k for k in after if not torch.equal(before[k], after[k])}
+    assert not any("classifier" in k for k in changed) and any("features.0.weight" in k for k in changed)
+    assert len(released.trained()) == 2 and len(released.parameters()) == 14
+    whole = Learner(at("lenet-scratch", 32), DIGITS, CPU, 0)
+    whole.start = whole._weights()
+    whole.reset(5)
+    fresh = whole.network.head().weight.detach().clone()
+    assert torch.equal(whole.network.state_dict()["model.features.0.weight"], whole.start["model.features.0.weight"])
+    assert not torch.equal(fresh, whole.start["model.classifier.weight"])
+    whole.reset(5)
+    assert torch.equal(fresh, whole.network.head().weight)
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------------------
+
+
+def made(folder: Path | None, config: Config, stop_at: int | None = None) -> synthetic.SyntheticSet:
+    seen: list[Mapping[str, float]] = []
+    run = Run(
+        folder,
+        on_progress=lambda done, total, losses: seen.append(losses),
+        should_stop=lambda: len(seen) == stop_at,
+    )
+    return hmdc.condense(data.load("digits", "train"), config, 3, CPU, run)
+
+
+# stops: in the pretraining, inside an iteration, behind the first step of the second iteration
+@pytest.mark.parametrize(("side", "stops"), [("released", (1, 3, 5)), ("paper", (4,))])
+def test_interrupted_condensation_gives_the_same_set(tmp_path: Path, side: str, stops: tuple[int, ...]) -> None:
+    config = replace(TINY, pretraining=2, **dict.fromkeys(CHOICES, side))
+    straight = made(tmp_path / "a", config)
+    for stop in stops:
+        folder = tmp_path / f"b{stop}"
+        with pytest.raises(Interrupted):
+            made(folder, config, stop)
+        assert made(folder, config).sha256 == straight.sha256
+        assert (folder / "gradient_balance.csv").read_text() == (tmp_path / "a" / "gradient_balance.csv").read_text()
+
+
+def test_a_network_that_was_trained_first_is_found_again(tmp_path: Path) -> None:
+    config = replace(TINY, pretraining=2, iterations=1)
+    with pytest.raises(Interrupted):
+        made(tmp_path, config, 3)
+    (tmp_path / "checkpoint.pt").unlink()
+    seen = []
+    run = Run(tmp_path, on_progress=lambda done, total, losses: seen.append(set(losses)))
+    again = hmdc.condense(data.load("digits", "train"), config, 3, CPU, run)
+    assert {"pretraining"} not in seen and again.sha256 == made(None, config).sha256
+
+
+def test_smoke_on_digits_leaves_a_whole_folder(tmp_path: Path) -> None:
+    config = PRESETS["hmdc"]["smoke"]
+    result = made(tmp_path, config)
+    assert result.decode == "grid2" and result.class_counts == (1,) * 10 and result.images.dtype == torch.float32
+    assert float(result.images.min()) >= 0 and float(result.images.max()) <= 1
+    assert result.sha256 == synthetic.load(tmp_path / "set.safetensors").sha256
+    for name in ("gradient_balance.png", "gradient_balance.csv", "losses.png", "preview.png", "vit_mini-scratch-trained.pt"):
+        assert (tmp_path / name).stat().st_size > 100
+    card = (tmp_path / "card.toml").read_text()
+    assert "vit_mini first trained on 2 batches" in card and "vit_mini-scratch-trained.pt" in card
+    lines = (tmp_path / "gradient_balance.csv").read_text().splitlines()
+    assert lines[0] == "step,class,L1 before,L2 before,L3 before,L1 after,L2 after,L3 after"
+    for line in lines[1:11]:  # the first sample of an iteration: all losses equal after the module, but for START
+        _, _, *values = map(float, line.split(","))
+        assert min(values[:3]) <= max(values[3:]) <= min(values[:3]) + 2 * START
+
+
+@pytest.mark.parametrize("name", list(settings.ABLATIONS))
+def test_the_switches_of_table_2_and_3(name: str) -> None:
+    config = replace(TINY, iterations=1, **settings.ABLATIONS[name])
+    losses: list[Mapping[str, float]] = []
+    run = Run(on_progress=lambda done, total, found: losses.append(found))
+    hmdc.condense(data.load("digits", "train"), config, 0, CPU, run)
+    assert set(losses[0]) == set(config.losses) and all(math.isfinite(v) for found in losses for v in found.values())
+    assert ("L3" in losses[0]) == config.mutual_distillation
+
+
+def test_images_move_at_most_by_what_rate_and_momentum_allow() -> None:
+    config = replace(TINY, iterations=1, steps=1, image_rate=0.01)
+    train = data.load("digits", "train")
+    real = RealImages(train, CPU)
+    state = hmdc._State(config, real, 3)
+    start = hmdc._initial(config, real, state.learners[0], state.streams["images"])
+    end = (hmdc.condense(train, config, 3, CPU).images - real.mean) / real.std
+    low, high = (0 - real.mean) / real.std, (1 - real.mean) / real.std
+    moved = (end - start.clamp(low, high)).abs()
+    assert 0 < float(moved.max()) <= 0.01 + 1e-5
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(MabenchError, match="layer_softmax = 'sideways': allowed are paper and released"):
+        replace(TINY, layer_softmax="sideways")
+    with pytest.raises(MabenchError, match="Did you mean"):
+        hmdc.condense(data.load("digits", "train"), replace(TINY, second="lenet-scrath"), 0, CPU)
+    with pytest.raises(MabenchError, match="train split"):
+        hmdc.condense(data.load("digits", "test"), TINY, 0, CPU)
+
+
+def test_presets_and_tables() -> None:
+    presets = PRESETS["hmdc"]
+    assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(presets)
+    for name, config in presets.items():
+        assert config.pair and (not name.startswith("paper") or all(getattr(config, c) == "paper" for c in CHOICES))
+    printed = [49.36, 75.10, 79.96, 74.09, 73.21, 73.40, 39.07, 75.61]  # the paper's column "Average"
+    found = papers.tables("hmdc")
+    assert [round(sum(v[0] for v in t.values.values()) / 7, 2) for t in found] == printed
+    for table in found:
+        replace(presets["released-ipc10"], **table.config)

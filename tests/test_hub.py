@@ -1,0 +1,423 @@
+"""The Hub dataset: the unmodified huggingface_hub, hf_xet and datasets clients, each in its own process, against hub_server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+from hub_server import Blob, Fault, Hub
+from test_submit import BUNDLED, tree, write_card
+
+from mabench import hub, submissions, submit
+from mabench.submissions import AUDIT, CARD, Submission
+
+REPO = "board/results"
+Client = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PUSH = """
+import sys
+from pathlib import Path
+from mabench import hub, submissions
+def make(existing):
+    source = Path(sys.argv[3])
+    files = {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob('*')) if p.is_file()}
+    if existing is None:
+        return files
+    return {n: c for n, c in files.items() if n != 'set.safetensors' and existing.files.get(n) != c}
+flags = {f.lstrip('-').replace('-', '_'): True for f in sys.argv[4:]}
+done = hub.push(sys.argv[1], sys.argv[2], make, message=f'submission: {sys.argv[2]}', **flags)
+print(len(done.changed), *done.changed)
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[Hub]:
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """The variables of a machine of its own: nothing cached, one user logged in."""
+
+    def make(server: Hub, user: str = "alice", machine: str = "m", xet: bool = False) -> dict[str, str]:
+        home = str(tmp_path / f"home-{machine}")
+        value = {
+            "HF_ENDPOINT": server.endpoint, "HF_HOME": home, "HF_HUB_CACHE": f"{home}/hub", "HF_HUB_OFFLINE": "0",
+            "HF_DATASETS_CACHE": f"{home}/datasets", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0" if xet else "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": f"hf_{user}" if user else "",
+        }  # fmt: skip
+        return value
+
+    return make
+
+
+@pytest.fixture
+def submission(digits_run: Path, tmp_path: Path) -> Path:
+    """A written submission: all 12 cells of the bundled digits set."""
+    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml", title="k-means <script>|[x](y)"))
+    assert not case.refusals
+    submissions.write(tmp_path / "made" / case.slug, submit.changes(case, None, who="alice"))
+    return tmp_path / "made" / case.slug
+
+
+@pytest.fixture
+def push(submission: Path, environment: Callable[..., dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`push(server, *flags)`: a fresh process sends the written submission."""
+
+    def call(server: Hub, *flags: str, slug: str = "digits-kmeans", folder: Path = submission, **who: Any) -> Any:
+        return subprocess.run(
+            [sys.executable, "-c", PUSH, REPO, slug, str(folder), *flags],
+            env=os.environ | environment(server, **who), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return call
+
+
+def whole(server: Hub, folder: Path, slug: str = "digits-kmeans") -> None:
+    """The repository holds exactly this submission, once, and a table that says so."""
+    files = server.repos[REPO].files()
+    inside = {
+        n.removeprefix(f"submissions/{slug}/"): server.content(b)
+        for n, b in files.items()
+        if n.startswith(f"submissions/{slug}/")
+    }
+    assert inside == tree(folder)
+    rows = table(server)
+    mine = [r for r in rows if r["slug"] == slug]
+    assert len(mine) == 12 and len({(r["suite"], r["track"], r["evaluator"], r["seed"]) for r in mine}) == 12
+    assert all(r["track_complete"] and r["tier"] == "self-run" for r in mine)
+
+
+def table(server: Hub) -> list[dict[str, Any]]:
+    import io
+
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(server.content(server.repos[REPO].files()["data/cells.parquet"]))).to_pylist()
+
+
+# -- the whole way -------------------------------------------------------------------------------------------------
+
+LOAD = """
+import sys, datasets
+rows = datasets.load_dataset(sys.argv[1], split='train')
+print(len(rows), rows.column_names == sys.argv[2].split(','), round(sum(rows['score']) / len(rows), 6), rows[0]['tier'])
+"""
+
+
+@pytest.mark.parametrize("storage", ["lfs", "xet", "xet-client-lfs-server"])
+def test_round_trip(
+    mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]], storage: str
+) -> None:
+    """Pull request, merge, refresh, load_dataset, pull on a clean machine, re-run there, load again."""
+    with Hub(xet=storage == "xet") as server:
+        server.create(REPO)
+        alice = environment(server, "reader", "a", xet=storage != "lfs")  # may not write to board/
+        write_card(tmp_path / "card.toml")
+        sending = ("submit", BUNDLED, "--records", digits_run, "--repo", REPO)
+        denied = mabench(*sending, **alice)
+        assert denied.returncode == 2 and "--create-pr" in denied.stderr.splitlines()[-1], denied.stderr
+        done = mabench(*sending, "--create-pr", **alice)
+        assert done.returncode == 0 and "/discussions/1" in done.stdout, done.stderr
+        assert not (tmp_path / "submissions").exists()
+        again = mabench(*sending, "--create-pr", **alice)
+        assert again.returncode == 0 and "nothing to send" in again.stdout and len(server.repos[REPO].pulls) == 1, again.stderr
+        bob = environment(server, "bob", "b", xet=storage == "xet")
+        merge = f"from huggingface_hub import HfApi; HfApi().merge_pull_request({REPO!r}, 1, repo_type='dataset')"
+        subprocess.run([sys.executable, "-c", merge], env=os.environ | bob, check=True, capture_output=True)
+        assert "data/cells.parquet" not in server.repos[REPO].files()
+        fresh = mabench("refresh", "--repo", REPO, **bob)
+        assert fresh.returncode == 0 and "sent: 2 files" in fresh.stdout, fresh.stderr
+        assert "nothing to send" in mabench("refresh", "--repo", REPO, **bob).stdout
+
+        def load() -> list[str]:
+            command = [sys.executable, "-c", LOAD, REPO, ",".join(hub.COLUMNS)]
+            shown = subprocess.run(
+                command, env=os.environ | environment(server, "", "c"), capture_output=True, text=True, timeout=300
+            )
+            assert shown.returncode == 0, shown.stderr
+            return shown.stdout.split()
+
+        mean = json.loads((digits_run / "results.json").read_text())["cells"]
+        assert load() == ["12", "True", str(round(sum(c["acc_best"] for c in mean) / 12, 6)), "self-run"]
+        clean = environment(server, "carol", "d", xet=storage == "xet")
+        pulled = mabench("pull", "digits-kmeans", "--repo", REPO, **clean)
+        assert pulled.returncode == 0 and "12 records, tier self-run" in pulled.stdout, pulled.stderr
+        assert submissions.read(tmp_path / "submissions" / "digits-kmeans") is not None
+        if storage == "xet":
+            stored = server.repos[REPO].files()["submissions/digits-kmeans/set.safetensors"]
+            assert stored.xet and server.count("GET", "xet-read-token") >= 1
+            without = mabench("pull", "digits-kmeans", "--repo", REPO, "--root", "plain", **environment(server, "dave", "e"))
+            assert without.returncode == 0, without.stderr
+            return
+        seed = next(s for s in range(200) if "mlp" in next(iter(sampled(tmp_path, s))))
+        checked = mabench("verify", "digits-kmeans", "--cells", "1", "--seed", seed, "--repo", REPO, **clean)
+        assert checked.returncode == 0 and "self-run -> spot-checked" in checked.stdout, checked.stderr
+        assert load()[-1] == "spot-checked"
+        found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
+        assert found is not None and [(e.who, e.tier) for e in found.audit] == [("reader", "self-run"), ("carol", "spot-checked")]
+        offline = mabench("pull", "digits-kmeans", "--repo", REPO, "--root", "off", **clean | {"HF_HUB_OFFLINE": "1"})
+        assert offline.returncode == 0 and tree(tmp_path / "off") == tree(tmp_path / "submissions"), offline.stderr
+
+
+def sampled(tmp_path: Path, seed: int) -> list[str]:
+    from mabench import verify
+
+    found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
+    assert found is not None
+    return [submissions.record_name(r) for r in verify.sample(found, 1, seed)]
+
+
+# -- faults --------------------------------------------------------------------------------------------------------
+
+
+def race(server: Hub) -> Callable[[], None]:
+    return lambda: server.put(REPO, "notes.md", b"hello")
+
+
+COMMIT, BATCH, STORE = r"/commit/main$", r"objects/batch$", r"^/storage/"
+FAULTS: dict[str, Callable[[Hub], list[Fault]]] = {
+    "somebody else was faster (412)": lambda s: [Fault("POST", COMMIT, before=race(s))],
+    "three times": lambda s: [Fault("POST", COMMIT, before=race(s), times=3)],
+    "409": lambda s: [Fault("POST", COMMIT, status=409)],
+    "412": lambda s: [Fault("POST", COMMIT, status=412)],
+    "429 at the commit": lambda s: [Fault("POST", COMMIT, status=429, headers={"Retry-After": "1"})],
+    "429 before": lambda s: [Fault("POST", "/preupload/", status=429, headers={"Retry-After": "1"})],
+    "500 at the commit": lambda s: [Fault("POST", COMMIT, status=500)],
+    "500 at the batch": lambda s: [Fault("POST", BATCH, status=500)],
+    "500 in storage": lambda s: [Fault("PUT", STORE, status=500)],
+    "500 when reading": lambda s: [Fault("GET", "/api/datasets/board/results$", status=500)],
+    "cut in the middle of an upload": lambda s: [Fault("PUT", STORE, cut=True)],
+    "cut in the middle of the commit": lambda s: [Fault("POST", COMMIT, cut=True)],
+    "answer to the commit lost": lambda s: [Fault("POST", COMMIT, lost=True)],
+    "answer to the upload lost": lambda s: [Fault("PUT", STORE, lost=True)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_push_survives(server: Hub, push: Client, submission: Path, name: str) -> None:
+    server.create(REPO)
+    server.fault(*FAULTS[name](server))
+    done = push(server)
+    assert done.returncode == 0, done.stderr
+    assert not any(f.times for f in server.faults), "the fault happened"
+    whole(server, submission)
+    ours = [s for _, s in server.repos[REPO].history if s.startswith("submission")]
+    assert len(ours) == 1, "one commit, whatever happened"
+
+
+def test_two_at_once_lose_nothing(server: Hub, push: Client, submission: Path, tmp_path: Path) -> None:
+    """A second push, of another submission, lands between the first one's reading and its commit."""
+    other = tmp_path / "other" / "digits-again"
+    shutil.copytree(submission, other)
+    server.create(REPO)
+    answers = []
+    server.fault(
+        Fault("POST", COMMIT, before=lambda: answers.append(push(server, slug="digits-again", folder=other, machine="n")))
+    )
+    done = push(server)
+    assert done.returncode == answers[0].returncode == 0, done.stderr + answers[0].stderr
+    whole(server, submission)
+    whole(server, other, "digits-again")
+    assert len(table(server)) == 24
+
+
+def test_endless_conflicts_and_a_dead_server_end_with_a_message(server: Hub, push: Client) -> None:
+    server.create(REPO)
+    server.fault(Fault("POST", COMMIT, status=412, times=99))
+    done = push(server)
+    assert done.returncode == 1 and f"others changed it {hub.CONFLICTS} times" in done.stderr
+    server.faults.clear()
+    server.fault(Fault("POST", COMMIT, status=429, headers={"Retry-After": "7200"}, times=99))
+    assert "asks for a pause" in push(server).stderr
+    server.faults.clear()
+    server.fault(Fault("POST", COMMIT, status=503, times=99))
+    assert "the Hub answered 503" in push(server).stderr
+    assert server.repos[REPO].files().keys() == {".gitattributes"}, "nothing half there"
+
+
+def test_killed_at_every_request_and_repeated(
+    push: Client, submission: Path, environment: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """The client is killed when its n-th request arrives (the server still acts on it); then the same call again."""
+    with Hub() as counting:
+        counting.create(REPO)
+        assert push(counting, machine="count").returncode == 0
+        steps = len(counting.requests)
+    assert steps > 8
+    for n in range(0, steps, 3):
+        with Hub() as server:
+            server.create(REPO)
+            seen = 0
+            process: list[subprocess.Popen[bytes]] = []
+
+            def kill(limit: int = n, process: list[subprocess.Popen[bytes]] = process) -> None:
+                nonlocal seen
+                seen += 1
+                if seen == limit + 1:
+                    process[0].kill()
+
+            server.fault(*(Fault(m, "", before=kill, times=99) for m in ("GET", "HEAD", "POST", "PUT")))
+            command = [sys.executable, "-c", PUSH, REPO, "digits-kmeans", str(submission)]
+            process.append(
+                subprocess.Popen(command, env=os.environ | environment(server, machine=f"k{n}"), stderr=subprocess.DEVNULL)
+            )
+            assert process[0].wait(timeout=120) == -signal.SIGKILL
+            server.faults.clear()
+            main = server.repos[REPO].files()
+            there = [name for name in main if name.startswith("submissions/")]
+            assert len(there) in (0, 15), "all of it or none of it"
+            assert push(server, machine=f"k{n}").returncode == 0
+            whole(server, submission)
+            assert len([s for _, s in server.repos[REPO].history if s.startswith("submission")]) == 1
+
+
+# -- what is sent --------------------------------------------------------------------------------------------------
+
+
+def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) -> None:
+    """The repository is made on the first push; the second sends nothing, the third a card, its log, table and README."""
+    first = push(server)
+    assert first.returncode == 0 and first.stdout.startswith("17 "), first.stderr
+    whole(server, submission)
+    commits = len(server.repos[REPO].history)
+    assert push(server).stdout.split() == ["0"] and len(server.repos[REPO].history) == commits
+    found = submissions.read(submission)
+    assert found is not None
+    card = found.card.model_copy(update={"method": "k-means"})
+    entry = submissions.make_entry(
+        who="alice", action="changed", tier="self-run", why="card changed", set_sha256=found.set_sha256
+    )
+    submissions.write(submission, {CARD: submissions.card_toml(card).encode(), **submissions.with_entry(found, entry)})
+    stored = set(server.storage)
+    third = push(server)
+    assert set(third.stdout.split()[1:]) == {
+        f"submissions/digits-kmeans/{CARD}", f"submissions/digits-kmeans/{AUDIT}", "data/cells.parquet",
+    }, third.stderr  # fmt: skip
+    assert len(set(server.storage) - stored) == 1 and {r["method"] for r in table(server)} == {"k-means"}
+
+
+def test_the_readme_shows_strangers_text_and_keeps_the_owners(server: Hub, push: Client) -> None:
+    assert push(server).returncode == 0
+    text = server.repos[REPO].files()["README.md"].content.decode()
+    assert "<script>" not in text and "&lt;script&gt;&#124;&#91;x&#93;&#40;y&#41;" in text and "[x](y)" not in text
+    assert text.startswith("---\nconfigs:\n- config_name: cells\n")
+    server.put(
+        REPO, "README.md", text.replace("# Condensed", "# Our own words\n\n# Condensed").replace("12 cells", "99 cells").encode()
+    )
+    server.put(REPO, "data/cells.parquet", b"no parquet")
+    assert push(server).returncode == 0
+    text = server.repos[REPO].files()["README.md"].content.decode()
+    assert "# Our own words" in text and "12 cells" in text and "99 cells" not in text and len(table(server)) == 12
+
+
+def test_a_broken_submission_does_not_stop_the_others(
+    server: Hub, push: Client, mabench: Command, environment: Callable[..., dict[str, str]]
+) -> None:
+    server.create(REPO)
+    server.put(REPO, "submissions/broken-one/audit.jsonl", b"{}\n")
+    server.put(REPO, "submissions/half-one/card.toml", b'title = "half"\n')
+    server.put(REPO, "submissions/huge-one/audit.jsonl", b" " * 2_000_000)
+    assert push(server).returncode == 0 and len(table(server)) == 12
+    done = mabench("refresh", "--repo", REPO, **environment(server, machine="z"))
+    assert (
+        done.returncode == 0
+        and "left out of the table" in done.stderr
+        and "broken-one" in done.stderr
+        and "huge-one" in done.stderr
+    )
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_a_private_repository_stays_private(
+    server: Hub, push: Client, mabench: Command, environment: Callable[..., dict[str, str]]
+) -> None:
+    assert push(server, "--private").returncode == 0 and server.repos[REPO].private
+    for user in ("", "reader"):
+        done = mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, user, f"p{user}"))
+        assert done.returncode == 2 and "hf auth login" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, "alice", "pa")).returncode == 0
+
+
+def test_what_was_altered_on_the_way_is_refused(
+    server: Hub, push: Client, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    from mabench import adapters
+    from mabench.synthetic import SyntheticSet
+
+    assert push(server).returncode == 0
+    repo = server.repos[REPO]
+    good = dict(repo.files())
+    own = adapters.read(BUNDLED)
+    SyntheticSet(own.images, own.labels.flip(0), "digits", 5).save(tmp_path / "swapped.safetensors")
+    place = "submissions/digits-kmeans/"
+    record = next(n for n in good if n.endswith("seed0.json"))
+    cases: list[tuple[str, bytes, str]] = [
+        (place + "set.safetensors", (tmp_path / "swapped.safetensors").read_bytes(), "its audit log says"),
+        (place + "set.safetensors", good[place + "card.toml"].content, "not a complete"),
+        (record, good[record].content.replace(b'"seconds"', b'"seconds" '), "was changed after it was submitted"),
+        (place + CARD, b"title = 1", "title"),
+    ]  # fmt: skip
+    for number, (name, content, words) in enumerate(cases):
+        repo.commit("main", repo.refs["main"], good | {name: Blob(content)}, "mallory")
+        done = mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, machine=f"x{number}"))
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert not (tmp_path / "submissions").exists(), "nothing is written"
+
+
+def test_a_slug_on_the_hub_belongs_to_its_submission(
+    server: Hub, push: Client, mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    assert push(server).returncode == 0
+    head = server.repos[REPO].refs["main"]
+    write_card(tmp_path / "card.toml", authors=["M. Mallory"])
+    done = mabench("submit", BUNDLED, "--records", digits_run, "--repo", REPO, **environment(server, "mallory", "y"))
+    assert done.returncode == 2 and "belongs to a submission by A. Author" in done.stderr
+    assert server.repos[REPO].refs["main"] == head
+
+
+def test_hub_mistakes_get_a_message(
+    server: Hub, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    server.create(REPO)
+    pull = ("pull", "digits-kmeans", "--repo")
+    base = environment(server, machine="q")
+    cases: list[tuple[tuple[object, ...], dict[str, str], str]] = [
+        ((*pull, REPO), base, "has no submission digits-kmeans"),
+        ((*pull, "board/absent"), base, "no dataset repository of this name"),
+        ((*pull, "a/b/c"), base, "Write it as ORG/NAME"),
+        ((*pull, REPO, "--revision", "v9"), base, "no such revision"),
+        ((*pull, "board/other"), base | {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        (("refresh", "--repo", REPO), base | {"HF_HUB_OFFLINE": "1"}, "Unset HF_HUB_OFFLINE"),
+        ((*pull, REPO), environment(server, machine="r") | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "HF_ENDPOINT"),
+        (("refresh", "--repo", REPO), base | {"HF_TOKEN": "hf_reader"}, "--create-pr"),
+        (("refresh", "--repo", REPO), base | {"HF_TOKEN": "stolen"}, "hf auth login"),
+        (("pull", "../../etc", "--repo", REPO), base, "allowed are 3 to 64 of a-z"),
+        (("submit", BUNDLED, "--records", tmp_path, "--create-pr"), base, "Name it with --repo"),
+    ]
+    for arguments, variables, words in cases:
+        done = mabench(*arguments, **variables)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+    assert server.repos[REPO].files().keys() == {".gitattributes"}
+
+
+def test_the_table_is_a_function_of_the_submissions(submission: Path) -> None:
+    found: Submission | None = submissions.read(submission)
+    assert found is not None
+    rows = hub.tidy([found])
+    assert [tuple(r) for r in rows] == [tuple(hub.COLUMNS)] * 12 and hub.parquet(rows) == hub.parquet(hub.tidy([found]))
+    assert {r["audit_blob"] for r in rows} == {hub.blob_id((submission / AUDIT).read_bytes())}
+    git = subprocess.run(["git", "hash-object", str(submission / AUDIT)], capture_output=True, text=True)
+    assert git.stdout.strip() == rows[0]["audit_blob"]

@@ -1,0 +1,542 @@
+"""Submissions: what the gates let through and what they refuse, what is written, the log, and re-runs. On real records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mabench as package
+from mabench import adapters, data, submissions, submit, suites, synthetic, verify
+from mabench.schema import AuditEntry, Card, MabenchError
+from mabench.submissions import Submission
+from mabench.synthetic import SyntheticSet
+
+BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
+CARD = {"title": "k-means on digits, IPC 5", "authors": ["A. Author"], "licence": "CC0-1.0", "slug": "digits-kmeans"}
+
+
+def write_card(path: Path, **fields: Any) -> Path:
+    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in (CARD | fields).items() if v is not None) + "\n")
+    return path
+
+
+@pytest.fixture
+def run(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may damage."""
+    return Path(shutil.copytree(digits_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.png")))
+
+
+@pytest.fixture
+def part(run: Path) -> Path:
+    """Only the three MLP cells: an incomplete track that is quick to re-run."""
+    for path in (run / "records").glob("*.json"):
+        if "mlp" not in path.name:
+            path.unlink()
+    (run / "results.json").unlink()
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+# -- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_a_submission_is_written_once(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
+    write_card(tmp_path / "card.toml")
+    arguments = ("submit", BUNDLED, "--records", digits_run, "--card", "card.toml")
+    dry = mabench(*arguments, "--dry-run")
+    assert dry.returncode == 0 and "all gates are open" in dry.stdout, dry.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["card.toml"]
+    done = mabench(*arguments)
+    assert done.returncode == 0 and "1 of 1 tracks complete" in done.stdout and "[panel mean]" in done.stdout
+    folder = tmp_path / "submissions" / "digits-kmeans"
+    before = tree(folder)
+    assert len(before) == 15 and synthetic.load(folder / "set.safetensors").sha256 == synthetic.load(BUNDLED).sha256
+    found = submissions.read(folder)
+    assert found is not None and (found.tier, len(found.records), found.card.authors) == ("self-run", 12, ("A. Author",))
+    again = mabench(*arguments)
+    assert again.returncode == 0 and "nothing to add" in again.stdout and tree(folder) == before
+    shown = mabench("audit", "digits-kmeans")
+    assert shown.stdout.count("\n") == 1 and "A. Author: submitted, 12 records" in shown.stdout
+
+
+def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp_path: Path, run: Path) -> None:
+    write_card(tmp_path / "card.toml", licence=None, slug="../../etc")
+    edit(next((run / "records").glob("*mlp*seed0.json")), lambda r: r["cell"].update(suite="cifar10-mine@1"))
+    images = torch.rand(50, 3, 32, 32)
+    torch.save((images, torch.arange(10).repeat_interleave(5)), tmp_path / "digits_other.pt")
+    before = tree(tmp_path)
+    done = mabench("submit", "digits_other.pt", "--dataset", "digits", "--records", run)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    for words in ("slug: ", "records are about another set", "is no released suite", "nothing was written"):
+        assert words in done.stderr, done.stderr
+    assert tree(tmp_path) == before
+    absent = mabench("submit", "absent.pt", "--records", run / "absent")
+    assert absent.returncode == 2 and "absent.pt" in absent.stderr and "holds no records/" in absent.stderr
+
+
+def test_interactive_asks_for_what_the_card_lacks(tmp_path: Path, digits_run: Path) -> None:
+    write_card(tmp_path / "card.toml", licence=None, title=None)
+    arguments = ["submit", str(BUNDLED), "--records", str(digits_run), "--interactive"]
+    answers = "Typed title\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "mabench.cli", *arguments], cwd=tmp_path, input=answers, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    card = submissions.read_card(tmp_path / "card.toml")
+    assert (card.title, card.licence, card.paper, card.slug) == (
+        "Typed title",
+        "CC-BY-4.0",
+        "https://example.org/paper",
+        "digits-kmeans",
+    )
+
+
+def test_an_incomplete_track_is_said_so_and_completed_later(
+    mabench: Command, tmp_path: Path, part: Path, digits_run: Path
+) -> None:
+    write_card(tmp_path / "card.toml")
+    first = mabench("submit", BUNDLED, "--records", part)
+    assert first.returncode == 0 and "9 of 12 cells are missing" in first.stdout and "not ranked" in first.stdout, first.stderr
+    folder = tmp_path / "submissions" / "digits-kmeans"
+    old = tree(folder)
+    assert mabench("submit", BUNDLED, "--records", digits_run).returncode == 0
+    found = submissions.read(folder)
+    assert found is not None and len(found.records) == 12 and [e.action for e in found.audit] == ["submitted", "changed"]
+    new = tree(folder)
+    assert all(new[name] == content for name, content in old.items() if name != "audit.jsonl")
+    assert new["audit.jsonl"].startswith(old["audit.jsonl"]), "the log only grows"
+
+
+# -- gate by gate --------------------------------------------------------------------------------------------------
+
+
+def refusals(run: Path, tmp_path: Path, set_path: Path = BUNDLED, root: Path | None = None, **fields: Any) -> str:
+    path = tmp_path / "gate-card.toml"
+    case = submit.examine(set_path, [run], write_card(path, **fields), root=root)
+    return "\n".join(case.refusals)
+
+
+def test_nothing_is_refused_where_nothing_is_wrong(digits_run: Path, tmp_path: Path) -> None:
+    assert refusals(digits_run, tmp_path, root=tmp_path / "submissions") == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"title": "a\x1b[31mred"}, "control characters (U+001B)"),
+        ({"title": "abc\u202edef"}, "U+202E"),
+        ({"title": "two\nlines"}, "must be one line"),
+        ({"title": ""}, "title: "),
+        ({"title": "x" * 121}, "at most 120"),
+        ({"code": "javascript:alert(1)"}, "code: "),
+        ({"paper": 'https://x.org/"onclick='}, "paper: "),
+        ({"slug": "../../etc"}, "slug: "),
+        ({"slug": "A"}, "slug: "),
+        ({"authors": []}, "lacks authors"),
+        ({"colour": "red"}, "colour: Extra inputs"),
+        ({"bibtex": "x" * 70_000}, "larger than 65,536 bytes"),
+        ({"title": "!!", "slug": None}, 'Set slug = "my-method-ipc10"'),
+    ],
+)
+def test_hostile_cards_are_refused(digits_run: Path, tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    said = refusals(digits_run, tmp_path, **fields)
+    assert said.startswith("card: ") and words in said and said.count("\n") == 0
+
+
+def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
+    (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals
+    assert "larger than 65,536 bytes" in said
+
+
+def first(run: Path, pattern: str = "*mlp*seed0.json") -> Path:
+    return next((run / "records").glob(pattern))
+
+
+def more_hits(record: dict[str, Any]) -> None:
+    record["curve"][-1][1] += 20
+
+
+def other_epochs(record: dict[str, Any]) -> None:
+    record["curve"] = record["curve"][:3]
+
+
+def other_recipe(record: dict[str, Any]) -> None:
+    record["cell"]["recipe"]["learning_rate"] = 0.5
+
+
+def other_digest(record: dict[str, Any]) -> None:
+    record["cell"]["suite_digest"] = "0" * 64
+
+
+def other_test(record: dict[str, Any]) -> None:
+    record["test_sha256"] = "0" * 64
+
+
+def other_budget(record: dict[str, Any]) -> None:
+    record["synthetic_set"]["ipc"] = 1
+
+
+def not_a_number(record: dict[str, Any]) -> None:
+    record["train_loss"][0][1] = float("nan")
+
+
+def no_device(record: dict[str, Any]) -> None:
+    del record["environment"]["device"]
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "words"),
+    [
+        (more_hits, "aggregates", "One of them was edited"),
+        (other_epochs, "curves", "3 looks up to epoch 30, the recipe has 6 up to 60"),
+        (other_recipe, "suites", "differs in recipe"),
+        (other_digest, "suites", "made under a changed suite"),
+        (other_test, "curves", "Run the cell on the real split"),
+        (other_budget, "budget", "ipc 1 instead of 5"),
+        (not_a_number, "curves", "losses or seconds are not finite"),
+        (no_device, "curves", "the environment lacks device"),
+    ],
+)
+def test_an_edited_record_is_refused(
+    run: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], gate: str, words: str
+) -> None:
+    edit(first(run), change)
+    said = refusals(run, tmp_path)
+    assert f"{gate}: " in said and words in said
+
+
+def test_an_edited_table_is_refused(run: Path, tmp_path: Path) -> None:
+    edit(run / "results.json", lambda r: r["rows"][-1].update(mean=0.99))
+    assert "does not follow from the records" in refusals(run, tmp_path)
+
+
+def test_two_records_of_one_cell_are_refused(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "both" / "b")
+    shutil.copytree(run, tmp_path / "both" / "a")
+    assert refusals(tmp_path / "both", tmp_path) == "", "the same records twice are one"
+    edit(first(other), more_hits)
+    assert "a second, different record of the cell" in refusals(tmp_path / "both", tmp_path)
+    shutil.copy(first(run), run / "records" / "scratch--mlp-scratch--seed7.json")
+    assert "Give the file its cell's name" in refusals(run, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff\xfe", b"{}", b" " * 1_100_000])
+def test_a_damaged_record_is_named(run: Path, tmp_path: Path, content: bytes) -> None:
+    first(run).write_bytes(content)
+    said = refusals(run, tmp_path)
+    assert said.startswith("records: ") and "mlp-scratch--seed0.json" in said
+
+
+def bundled() -> SyntheticSet:
+    return adapters.read(BUNDLED)
+
+
+def saved(path: Path, images: torch.Tensor, labels: torch.Tensor, **fields: Any) -> Path:
+    SyntheticSet(images, labels, "digits", 5, **fields).save(path)
+    return path
+
+
+def only(gate: str, text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.startswith(f"{gate}: "))
+
+
+def test_permuted_classes_are_flagged(digits_run: Path, tmp_path: Path) -> None:
+    own = bundled()
+    swapped = torch.arange(10)
+    swapped[[3, 8]] = swapped[[8, 3]]
+    for order, words in (
+        (torch.arange(10).roll(1), "10 classes are renamed"),
+        (swapped, "2 classes are renamed (3 -> 8, 8 -> 3)"),
+    ):
+        said = refusals(digits_run, tmp_path, saved(tmp_path / "permuted.safetensors", own.images, order[own.labels]))
+        assert words in only("class order", said)
+    soft = torch.nn.functional.one_hot(own.labels.roll(5), 10).float() * 0.9 + 0.01
+    said = refusals(digits_run, tmp_path, saved(tmp_path / "soft.safetensors", own.images, soft))
+    assert "the classes seem permuted" in said
+    names = [str(k) for k in range(10)]
+    said = refusals(
+        digits_run, tmp_path, saved(tmp_path / "names.safetensors", own.images, own.labels, class_names=tuple(names[::-1]))
+    )
+    assert "class 0 is called '9', digits has '0'" in said
+
+
+def real(split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
+    found = data.load("digits", split)
+    rows = [int(i) for k in range(10) for i in (found.labels == k).nonzero()[0][:5]]
+    return torch.tensor(found.images[rows]), torch.tensor(found.labels[rows])
+
+
+def test_real_training_images_pass_both_probes(digits_run: Path, tmp_path: Path) -> None:
+    said = refusals(digits_run, tmp_path, saved(tmp_path / "train.safetensors", *real("train")))
+    assert only("test images", said) == only("class order", said) == "" and "another set" in said
+
+
+def test_random_noise_and_one_image_a_class_pass_the_class_probe() -> None:
+    train = data.load("digits", "train")
+    for seed in range(3):
+        rows = [int((train.labels == k).nonzero()[0][seed]) for k in range(10)]
+        stated, best, _ = submit.class_probe(SyntheticSet(torch.tensor(train.images[rows]), torch.arange(10), "digits", 1), train)
+        assert best - stated < 0.05 < stated
+
+
+@pytest.mark.parametrize("disguise", ["none", "mirrored", "noise"])
+def test_planted_test_images_are_refused(digits_run: Path, tmp_path: Path, disguise: str) -> None:
+    images, labels = real("train")
+    planted = real("test")[0][12]
+    if disguise == "mirrored":
+        planted = planted.flip(-1)
+    images = images.float() / 255
+    images[12] = planted.float() / 255
+    if disguise == "noise":
+        images[12] += 0.02 * torch.randn(images[12].shape, generator=torch.Generator().manual_seed(0))
+    said = refusals(digits_run, tmp_path, saved(tmp_path / "leak.safetensors", images, labels))
+    assert "1 of 50 training images are images of the TEST split (the first is image 12" in only("test images", said)
+
+
+def test_test_images_hidden_in_a_grid_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    train, labels = real("train")
+    tiles = torch.cat([train.float() / 255] * 4)
+    tiles[60:63] = real("test")[0][10:13].float() / 255
+    packed = synthetic.pack_grid(tiles, 2)
+    said = refusals(digits_run, tmp_path, saved(tmp_path / "grid.safetensors", packed, labels, decode="grid2"))
+    assert "3 of 200 training images are images of the TEST split (the first is image 60" in only("test images", said)
+
+
+def test_broken_sets_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    own = bundled()
+    images = own.images.float()
+    said = refusals(digits_run, tmp_path, saved(tmp_path / "bright.safetensors", images * 10, own.labels))
+    assert "where 1.0 is white" in said and "mend the set first" not in only("records", said)
+    altered = bytearray(BUNDLED.read_bytes())
+    altered[-1000] ^= 1
+    (tmp_path / "altered.safetensors").write_bytes(altered)
+    said = refusals(digits_run, tmp_path, tmp_path / "altered.safetensors")
+    assert "altered: its content is" in said and "identity: not checked" in said
+
+
+def test_a_slug_belongs_to_its_submission(digits_run: Path, run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "submissions"
+    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml"), root=root)
+    submissions.write(root / case.slug, submit.changes(case, None, who="A. Author"))
+    before = tree(root)
+    assert "belongs to a submission by A. Author" in refusals(digits_run, tmp_path, root=root, authors=["M. Mallory"])
+    other = saved(tmp_path / "other.safetensors", *real("train"))
+    assert "belongs to another set" in refusals(digits_run, tmp_path, other, root=root)
+    edit(first(run), lambda r: r.update(seconds=1.0))
+    assert "Submitted records are never replaced" in refusals(run, tmp_path, root=root)
+    assert tree(root) == before
+
+
+# -- at rest -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(part: Path, tmp_path: Path) -> Path:
+    """A written submission of the three MLP cells."""
+    case = submit.examine(BUNDLED, [part], write_card(tmp_path / "card.toml"))
+    assert not case.refusals
+    submissions.write(tmp_path / "submissions" / case.slug, submit.changes(case, None, who="A. Author"))
+    return tmp_path / "submissions" / case.slug
+
+
+def test_killed_at_every_step_and_repeated(digits_run: Path, part: Path, tmp_path: Path) -> None:
+    """The program is killed at its n-th rename, for every n; no half submission is ever seen, and a repetition completes it."""
+    write_card(tmp_path / "card.toml")
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mabench import submissions, submit\n"
+        "n, left, root = int(sys.argv[1]), [int(sys.argv[1])], Path(sys.argv[2])\n"
+        "def hook(event, _):\n    if event == 'os.rename':\n        left[0] -= 1\n"
+        "        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "for records in sys.argv[3:]:\n"
+        "    case = submit.examine(Path(sys.argv[-1]).parent / 'set.safetensors', [Path(records)], Path('card.toml'))\n"
+        "    changed = submit.changes(case, submissions.read(root / case.slug), who='A')\n"
+        "    if records == sys.argv[3]: sys.addaudithook(hook)\n"
+        "    submissions.write(root / case.slug, changed)\n"
+    )
+    shutil.copy(BUNDLED, tmp_path / "set.safetensors")
+    records = tmp_path / "records"
+    shutil.copytree(part, records)
+    for n in (0, 2, 4, 5):
+        root = tmp_path / f"root{n}"
+        command = [sys.executable, "-c", program]
+        killed = subprocess.run([*command, str(n), str(root), str(records)], cwd=tmp_path)
+        assert killed.returncode == -signal.SIGKILL
+        assert submissions.read_all(root) == [], "a submission exists when its log does"
+        subprocess.run([*command, "99", str(root), str(records)], cwd=tmp_path, check=True)
+        (found,) = submissions.read_all(root)
+        assert len(found.records) == 3 and len(found.audit) == 1
+        assert not [
+            p
+            for p in (root / "digits-kmeans").rglob("*")
+            if p.suffix == ".json" and p.stem not in found.records and ".partial" not in p.name
+        ]
+
+
+def test_changes_behind_the_logs_back_are_found(folder: Path) -> None:
+    record = next((folder / "records").glob("*seed0.json"))
+    content = record.read_bytes()
+    edit(record, more_hits)
+    with pytest.raises(MabenchError, match="was changed after it was submitted"):
+        submissions.read(folder)
+    record.unlink()
+    with pytest.raises(MabenchError, match="is missing, but the audit log names it"):
+        submissions.read(folder)
+    record.write_bytes(content)
+    shutil.copy(record, folder / "records" / "digits-agnostic@1--scratch--vit_mini-scratch--seed0.json")
+    found = submissions.read(folder)
+    assert found is not None and len(found.records) == 3, "what the log does not name is not seen"
+
+
+def test_the_log_is_append_only(mabench: Command, folder: Path) -> None:
+    where = ("--root", folder.parent)
+    assert (
+        mabench(
+            "audit", folder.name, *where, "--tier", "challenged", "--why", "cannot be repeated", "--who", "R. Reader"
+        ).returncode
+        == 0
+    )
+    done = mabench("audit", folder.name, *where, "--tier", "withdrawn", "--why", "a bug", "--who", "A. Author")
+    assert done.returncode == 0 and [line.split()[1] for line in done.stdout.splitlines()] == [
+        "self-run",
+        "challenged",
+        "withdrawn",
+    ]
+    for arguments in (
+        ["--tier", "verified", "--why", "x", "--who", "y"],
+        ["--tier", "withdrawn", "--who", "y"],
+        ["--tier", "withdrawn", "--why", "a\nb", "--who", "y"],
+    ):
+        bad = mabench("audit", folder.name, *where, *arguments)
+        assert bad.returncode == 2 and "Traceback" not in bad.stderr
+    log = folder / "audit.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    for changed in (lines[1:], [lines[0], lines[2]], [lines[0].replace("A. Author", "B. Author"), *lines[1:]]):
+        log.write_text("".join(changed))
+        with pytest.raises(MabenchError, match="append-only"):
+            submissions.read(folder)
+
+
+text = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs")), max_size=60)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.builds(Card, title=text.filter(bool), authors=st.lists(text, max_size=3).map(tuple), command=text, licence=text,
+                 bibtex=text, gpu_hours=st.none() | st.floats(0, 1e6)))  # fmt: skip
+def test_a_card_survives_its_file(card: Card) -> None:
+    import tomllib
+
+    written = submissions.card_toml(card)
+    assert submissions.make_card(tomllib.loads(written), Path("card.toml")) == card
+    assert submissions.card_toml(card) == written
+
+
+# -- re-runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rerun_confirms_honest_records(mabench: Command, tmp_path: Path, folder: Path) -> None:
+    own = mabench("verify", folder.name, "--cells", "1", "--who", "A. Author")
+    assert own.returncode == 0 and "identical" in own.stdout and "self-run -> self-run" in own.stdout, own.stderr
+    one = mabench("verify", folder.name, "--cells", "2", "--seed", "3", "--who", "R. Reader")
+    assert one.returncode == 0 and "self-run -> spot-checked" in one.stdout, one.stderr
+    rest = mabench("verify", folder.name, "--cells", "3", "--seed", "4", "--who", "R. Reader")
+    assert rest.returncode == 0 and "spot-checked -> verified" in rest.stdout
+    found = submissions.read(folder)
+    assert found is not None and found.tier == "verified" and found.confirmed == set(found.records)
+    entry = found.audit[-1]
+    assert entry.who == "R. Reader" and set(entry.records) == set(found.records) and "seed 4" in entry.why
+
+
+def test_a_rerun_challenges_inflated_records(mabench: Command, tmp_path: Path, part: Path) -> None:
+    """Every look of every record is raised by 25 points: all gates are open, the re-run is not fooled."""
+
+    def inflate(record: dict[str, Any]) -> None:
+        record["curve"] = [[e, min(record["total"], c + 125)] for e, c in record["curve"]]
+
+    for path in (part / "records").glob("*.json"):
+        edit(path, inflate)
+    write_card(tmp_path / "card.toml")
+    assert mabench("submit", BUNDLED, "--records", part).returncode == 0
+    done = mabench("verify", "digits-kmeans", "--cells", "2", "--who", "R. Reader")
+    assert done.returncode == 1 and "self-run -> challenged" in done.stdout and "DIFFERS" in done.stdout
+    found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
+    assert found is not None and found.tier == "challenged" and not found.ranked and len(found.audit[-1].contradicted) == 2
+
+
+def test_tiers_follow_from_the_log(folder: Path, digits_run: Path, tmp_path: Path) -> None:
+    """Only a re-run of the disputed record by somebody else answers a challenge; new records make a verified row spot-checked."""
+
+    def log(entry: AuditEntry) -> Submission:
+        found = submissions.read(folder)
+        assert found is not None
+        submissions.write(folder, submissions.with_entry(found, entry))
+        changed = submissions.read(folder)
+        assert changed is not None
+        return changed
+
+    def outcome(names: list[str], off: float, who: str = "R. Reader") -> AuditEntry:
+        found = submissions.read(folder)
+        assert found is not None
+        same = [verify.Comparison(n, 0.8, 0.8 + off, 0.05, off == 0) for n in names]
+        return verify.entry(found, same, who=who, seed=0)
+
+    found = submissions.read(folder)
+    assert found is not None
+    one, two, three = sorted(found.records)
+    assert log(outcome([one], 0.3)).tier == "challenged"
+    assert log(outcome([two], 0.0)).tier == "challenged"
+    assert log(outcome([one], 0.0, "A. Author")).tier == "challenged"
+    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml"))
+    current = submissions.read(folder)
+    assert b'"tier":"challenged"' in submit.changes(case, current, who="A. Author")["audit.jsonl"].splitlines()[-1]
+    answered = log(outcome([one], 0.0))
+    assert answered.tier == "spot-checked" and not answered.disputed
+    assert log(outcome([three], 0.0)).tier == "verified"
+    submissions.write(folder, submit.changes(case, submissions.read(folder), who="A. Author"))
+    final = submissions.read(folder)
+    assert final is not None and final.tier == "spot-checked" and len(final.records) == 12
+    biased = [verify.Comparison(n, 0.8, 0.76, 0.05, False) for n in sorted(final.records)]
+    assert all(c.agrees for c in biased) and not verify.mean_agrees(biased), "small differences of one sign add up"
+
+
+def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: Path) -> None:
+    assert "--who" in mabench("verify", folder.name).stderr
+    assert "Here are: digits-kmeans" in mabench("verify", "digits-kmean", "--who", "R").stderr
+    (folder / "set.safetensors").unlink()
+    done = mabench("verify", folder.name, "--who", "R")
+    assert done.returncode == 2 and "mabench pull digits-kmeans" in done.stderr
+    saved(folder / "set.safetensors", *real("train"))
+    done = mabench("verify", folder.name, "--who", "R")
+    assert done.returncode == 2 and "the submission is about" in done.stderr
+
+
+def test_released_suites_name_every_cell_as_records_do() -> None:
+    """The table's notion of a complete track is the planner's."""
+    from mabench import hub, runner
+
+    exam = suites.load("digits-agnostic")
+    planned = {f"{exam.id}--{cell.name}" for cell in runner.plan(exam, bundled())}
+    wanted = {f"{exam.id}--{t}--{e.name}--seed{s}" for t, es in exam.evaluators.items() for e in es for s in exam.suite.seeds}
+    assert planned == wanted and hub.COLUMNS["score"] == "double"

@@ -1,0 +1,439 @@
+"""Trajectory matching: the gradient is the full unroll's, memory does not grow, interruptions change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabench import augment, data, networks, papers, suites, synthetic
+from mabench.data import DATASETS, RealData
+from mabench.schema import Interrupted, MabenchError
+from mabench_methods import METHODS, module
+from mabench_methods._kit import RealImages, Run
+from mabench_methods.trajectory import condense as trajectory
+from mabench_methods.trajectory import experts as buffers
+from mabench_methods.trajectory import matching
+from mabench_methods.trajectory.experts import ExpertConfig
+from mabench_methods.trajectory.matching import Flat, Step, Student
+
+CPU = torch.device("cpu")
+DIGITS = data.load("digits", "train")
+
+
+# -- the gradient --------------------------------------------------------------------------------------------------------------
+
+
+def problem(steps: int, momentum: float, *, part: int = 2048, strategy: str = augment.DSA, batch: int = 0) -> dict[str, Any]:
+    """A tiny float64 student of four classes at 8 px, with two images each, and a path of two epochs to follow."""
+    torch.manual_seed(0)
+    network = networks.build("convnet", num_classes=4, channels=3, image_size=8, depth=2, width=4).double()
+    flat = Flat(network)
+    start = flat.join(list(network.parameters())).detach()
+    path = torch.stack([start, start + 0.05 * torch.randn_like(start), start + 0.1 * torch.randn_like(start)])
+    labels = torch.arange(4).repeat_interleave(2)
+    student = Student(flat, labels, momentum=momentum, balance=1.3, strategy=strategy, part=part)
+    rows = matching.inner_batches(8, batch, steps, torch.Generator().manual_seed(1))
+    return {
+        "student": student,
+        "images": torch.randn(8, 3, 8, 8, dtype=torch.float64),
+        "rate": torch.tensor(0.05, dtype=torch.float64),
+        "start": start,
+        "steps": [Step(r, 100 + i) for i, r in enumerate(rows)],
+        "points": matching.points(path, start, steps, "paper", "varied"),
+    }
+
+
+def unrolled(p: dict[str, Any], images: Tensor, rate: Tensor) -> Tensor:
+    """The sum of the matching losses, written down as Algorithm 1 has it; the graph of all steps stays alive."""
+    student: Student = p["student"]
+    weights, buffer, loss = p["start"].clone().requires_grad_(True), 0.0, torch.zeros((), dtype=images.dtype)
+    for number, step in enumerate(p["steps"], start=1):
+        batch = images[step.rows]
+        if student.strategy:
+            batch = augment.dsa(batch, student.strategy, torch.Generator().manual_seed(step.seed))
+        inner = student.balance * F.cross_entropy(student.flat(weights, batch), student.labels[step.rows])
+        (slope,) = torch.autograd.grad(inner, weights, create_graph=True)
+        buffer = student.momentum * buffer + slope
+        weights = weights - rate * buffer
+        for point in p["points"]:
+            if point.step == number:
+                loss = loss + point.scale * (weights - point.target).square().sum()
+    return loss
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("part", [2048, 3])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_the_adjoint_is_the_full_unroll(momentum: float, part: int, batch: int) -> None:
+    p = problem(7, momentum, part=part, batch=batch)
+    assert [point.step for point in p["points"]] == [3, 7]
+    images, rate = p["images"].clone().requires_grad_(True), p["rate"].clone().requires_grad_(True)
+    loss = unrolled(p, images, rate)
+    of_images, of_rate = torch.autograd.grad(loss, (images, rate))
+    losses, to_images, to_rate = p["student"].gradient(p["images"], p["rate"], p["start"], p["steps"], p["points"])
+    assert abs(sum(losses) - float(loss.detach())) < 1e-10 * float(loss.detach())
+    assert float((to_images - of_images).norm() / of_images.norm()) < 1e-10
+    assert abs(float(to_rate - of_rate)) < 1e-10 * abs(float(of_rate))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_finite_differences_agree(momentum: float) -> None:
+    p = problem(4, momentum)
+    student: Student = p["student"]
+
+    def value(images: Tensor, rate: Tensor) -> float:
+        weights, _ = student.walk(images, rate, p["start"], p["steps"])
+        return sum(float(q.scale * (weights[q.step] - q.target).square().sum()) for q in p["points"])
+
+    _, to_images, to_rate = student.gradient(p["images"], p["rate"], p["start"], p["steps"], p["points"])
+    # small enough not to cross a kink of the activation, large enough for float64
+    direction = torch.randn(p["images"].shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    direction /= direction.norm()
+    h = 1e-6
+    slope = (value(p["images"] + h * direction, p["rate"]) - value(p["images"] - h * direction, p["rate"])) / (2 * h)
+    assert slope == pytest.approx(float((to_images * direction).sum()), rel=1e-5)
+    slope = (value(p["images"], p["rate"] + h) - value(p["images"], p["rate"] - h)) / (2 * h)
+    assert slope == pytest.approx(float(to_rate), rel=1e-5)
+
+
+def peak_of_saved_tensors(call: Callable[[], object]) -> int:
+    """Most bytes that autograd keeps alive at once for a later backward, every storage counted once."""
+    alive: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    peak = 0
+
+    class Kept:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor, self.key = tensor, tensor.untyped_storage().data_ptr()
+            nonlocal peak
+            counts[self.key] = counts.get(self.key, 0) + 1
+            alive[self.key] = tensor.untyped_storage().nbytes()
+            peak = max(peak, sum(alive.values()))
+
+        def __del__(self) -> None:
+            counts[self.key] -= 1
+            if not counts[self.key]:
+                del counts[self.key], alive[self.key]
+
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+        call()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_steps() -> None:
+    peaks, unrolls = {}, {}
+    for steps in (5, 40):
+        p = problem(steps, 0.9)
+        arguments = (p["images"], p["rate"], p["start"], p["steps"], p["points"])
+        peaks[steps] = peak_of_saved_tensors(lambda p=p, a=arguments: p["student"].gradient(*a))
+
+        def unroll(p: dict[str, Any] = p) -> None:
+            images = p["images"].clone().requires_grad_(True)
+            unrolled(p, images, p["rate"].clone().requires_grad_(True)).backward()
+
+        unrolls[steps] = peak_of_saved_tensors(unroll)
+    assert peaks[40] <= 1.05 * peaks[5], peaks  # DSA's operation differs from step to step
+    assert unrolls[40] > 5 * unrolls[5] > 5 * peaks[5], (unrolls, peaks)
+
+
+def test_fewer_images_at_once_need_less_memory() -> None:
+    whole, parts = (problem(3, 0.0, part=part) for part in (2048, 2))
+    call = lambda p: p["student"].gradient(p["images"], p["rate"], p["start"], p["steps"], p["points"])  # noqa: E731
+    assert peak_of_saved_tensors(lambda: call(parts)) < 0.6 * peak_of_saved_tensors(lambda: call(whole))
+
+
+# -- what surrounds the student --------------------------------------------------------------------------------------------------
+
+
+def test_balanced_loss_has_the_papers_coefficients() -> None:
+    """Values of Eq. 2, by hand: log(|t - m| + 8) or its inverse, m = 10."""
+    for kind, expected in (("paper", (0.346, 0.455, 2.079, 2.833)), ("released", (0.557, 0.732, 1.292, 1.760))):
+        assert [matching.balance(t, 20, kind) for t in (0, 9, 10, 19)] == pytest.approx(expected, abs=6e-4)
+    assert matching.balance(3, 20, "none") == 1.0
+
+
+def test_points_lie_where_the_variant_says() -> None:
+    path = torch.randn(4, 11, generator=torch.Generator().manual_seed(0))
+    places = {kind: [p.step for p in matching.points(path, path[0], 20, kind, "equal")] for kind in ("none", "paper", "released")}
+    assert places == {"none": [20], "paper": [6, 13, 20], "released": [6, 12, 20]}
+    for point, epoch in zip(matching.points(path, path[0], 20, "paper", "varied"), (1, 2, 3), strict=True):
+        distance = float((path[0] - path[epoch]).square().sum())
+        assert point.target.equal(path[epoch]) and point.scale == pytest.approx(epoch / 3 / distance)
+    with pytest.raises(MabenchError, match="did not move"):
+        matching.points(path[:1].expand(3, -1), path[0], 20, "none", "equal")
+
+
+def test_perturbation_moves_filters_by_their_length() -> None:
+    network = networks.build("convnet", num_classes=4, channels=3, image_size=8, depth=2, width=4)
+    flat = Flat(network)
+    weights = flat.join(list(network.parameters())).detach()
+    assert matching.perturbed(weights, flat, "none", 0.1, torch.Generator()) is weights
+    offsets = {
+        kind: [
+            (moved - own, own)
+            for moved, own in zip(
+                flat.split(matching.perturbed(weights, flat, kind, 0.1, torch.Generator().manual_seed(0))),
+                flat.split(weights),
+                strict=True,
+            )
+        ]
+        for kind in ("paper", "released")
+    }
+    for offset, own in offsets["paper"]:
+        if own.dim() == 1:
+            assert not offset.any()
+        else:
+            assert torch.allclose(offset.flatten(1).norm(dim=1), 0.1 * own.flatten(1).norm(dim=1), rtol=1e-4)
+    for offset, own in offsets["released"]:
+        if own.dim() < 4:
+            assert not offset.any()
+        else:  # the relative change, summed over the tensor, is a unit vector
+            assert float((offset / own).norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_inner_batches_use_every_row_before_any_twice() -> None:
+    batches = matching.inner_batches(10, 4, 6, torch.Generator().manual_seed(0))
+    assert [len(b) for b in batches] == [2, 4, 4, 2, 4, 4]
+    assert sorted(torch.cat(batches[:3]).tolist()) == list(range(10)) == sorted(torch.cat(batches[3:]).tolist())
+
+
+@pytest.mark.parametrize("ipc", [1, 3, 10, 20, 50])
+def test_representative_rows_are_distinct_and_as_many_as_asked_for(ipc: int) -> None:
+    features = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
+    features[:90] *= 0.01  # one dense cluster, so that others are too small for their share
+    picks = trajectory.representative(features, ipc, "paper", 0)
+    assert len(set(picks)) == len(picks) == ipc and max(picks) < 120
+    if ipc == 1:
+        assert picks == [int(((features - features.mean(0)) ** 2).sum(1).argmin())]
+    if ipc % 10 == 0:
+        assert len(trajectory.representative(features, ipc, "released", 0)) == ipc
+
+
+# -- experts ---------------------------------------------------------------------------------------------------------------------
+
+FEW = ExpertConfig(count=2, epochs=3, batch=64, width=8, epoch_images=200)
+
+
+def pool(config: ExpertConfig, folder: Path | None = None, train: RealData = DIGITS) -> list[buffers.Expert]:
+    return buffers.train_pool(train, RealImages(train, CPU), config, folder, part=25)
+
+
+@pytest.mark.parametrize("kind", ["paper", "released"])
+@pytest.mark.parametrize("of", ["logit-sum", "true-logit"])
+def test_gradient_penalty_is_what_finite_differences_say(kind: str, of: str) -> None:
+    torch.manual_seed(0)
+    network = networks.build("convnet", num_classes=4, channels=3, image_size=8, depth=2, width=4).double()
+    images, labels = torch.randn(5, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    value, slopes = buffers.gradient_penalty(network, images, labels, kind=kind, of=of, part=2)
+
+    def output(x: Tensor) -> Tensor:
+        logits = network(x).detach()
+        return logits.sum(1) if of == "logit-sum" else logits.gather(1, labels[:, None])[:, 0]
+
+    slope = torch.empty(5, 3 * 64, dtype=torch.float64)  # d output / d input, one input value after the other
+    for i in range(3 * 64):
+        nudge = torch.zeros(3 * 64, dtype=torch.float64)
+        nudge[i] = 1e-6
+        slope[:, i] = (output(images + nudge.view(1, 3, 8, 8)) - output(images - nudge.view(1, 3, 8, 8))) / 2e-6
+    norms = slope.norm(dim=1) if kind == "paper" else slope.view(5, 3, 8, 8).norm(dim=1)
+    assert float(value) == pytest.approx(buffers.PENALTIES[kind] * float((norms - 1).square().mean()), rel=1e-5)
+
+    parameter, own = next(iter(network.parameters())), slopes[0]
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            parameter.data[0, 0, 0, 0] += sign * 1e-6
+            values.append(float(buffers_penalty(network, images, labels, kind, of)))
+            parameter.data[0, 0, 0, 0] -= sign * 1e-6
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(float(own[0, 0, 0, 0]), rel=1e-4, abs=1e-8)
+
+
+def buffers_penalty(network: networks.Network, images: Tensor, labels: Tensor, kind: str, of: str) -> Tensor:
+    with torch.enable_grad():
+        return buffers.gradient_penalty(network, images, labels, kind=kind, of=of)[0]
+
+
+def test_schedules_are_those_of_the_papers() -> None:
+    paper, released = ExpertConfig(), trajectory.RELEASED
+    assert [paper.clip_at(e) for e in (0, 1, 4, 5, 49)] == [0.5, 0.6, 0.9, 1, 1]
+    assert [released.clip_at(e) for e in (0, 1, 9, 10)] == [0.5, 0.55, 0.95, 1]
+    assert [paper.rate_at(e) / paper.rate for e in (24, 25, 49)] == [1, 0.5, 0.5]
+    assert [released.rate_at(e) / released.rate for e in (26, 27, 49)] == [1, 0.6, 0.6]
+    assert trajectory.PLAIN.rate_at(49) == trajectory.PLAIN.rate == 0.01
+
+
+def test_experts_are_snapshots_of_one_way(tmp_path: Path) -> None:
+    experts = pool(FEW, tmp_path)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["expert-000.safetensors", "expert-001.safetensors"]
+    for expert in experts:
+        rows = expert.rows(0, -1)
+        assert rows.shape[0] == 4 and rows.dtype == torch.float32
+        moved = (rows[1:] - rows[:-1]).square().sum(1)
+        assert moved.tolist() == pytest.approx(expert.variation, rel=1e-4) and min(expert.variation) > 0
+        assert expert.average_variation == pytest.approx(float(moved.mean()), rel=1e-4)
+        assert expert.rows(1, 2).equal(rows[1:3])
+    assert not experts[0].rows(0, 0).equal(experts[1].rows(0, 0))
+    before = [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())]
+    again = pool(replace(FEW, count=3), tmp_path)  # a larger pool keeps what is there
+    assert [p.stat().st_mtime_ns for p in sorted(tmp_path.iterdir())][:2] == before and len(again) == 3
+    in_memory = pool(FEW)
+    assert all(a.rows(0, -1).equal(b.rows(0, -1)) for a, b in zip(in_memory, experts, strict=True))
+    header, first, *_ = buffers.table(experts).splitlines()
+    assert header == "expert,avg_var,train_accuracy,variation_1,variation_2,variation_3" and first.startswith("0,")
+
+
+def test_half_precision_halves_the_file_and_keeps_the_way(tmp_path: Path) -> None:
+    full, half = pool(FEW, tmp_path / "full")[0], pool(replace(FEW, storage="float16"), tmp_path / "half")[0]
+    assert full.path and half.path
+    assert half.path.stat().st_size < 0.6 * full.path.stat().st_size
+    assert half.variation == full.variation
+    error = (half.rows(0, -1) - full.rows(0, -1)).square().sum(1)
+    assert float(error.max()) < 5e-3 * min(full.variation)  # of experts that hardly move
+
+
+def test_a_damaged_expert_is_named(tmp_path: Path) -> None:
+    pool(replace(FEW, count=1), tmp_path)
+    path = tmp_path / "expert-000.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(MabenchError, match="not a complete expert"):
+        pool(FEW, tmp_path)
+
+
+# -- the whole method --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["trajectory", "mtt"])
+def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config = module(method).PRESETS[method]["smoke"]
+    made = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path))
+    assert made.class_counts == (1,) * 10 and made.images.dtype == torch.float32 and made.label_kind == "hard"
+    card = (tmp_path / "card.toml").read_text()
+    rate = float((tmp_path / "losses.csv").read_text().splitlines()[-1].split(",")[-1])
+    assert f"learned rate {rate:.6g}" in card and rate != config.start_rate
+    assert "avg_var" in (tmp_path / "experts.csv").read_text() and "avg var" in (tmp_path / "losses.csv").read_text()
+    assert trajectory.condense(DIGITS, config, 0, CPU).sha256 == made.sha256, "experts in memory or in files: the same"
+    heard = []
+    run = Run(tmp_path / "other", lambda at, total, losses: heard.append((at, dict(losses))))
+    other = trajectory.condense(DIGITS, config, 1, CPU, run)
+    assert other.sha256 != made.sha256
+    assert [at for at, _ in heard] == [3, 6, 7, 8, 9], "found experts are not trained again, but their Avg Var is told"
+    assert all(list(losses) == ["avg var"] for _, losses in heard[:2])
+
+
+def test_matching_comes_nearer_to_a_fixed_target() -> None:
+    """One expert, one start epoch, no augmentation: the loss has to fall, and the images are what makes it fall."""
+    config = replace(
+        trajectory.PRESETS["mtt"]["smoke"],
+        experts=replace(FEW, count=1, epochs=2, momentum=0.9, rate=0.01),
+        max_start=1, iterations=40, student_steps=6, augmentation="", image_rate=300.0, rate_rate=0.0, start_rate=0.05,
+    )  # fmt: skip
+    run = Run()
+    trajectory.condense(DIGITS, config, 0, CPU, run)
+    losses = [values["matching"] for _, values in run.losses if "matching" in values]
+    assert losses[-1] < 0.9 * losses[0], losses
+
+
+def cut_short() -> trajectory.Config:
+    base = trajectory.PRESETS["trajectory"]["smoke"]
+    return replace(base, experts=replace(base.experts, epochs=2, epoch_images=256), iterations=4, max_start=1)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run of `cut_short`."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buffers, "STEP_IMAGES", 128)
+        patch.setenv("MABENCH_CACHE", str(folder / "cache"))
+        trajectory.condense(DIGITS, cut_short(), 0, CPU, Run(folder))
+    return folder
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 8, 10])  # in an epoch, with an expert, in the next one, before and in matching
+def test_an_interruption_changes_nothing(
+    stop_at: int, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffers, "STEP_IMAGES", 128)
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config, steps, done = cut_short(), 0, []
+    assert config.experts.count * buffers.Training.parts(config.experts, len(DIGITS.labels)) == 8
+
+    def count(at: int, total: int, losses: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    with pytest.raises(Interrupted):
+        trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
+    resumed = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
+    assert done == list(range(stop_at + 1, 13)), "goes on where it stopped"
+    assert resumed.sha256 == synthetic.load(uninterrupted / "set.safetensors").sha256
+    assert (tmp_path / "losses.csv").read_text() == (uninterrupted / "losses.csv").read_text()
+
+
+def shaped_like(name: str, per_class: int) -> RealData:
+    entry = DATASETS[name]
+    generator = np.random.default_rng(0)
+    shape = (entry.num_classes * per_class, entry.channels, entry.image_size, entry.image_size)
+    images = generator.integers(0, 256, shape, dtype=np.uint8)
+    labels = np.arange(entry.num_classes).repeat(per_class)
+    return RealData(images, labels, entry, "train", "made in the test")
+
+
+@pytest.mark.parametrize(("name", "depth"), [("cifar100", 3), ("tinyimagenet", 4)])
+def test_runs_on_data_of_other_shapes(name: str, depth: int) -> None:
+    train = shaped_like(name, 3)
+    base = trajectory.PRESETS["trajectory"]["smoke"]
+    config = replace(base, experts=replace(base.experts, count=1, epochs=3, width=4), iterations=1, student_steps=2, batch=32)
+    assert config.experts.depth_at(train.dataset.image_size) == depth
+    made = trajectory.condense(train, config, 0, CPU)
+    assert made.class_counts == (1,) * train.dataset.num_classes
+    assert made.images.shape[-1] == train.dataset.image_size and torch.isfinite(made.images).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"initial": "released"}, "Use initial = paper"),
+        ({"perturbation": "strong"}, "allowed are none, paper, released"),
+        ({"max_start": 60}, "Lower max_start"),
+        ({"student_steps": 1}, "a step for every epoch"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MabenchError, match=message):
+        replace(trajectory.PRESETS["trajectory"]["paper-ipc1"], **change)
+    with pytest.raises(MabenchError, match="allowed are none, paper, released"):
+        ExpertConfig(clip="norm")
+
+
+def test_published_settings_make_configurations() -> None:
+    assert trajectory.paper("cifar100", 50).batch == 1000 and trajectory.mtt("tinyimagenet", 10).image_rate == 10000
+    assert trajectory.released("cifar10", 10).rate_rate == 1e-6
+    assert trajectory.paper("imagenette", 1).experts.depth_at(128) == 5
+    with pytest.raises(MabenchError, match="Did you mean 'tinyimagenet 10'"):
+        trajectory.paper("tinyimagenet", 100)
+
+
+def test_presets_and_tables_belong_together() -> None:
+    for method in ("trajectory", "mtt"):
+        assert METHODS[method] == "trajectory"
+        presets = module(method).PRESETS[method]
+        assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(presets)
+        assert all(config.method == method for config in presets.values())
+        tables = papers.tables(method)
+        assert {t.ipc for t in tables if t.dataset == "cifar10"} == {1, 10, 50}
+        for table in tables:
+            exam = suites.load(table.suite)
+            assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
+            assert set(table.values) <= {e.name for es in exam.evaluators.values() for e in es}
+    ours = {t.ipc: t.values["convnet3-scratch"][0] for t in papers.tables("trajectory") if t.suite == "cifar10-ast"}
+    assert ours == {1: 48.8, 10: 67.1, 50: 74.6}
