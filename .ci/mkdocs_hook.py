@@ -53,6 +53,7 @@ def outside() -> dict[str, str]:
         "CONTRIBUTING.md": "contributing.md",
         "SECURITY.md": "security.md",
         "leaderboard/README.md": "leaderboard.md",
+        "submissions/README.md": "submissions.md",
         "methods/README.md": "methods/index.md",
     }
     methods = {
@@ -98,7 +99,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links from repository paths to site paths."""
+    """Links from repository paths to site paths; what belongs to a numbered item is indented as Python-Markdown wants it."""
+    markdown = re.sub(r"^ {3}(?=\S)", "    ", markdown, flags=re.M)
     here = page.file.src_uri
     source = next((s for s, p in outside().items() if p == here), f"docs/{here}")
     parts = FENCE.split(markdown)
