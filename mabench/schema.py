@@ -327,6 +327,8 @@ class Card(Frozen):
     paper: Link = ""
     code: Link = ""
     command: Text = ""
+    note: Text = ""
+    """What a user of the set should know: a learned rate, networks that were trained first, labels that were mended."""
     licence: Line = ""
     source_networks: Annotated[tuple[Line, ...], Field(max_length=50)] = ()
     """Evaluators' architectures that made the set, so that unseen ones can be told apart."""

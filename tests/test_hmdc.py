@@ -401,7 +401,7 @@ def test_smoke_on_digits_leaves_a_whole_folder(tmp_path: Path) -> None:
     for name in ("gradient_balance.png", "gradient_balance.csv", "losses.png", "preview.png", "vit_mini-scratch-trained.pt"):
         assert (tmp_path / name).stat().st_size > 100
     card = (tmp_path / "card.toml").read_text()
-    assert "vit_mini first trained on 2 batches" in card and "vit_mini-scratch-trained.pt" in card
+    assert "vit_mini was first trained on 2 batches" in card and "vit_mini-scratch-trained.pt" in card
     lines = (tmp_path / "gradient_balance.csv").read_text().splitlines()
     assert lines[0] == "step,class,L1 before,L2 before,L3 before,L1 after,L2 after,L3 after"
     for line in lines[1:11]:  # the first sample of an iteration: all losses equal after the module, but for START

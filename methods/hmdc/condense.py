@@ -350,17 +350,19 @@ def _augmented(
 def _card(config: Config, train: RealData, seed: int) -> Card:
     first, second = (name.removesuffix("-pretrained").removesuffix("-scratch") for name in (config.first, config.second))
     without = [n for n, on in (("GBM", config.gradient_balance), ("MD", config.mutual_distillation)) if not on]
-    title = f"HMDC, {train.dataset.title}, IPC {config.ipc}, {first} and {second}, {config.iterations} x {config.steps} steps"
+    title = f"HMDC, {train.dataset.title}, IPC {config.ipc}, {config.iterations} x {config.steps} steps"
     if without:
         title += f", without {' and '.join(without)}"
+    note = f"made by {first} and {second}"
     if config.pretraining:
-        title += (
-            f"; {second} first trained on {config.pretraining} batches of {config.network_batch} images of the train split "
+        note += (
+            f"; {second} was first trained on {config.pretraining} batches of {config.network_batch} images of the train split "
             f"({config.second}-trained.pt in the run's folder)"
         )
     return Card(
         title=title,
         paper="https://arxiv.org/abs/2409.14538",
         command=f"mabench reproduce hmdc --ipc {config.ipc} --seed {seed}",
+        note=note,
         source_networks=(first, second),
     )
