@@ -630,7 +630,7 @@ def _ask(path: Path, keep: bool) -> dict[str, Any]:
             fields |= {name: value} if value else {}
     card = submissions.make_card(fields, path)
     if keep:
-        files.write_text(path, submissions.card_toml(card))
+        files.write_text(path, card.toml())
     return fields
 
 

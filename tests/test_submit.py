@@ -448,9 +448,9 @@ text = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs")), max_size=60
 def test_a_card_survives_its_file(card: Card) -> None:
     import tomllib
 
-    written = submissions.card_toml(card)
+    written = card.toml()
     assert submissions.make_card(tomllib.loads(written), Path("card.toml")) == card
-    assert submissions.card_toml(card) == written
+    assert card.toml() == written
 
 
 # -- re-runs -------------------------------------------------------------------------------------------------------
