@@ -11,7 +11,7 @@ from pathlib import Path
 from mabench import submissions
 from mabench.papers import PaperTable
 from mabench.schema import MabenchError, RunRecord, Tier, lookup
-from mabench.submissions import Submission
+from mabench.submissions import AUDIT, SLUG, Submission
 from mabench.suites import Exam, load
 
 TIERS: dict[Tier, str] = {
@@ -55,10 +55,10 @@ def read_submissions(folder: Path) -> list[Submission]:
     return found
 
 
-def unfinished(folder: Path, found: list[Submission]) -> list[str]:
-    """Names of the folders beside `found` that are no finished submissions; hidden ones are nobody's business."""
-    slugs = {submission.slug for submission in found}
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and p.name not in slugs)
+def unfinished(folder: Path) -> list[str]:
+    """Names of the folders under `folder` that hold no finished submission; hidden ones do not count."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(plain(p.name, 80) for p in found if not (SLUG.fullmatch(p.name) and (p / AUDIT).is_file()))
 
 
 def cells(submission: Submission) -> list[RunRecord]:
