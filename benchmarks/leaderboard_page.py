@@ -19,8 +19,8 @@ from statistics import median
 
 from playwright.sync_api import sync_playwright
 
-from mabench import leaderboard, suites
-from mabench.schema import Cell, RunRecord, SetSummary, digest
+from mabench import leaderboard, submissions, suites
+from mabench.schema import Card, Cell, RunRecord, SetSummary, digest
 
 TYPE = """async (text) => {
   const search = document.getElementById("search"), count = document.getElementById("count"), before = count.textContent;
@@ -37,27 +37,33 @@ def generate(folder: Path, rows: int) -> None:
     """`rows` submissions with every cell of the scratch track; qualities from a fixed seed."""
     exam, chance = suites.load("cifar10-lite"), random.Random(0)
     for index in range(rows):
-        place = folder / f"generated-{index:05d}" / "records"
-        place.mkdir(parents=True)
-        (place.parent / "card.toml").write_text(f'title = "Generated {index}"\nauthors = ["Author {index % 97}"]\n')
+        records = {}
         sha, quality = digest(index), chance.gauss(0.3, 0.04)
         summary = SetSummary(
             sha256=sha, name="generated", dataset="cifar10", ipc=10, stored_images=100, decoded_images=100,
             image_shape=(3, 32, 32), image_dtype="uint8", decode="none", labels="hard", stored_bytes=307_200 * chance.choice((1, 2, 4)),
         )  # fmt: skip
-        for entry in exam.evaluators["scratch"]:
+        for evaluator in exam.evaluators["scratch"]:
             for seed in exam.suite.seeds:
                 hits = round(10_000 * min(0.9, max(0.1, quality + chance.gauss(0, 0.01))))
                 record = RunRecord(
                     cell=Cell(
-                        set_sha256=sha, suite=exam.id, suite_digest=exam.digest, track="scratch", evaluator=entry,
+                        set_sha256=sha, suite=exam.id, suite_digest=exam.digest, track="scratch", evaluator=evaluator,
                         recipe=exam.recipes["scratch"], seed=seed,
                     ),
                     synthetic_set=summary, test_sha256="1" * 64, total=10_000,
                     curve=tuple((25 * (i + 1), hits * (i + 1) // 4) for i in range(4)),
                     environment={}, seconds=1.0, started="2026-01-01T00:00:00+00:00",
                 )  # fmt: skip
-                (place / f"{record.cell.name}.json").write_text(record.model_dump_json())
+                records[submissions.record_name(record)] = submissions.record_bytes(record)
+        entry = submissions.make_entry(
+            who="A. Generator", action="submitted", tier="self-run", why="generated", set_sha256=sha,
+            records={name: submissions.sha256(content) for name, content in records.items()},
+        )  # fmt: skip
+        card = Card(title=f"Generated {index}", authors=(f"Author {index % 97}",))
+        files = {f"{submissions.RECORDS}{name}.json": content for name, content in records.items()}
+        files |= {submissions.CARD: card.toml().encode(), submissions.AUDIT: submissions.appended((), entry)}
+        submissions.write(folder / f"generated-{index:05d}", files)
 
 
 def main(rows: int) -> None:

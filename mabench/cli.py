@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import mabench
-from mabench import display
+from mabench import cli_board, display
+from mabench.cli_options import Examples, set_options, stopped
 from mabench.schema import Interrupted, MabenchError
 
 if TYPE_CHECKING:
     from mabench.engine import EngineName
     from mabench.reproduce import Preset
-    from mabench.submissions import Submission
     from mabench.suites import Exam
     from mabench.synthetic import SyntheticSet
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Examples(click.Command):
-    """A command whose help keeps the example lines as they were written."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            formatter.write("\nExample:\n")
-            for line in self.epilog.splitlines():
-                formatter.write(f"  {line.strip()}\n")
 
 
 class Group(click.Group):
@@ -55,40 +41,8 @@ def main() -> None:
     """The benchmark for condensed datasets: a set goes in, a frozen examiner trains every evaluator on it."""
 
 
-READING = ("dataset", "set_index", "layout", "space", "decode", "ipc")
-
-
-def path_options(command: F) -> F:
-    """SET, and the flags that override what the reader of its file would guess."""
-    options = [
-        click.argument("set_path", metavar="SET", type=click.Path(path_type=Path)),
-        click.option("--dataset", help="The real dataset that the set condenses (default: from the file or its name)."),
-        click.option("--set-index", type=int, help="Which set of a file that holds several (default: the last)."),
-        click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the image axes."),
-        click.option(
-            "--space",
-            type=click.Choice(["pixel", "normalised", "uint8-range"]),
-            help="pixel: 0..1; normalised: by the dataset's mean and std; uint8-range: 0..255.",
-        ),
-        click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
-        click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def set_options(command: F) -> F:
-    """`path_options`, and the command gets the set that was read."""
-
-    @wraps(command)
-    def with_set(set_path: Path, **arguments: Any) -> Any:
-        from mabench import adapters
-
-        reading = {k: arguments.pop(k) for k in READING}
-        return command(adapters.read(set_path, **reading), **arguments)
-
-    return path_options(with_set)  # type: ignore[return-value]
+for command in cli_board.COMMANDS:
+    main.add_command(command)
 
 
 @main.command("list", epilog="mabench list suites")
@@ -303,7 +257,7 @@ def reproduce_(
                     made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
                     click.echo(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
             except Interrupted as error:
-                _stopped(path, error)
+                stopped(path, error)
     lines = []
     for exam in exams:
         wanted = _seeds(seeds)
@@ -324,7 +278,7 @@ def reproduce_(
             try:
                 records += display.evaluate(exam, one, cells, folder, test, device, engine_name)
             except Interrupted as error:
-                _stopped(path, error)
+                stopped(path, error)
         click.echo(report.table(exam, report.write(path / exam.id, exam, records)))
         lines += reproduce.compare(tables, exam, records)
     source = (
@@ -339,11 +293,6 @@ def reproduce_(
     if due and reproduce.verdict(lines):
         click.echo(f"outside: {', '.join(reproduce.verdict(lines))}", err=True)
         raise SystemExit(1)
-
-
-def _stopped(path: Path, error: Exception) -> NoReturn:
-    click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
-    raise SystemExit(130) from error
 
 
 def _show_reproduction_cost(
@@ -406,65 +355,6 @@ def demo(out: Path) -> None:
     )
 
 
-@main.group()
-def leaderboard() -> None:
-    """The board: submissions become one static page that works from a file, with Markdown, CSV, JSON and parquet."""
-
-
-@leaderboard.command("build", epilog="mabench leaderboard build --submissions submissions --out results/board")
-@click.option(
-    "--submissions",
-    type=click.Path(path_type=Path),
-    default=Path("submissions"),
-    show_default=True,
-    help="A folder a submission: card.toml, set.safetensors, records/, audit.jsonl.",
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("leaderboard"), show_default=True, help="Where the page goes."
-)
-@click.option(
-    "--methods",
-    type=click.Path(path_type=Path),
-    help="Folder whose */paper.toml hold papers' numbers (default: those that came with mabench).",
-)
-@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
-def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_: bool) -> None:
-    """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
-    from mabench import leaderboard as board
-    from mabench import papers
-
-    rows = board.build(submissions, out, methods or papers.INSTALLED)
-    ranked = sum(row.rank is not None for row in rows)
-    click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
-    click.echo(
-        f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
-    )
-    if open_:
-        click.launch((out / "index.html").resolve().as_uri())
-
-
-@leaderboard.command("serve", epilog="mabench leaderboard serve results/board --port 8000")
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 chooses a free one.")
-def leaderboard_serve(folder: Path, port: int) -> None:
-    """Serve a built page on this machine only, until Ctrl-C. A browser can also open its index.html as a file."""
-    from functools import partial
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
-    if not (folder / "index.html").exists():
-        raise MabenchError(f"{folder}: holds no index.html. Make it first: mabench leaderboard build --out {folder}")
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
-    except OSError as error:
-        raise MabenchError(f"port {port}: {error.strerror}. Choose another with --port, or 0 for any free one.") from error
-    with server:
-        click.echo(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            click.echo("")
-
-
 def sit(
     synthetic_set: SyntheticSet,
     suite_name: str,
@@ -497,7 +387,7 @@ def sit(
     try:
         records = display.evaluate(exam, synthetic_set, cells, folder, test, device, chosen)
     except Interrupted as error:
-        _stopped(path, error)
+        stopped(path, error)
     lines = report.write(path, exam, records)
     click.echo("\n" + report.table(exam, lines))
     for note in report.notes(exam, lines, records):
@@ -512,304 +402,6 @@ def _seeds(text: str | None) -> list[int] | None:
         return sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise MabenchError(f"--seeds {text}: not numbers. Write them with commas, e.g. --seeds 0,1,2") from error
-
-
-ROOT = click.option(
-    "--root", type=click.Path(path_type=Path, file_okay=False), default=Path("submissions"), show_default=True,
-    help="The folder of submissions.",
-)  # fmt: skip
-REPO = click.option("--repo", metavar="ORG/NAME", help="A dataset repository on the Hugging Face Hub (or on HF_ENDPOINT).")
-WHO = click.option("--who", help="Who says so in the audit log (with --repo: the account that is logged in).")
-
-
-@main.command(
-    epilog="mabench submit my_set.safetensors --records results/my_set-1a2b3c4d --card card.toml --dry-run\n"
-    "mabench submit my_set.safetensors --records results/my_set-1a2b3c4d --card card.toml --repo org/board --create-pr"
-)
-@path_options
-@click.option(
-    "--records", "records", required=True, multiple=True, type=click.Path(path_type=Path, file_okay=False),
-    help="What mabench eval wrote: the folder of one suite, or of several. May be given more than once.",
-)  # fmt: skip
-@click.option(
-    "--card", "card_path", type=click.Path(path_type=Path), default=Path("card.toml"), show_default=True,
-    help="Who made the set and how: see submissions/README.md.",
-)  # fmt: skip
-@click.option("--interactive", is_flag=True, help="Ask for what the card lacks, and keep the answers in it.")
-@click.option("--dry-run", is_flag=True, help="Only run the gates; nothing is written or sent.")
-@ROOT
-@REPO
-@click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
-@click.option("--private", is_flag=True, help="With --repo: if the repository has to be made, make it private.")
-def submit(
-    set_path: Path,
-    records: tuple[Path, ...],
-    card_path: Path,
-    interactive: bool,
-    dry_run: bool,
-    root: Path,
-    repo: str | None,
-    create_pr: bool,
-    private: bool,
-    **reading: Any,
-) -> None:
-    """Check a set and its records, and write submissions/SLUG, or send it to a dataset repository on the Hub.
-
-    Every gate runs; what is wrong is printed together, each with its cure. Nothing is written before all gates are open.
-    """
-    from mabench import hub, report, scoring, submissions
-    from mabench import submit as gates
-
-    if repo is None and (create_pr or private):
-        raise MabenchError("--create-pr and --private say how to use a Hub repository. Name it with --repo ORG/NAME.")
-    fields = _ask(card_path, keep=not dry_run) if interactive else None
-    case = gates.examine(
-        set_path, records, card_path, card_fields=fields, reading=reading, root=None if repo is not None else root
-    )
-    for gate in case.gates:
-        click.secho(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
-    if case.refusals:
-        closed = sum(bool(gate.refusals) for gate in case.gates)
-        raise MabenchError(
-            f"{closed} of {len(case.gates)} gates refuse this submission; nothing was written.\n"
-            + "\n".join(f"- {text}" for text in case.refusals)
-        )
-    assert case.card is not None and case.synthetic_set is not None
-    for suite, exam in case.exams.items():
-        mine = [r for r in case.records if r.cell.suite == suite]
-        lines = scoring.rows(exam, mine, report.known_baseline(exam, mine[0].synthetic_set))
-        click.echo(f"\n{suite}\n" + report.table(exam, lines))
-    for track in case.tracks:
-        if not track.complete:
-            click.echo(
-                f"\nincomplete: {track.suite}, track {track.track}: {len(track.missing)} of {track.planned} cells are missing "
-                f"({', '.join(track.missing[:3])}{', ...' if len(track.missing) > 3 else ''}). The row is shown, but not ranked; "
-                f"mabench eval --suite {track.suite} --track {track.track} runs the rest."
-            )
-    if dry_run:
-        click.echo(f"\nall gates are open; without --dry-run this becomes {repo or root / case.slug}")
-    elif repo is None:
-        changed = gates.changes(case, submissions.read(root / case.slug), who=gates.submitter(case.card))
-        submissions.write(root / case.slug, changed)
-        click.echo(
-            f"\nwritten: {root / case.slug} ({len(changed)} files)" if changed else f"\n{root / case.slug}: nothing to add"
-        )
-    else:
-        who = hub.whoami(repo)
-        _sent(
-            hub.push(
-                repo,
-                case.slug,
-                lambda existing: gates.changes(case, existing, who=who),
-                message=f"submission: {case.slug}",
-                description=f"{hub.shown(case.card.title)}: {len(case.records)} cells of {', '.join(case.exams)}; all gates of mabench submit passed.",
-                create_pr=create_pr,
-                private=private,
-            )
-        )
-
-
-def _ask(path: Path, keep: bool) -> dict[str, Any]:
-    """The card's fields, asked for where it lacks them; kept in the file."""
-    from mabench import files, submissions
-
-    fields = submissions.card_fields(path) if path.exists() else {}
-    questions = {
-        "title": "Title (one line, as the table shows it)", "authors": "Authors (with commas)",
-        "licence": "Licence of the set, e.g. CC-BY-4.0", "method": "Name of the method", "paper": "Address of the paper",
-        "code": "Address of the code", "command": "The command that made the set",
-        "source_networks": "Networks that it was made with, e.g. convnet3 (with commas)",
-    }  # fmt: skip
-    for name, question in questions.items():
-        if not fields.get(name):
-            answer = click.prompt(
-                question, default="" if name not in ("title", "authors", "licence") else None, show_default=False
-            )
-            several = name in ("authors", "source_networks")
-            value = [part.strip() for part in answer.split(",") if part.strip()] if several else answer.strip()
-            fields |= {name: value} if value else {}
-    card = submissions.make_card(fields, path)
-    if keep:
-        files.write_text(path, submissions.card_toml(card))
-    return fields
-
-
-def _sent(pushed: Any) -> None:
-    for problem in pushed.problems:
-        click.echo(f"left out of the table: {problem}", err=True)
-    if pushed.changed:
-        click.echo(f"\nsent: {len(pushed.changed)} files, {pushed.url}")
-    else:
-        click.echo(f"\nnothing to send, everything is there: {pushed.url}")
-
-
-@main.command(epilog="mabench pull kmeans-ipc10 --repo org/board")
-@click.argument("slug")
-@click.option(
-    "--repo", metavar="ORG/NAME", required=True, help="A dataset repository on the Hugging Face Hub (or on HF_ENDPOINT)."
-)
-@click.option("--revision", help="A branch, tag, commit or refs/pr/N (default: the newest).")
-@ROOT
-def pull(slug: str, repo: str, revision: str | None, root: Path) -> None:
-    """Fetch a submission's set, card, records and log, and check them against their sha256."""
-    from mabench import hub
-
-    path, submission = hub.pull(repo, slug, root, revision=revision)
-    from mabench import synthetic
-    from mabench.submissions import SET
-
-    display.describe(synthetic.load(path / SET))
-    click.echo(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
-
-
-@main.command(epilog="mabench verify kmeans-ipc10 --cells 3 --seed 1 --who 'A. Reader'")
-@click.argument("slug")
-@click.option("--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many cells to re-run.")
-@click.option("--seed", default=0, show_default=True, help="Which cells: the draw's seed, so that others can repeat it.")
-@ROOT
-@REPO
-@WHO
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Keep the new records here (default: results/verify/SLUG-SEED, removed at the end).",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
-def verify(
-    slug: str, cells: int, seed: int, root: Path, repo: str | None, who: str | None, out: Path | None, device: str
-) -> None:
-    """Re-run some cells of a submission, compare, and append the outcome to its audit log.
-
-    A cell agrees within one point plus three standard deviations of the difference of two runs. Exits with 1 if any does not.
-    """
-    import shutil
-
-    from tabulate import tabulate
-
-    from mabench import hub, report, runner, submissions
-    from mabench import verify as reruns
-
-    if repo is None and who is None:
-        raise MabenchError("the log says who re-ran the cells. Name yourself with --who.")
-    if repo is not None:
-        who = hub.whoami(repo)
-        hub.pull(repo, slug, root)
-    assert who is not None
-    submission = _local(slug, root)
-    chosen = reruns.sample(submission, cells, seed)
-    runner.resolve_device(device)
-    engine: EngineName = "fast" if all(r.engine == "fast" for r in chosen) else "reference"
-    place = out or Path("results") / "verify" / f"{slug}-{seed}"
-    try:
-        found = reruns.rerun(
-            submission,
-            root / slug,
-            chosen,
-            place,
-            lambda exam, data, wanted, folder, test: display.evaluate(exam, data, wanted, folder, test, device, engine),
-        )
-    except Interrupted as error:
-        _stopped(place, error)
-    body = [
-        [c.name, report.percent(c.recorded), report.percent(c.again), report.percent(c.difference, signed=True),
-         report.percent(c.tolerance), "identical" if c.identical else "agrees" if c.agrees else "DIFFERS"]
-        for c in found
-    ]  # fmt: skip
-    click.echo(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
-    entry = reruns.entry(submission, found, who=who, seed=seed)
-    if repo is None:
-        submissions.write(root / slug, submissions.with_entry(submission, entry))
-    else:
-        _sent(
-            hub.push(
-                repo,
-                slug,
-                lambda existing: submissions.with_entry(
-                    _there(existing, slug, repo), reruns.entry(_there(existing, slug, repo), found, who=who, seed=seed)
-                ),
-                message=f"re-run: {slug}",
-            )
-        )
-        hub.pull(repo, slug, root)
-    if out is None:
-        shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
-    click.echo(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
-    if entry.contradicted:
-        raise SystemExit(1)
-
-
-def _local(slug: str, root: Path) -> Submission:
-    from mabench import submissions
-
-    found = submissions.read(root / submissions.check_slug(slug))
-    if found is None:
-        known = [s.slug for s in submissions.read_all(root)]
-        raise MabenchError(
-            f"{root / slug}: no submission. Here are: {', '.join(known) or 'none'}. Get it with: mabench pull {slug} --repo ORG/NAME"
-        )
-    return found
-
-
-def _there(existing: Submission | None, slug: str, repo: str) -> Submission:
-    if existing is None:
-        raise MabenchError(f"{repo}: has no submission {slug} (any more).")
-    return existing
-
-
-@main.command(
-    epilog="mabench audit kmeans-ipc10\nmabench audit kmeans-ipc10 --tier withdrawn --why 'a bug in the crop' --who 'A. Author'"
-)
-@click.argument("slug")
-@click.option("--tier", type=click.Choice(["challenged", "superseded", "withdrawn"]), help="Append this tier to the log.")
-@click.option("--why", help="The reason, one line.")
-@ROOT
-@REPO
-@WHO
-def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, who: str | None) -> None:
-    """Show a submission's audit log; with --tier and --why, append to it. The log is never shortened or changed."""
-    from mabench import hub, submissions
-
-    if (tier is None) != (why is None):
-        raise MabenchError("--tier and --why go together: the log says what and why.")
-    if repo is not None:
-        hub.pull(repo, slug, root)
-    submission = _local(slug, root)
-    if tier is not None and why is not None:
-        from mabench import verify as reruns
-
-        name = hub.whoami(repo) if repo is not None else who
-        if name is None:
-            raise MabenchError("the log says who decided. Name yourself with --who.")
-        if repo is not None:
-            _sent(
-                hub.push(
-                    repo,
-                    slug,
-                    lambda existing: submissions.with_entry(
-                        _there(existing, slug, repo), reruns.decision(_there(existing, slug, repo), tier, who=name, why=why)
-                    ),
-                    message=f"{tier}: {slug}",
-                )
-            )
-            hub.pull(repo, slug, root)
-        else:
-            submissions.write(
-                root / slug, submissions.with_entry(submission, reruns.decision(submission, tier, who=name, why=why))
-            )
-        submission = _local(slug, root)
-    for entry in submission.audit:
-        click.echo(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
-
-
-@main.command(epilog="mabench refresh --repo org/board")
-@click.option(
-    "--repo", metavar="ORG/NAME", required=True, help="A dataset repository on the Hugging Face Hub (or on HF_ENDPOINT)."
-)
-def refresh(repo: str) -> None:
-    """Bring a Hub repository's table and card up to date with its submissions, after pull requests were merged."""
-    from mabench import hub
-
-    _sent(hub.refresh(repo))
 
 
 def run() -> None:

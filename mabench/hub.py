@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mabench import scoring, submissions, suites
-from mabench.schema import MabenchError
+from mabench.schema import RANKED_TIERS, MabenchError
 from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ their records, cards and audit logs in `{FOLDER}/`. `mabench pull SLUG --repo TH
 
 
 def _mean(cells: Sequence[Mapping[str, Any]]) -> float | None:
-    ranked = cells[0]["track_complete"] and cells[0]["tier"] not in ("challenged", "superseded", "withdrawn")
+    ranked = cells[0]["track_complete"] and cells[0]["tier"] in RANKED_TIERS
     return fmean(c["score"] for c in cells) if ranked else None
 
 

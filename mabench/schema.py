@@ -343,11 +343,21 @@ class Card(Frozen):
     gpu_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What making the set cost."""
     bibtex: Text = ""
+    """How to cite it, shown as it is; empty = an entry made from the fields above."""
+
+    def toml(self) -> str:
+        """The card as TOML, fields in this order, those that say nothing left out: the same card gives the same bytes."""
+        said = self.model_dump(mode="json", exclude_defaults=True)
+        # a JSON string is a TOML string; so is a list of them, and a number
+        return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in said.items())
 
 
 Tier = Literal["reported", "self-run", "spot-checked", "verified", "challenged", "superseded", "withdrawn"]
 """How far a row can be trusted. reported: numbers of a paper, no records; self-run: records by the submitter; spot-checked:
 some cells re-run by others; verified: all of them; challenged: a re-run disagreed; superseded, withdrawn: kept, unranked."""
+
+RANKED_TIERS: tuple[Tier, ...] = ("verified", "spot-checked", "self-run")
+"""Whose complete tracks take part in the ranking."""
 
 
 class AuditEntry(Frozen):

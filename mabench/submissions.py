@@ -6,7 +6,6 @@ A submission exists from the moment that its audit log does: the log is always w
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mabench.files import write_bytes
-from mabench.schema import AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
+from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
 from mabench.store import parse_record
 
 CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
@@ -57,7 +56,7 @@ class Submission:
     @property
     def ranked(self) -> bool:
         """Whether its complete tracks take part in the ranking."""
-        return self.tier not in ("challenged", "superseded", "withdrawn")
+        return self.tier in RANKED_TIERS
 
     @property
     def confirmed(self) -> frozenset[str]:
@@ -153,17 +152,6 @@ def make_card(fields: Mapping[str, Any], path: Path) -> Card:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()[:8]]
         known = ", ".join(Card.model_fields)
         raise MabenchError(f"{path}: {'; '.join(problems)}. Mend these fields; a card knows {known}.") from error
-
-
-def card_toml(card: Card) -> str:
-    """The card as TOML, fields in the schema's order, empty ones left out: the same card gives the same bytes."""
-    defaults = Card(title="x")
-    lines = []
-    for name, value in card.model_dump(mode="json").items():
-        if name == "title" or (value != getattr(defaults, name) and value != list(getattr(defaults, name) or ())):
-            # a JSON string is a TOML string; so is a list of them, and a number
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
 
 
 # -- the log -------------------------------------------------------------------------------------------------------

@@ -541,7 +541,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
                 "or this run under another slug."
             )
         records = {n: content for n, content in records.items() if n not in existing.records}
-    text = submissions.card_toml(card).encode()
+    text = card.toml().encode()
     if existing is None or existing.files[CARD] != text:
         files[CARD] = text
     if existing is None:

@@ -129,7 +129,7 @@ class Run:
         if self.losses:
             plot(self.folder / "losses.png", {n: [(s, v[n]) for s, v in self.losses if n in v] for n in names}, "step", "loss")
         synthetic.preview(made, self.folder / "preview.png")
-        write_text(self.folder / CARD, card_toml(card))
+        write_text(self.folder / CARD, card.toml())
         made.save(self.folder / SET)  # last: that it exists says that everything does
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return made
@@ -155,14 +155,6 @@ class Run:
             "threads": torch.get_num_threads(),
         }
         write_text(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
-
-
-def card_toml(card: Card) -> str:
-    """The card as TOML; empty fields stay visible, to be filled in."""
-    return "".join(
-        f"{name} = {json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)}\n"
-        for name, value in card.model_dump().items()
-    )
 
 
 def plot(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, *, log: bool = False) -> None:

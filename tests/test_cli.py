@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import Command
 
 import mabench as package
@@ -22,13 +24,25 @@ BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safeten
 QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
 
 
-def test_every_command_has_help_with_an_example(mabench: Command) -> None:
+def test_every_command_has_help_with_an_example() -> None:
     assert set(cli.main.commands) == {
-        "list", "check", "pack", "eval", "demo", "submit", "pull", "verify", "audit", "refresh",
+        "list", "check", "pack", "eval", "reproduce", "demo", "submit", "pull", "verify", "audit", "refresh", "leaderboard",
     }  # fmt: skip
-    for name in cli.main.commands:
-        done = mabench(name, "--help")
-        assert done.returncode == 0 and f"mabench {name}" in done.stdout.split("Example:")[1]
+    board = cli.main.commands["leaderboard"]
+    assert isinstance(board, click.Group) and set(board.commands) == {"build", "serve"}
+    for name in [*(set(cli.main.commands) - {"leaderboard"}), "leaderboard build", "leaderboard serve"]:
+        done = CliRunner().invoke(cli.main, [*name.split(), "--help"], prog_name="mabench")
+        assert done.exit_code == 0 and f"\n  mabench {name}" in done.output.split("\nOptions:")[1], done.output
+
+
+def test_help_and_list_need_no_torch() -> None:
+    """They answer at once; `leaderboard build` has a test of its own."""
+    for arguments in (["--help"], ["submit", "--help"], ["list"]):
+        code = (
+            "import sys\nfrom mabench.cli import main\nmain(sys.argv[1:], standalone_mode=False)\nprint('torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr
 
 
 def test_list_says_what_each_suite_measures(mabench: Command) -> None:

@@ -298,7 +298,7 @@ def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) 
     entry = submissions.make_entry(
         who="alice", action="changed", tier="self-run", why="card changed", set_sha256=found.set_sha256
     )
-    submissions.write(submission, {CARD: submissions.card_toml(card).encode(), **submissions.with_entry(found, entry)})
+    submissions.write(submission, {CARD: card.toml().encode(), **submissions.with_entry(found, entry)})
     stored = set(server.storage)
     third = push(server)
     assert set(third.stdout.split()[1:]) == {

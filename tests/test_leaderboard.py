@@ -18,16 +18,18 @@ import pandas
 import pytest
 from click.testing import CliRunner
 
-from mabench import leaderboard, scoring, suites
+from mabench import leaderboard, scoring, submissions, suites
 from mabench.cli import main
 from mabench.leaderboard import exports
 from mabench.leaderboard.sources import TIERS, plain, read_submissions, web_address
 from mabench.report import percent
-from mabench.schema import Cell, MabenchError, RunRecord, SetSummary, digest
+from mabench.schema import Card, Cell, MabenchError, RunRecord, SetSummary, digest
 
 DIGITS = suites.load("digits-agnostic")
 LITE = suites.load("cifar10-lite")
-HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>]](javascript:alert(1))`|*_\u202e\u0000\x1b[31m"
+HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>]](javascript:alert(1))`|*_"
+CONTROLS = "\u202e\u0000\x1b[31m"
+"""What no card and no log may hold, but a record's free text may."""
 
 
 def made_record(
@@ -80,30 +82,64 @@ def submit(
     tier: str | None = None,
     skip: tuple[str, int] | None = None,
     exam: suites.Exam = DIGITS,
+    who: str = "a maintainer",
+    why: str = "sampled",
     **fields: Any,
 ) -> Path:
     """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out."""
-    path = folder / slug
-    (path / "records").mkdir(parents=True)
-    lines = [f"{k} = {json.dumps(v)}" for k, v in ({"title": slug.replace("-", " ").title()} | (card or {})).items()]
-    (path / "card.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     sha = digest(slug)
+    records = []
     for track, entries in exam.evaluators.items():
         for index, entry in enumerate(entries):
             for seed in exam.suite.seeds:
-                if (entry.name, seed) == skip:
-                    continue
-                accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
-                record = made_record(exam, track, entry.name, seed, accuracy, sha=sha, **fields)
-                name = path / "records" / f"{exam.suite.name}--{record.cell.name}.json"
-                name.write_text(record.model_dump_json(), encoding="utf-8")
+                if (entry.name, seed) != skip:
+                    accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
+                    records.append(made_record(exam, track, entry.name, seed, accuracy, sha=sha, **fields))
+    written = {submissions.record_name(r): submissions.record_bytes(r) for r in records}
+    made = Card(**{"title": slug.replace("-", " ").title()} | (card or {}))
+    return put(folder / slug, made.toml().encode(), written, sha, tier=tier, who=who, why=why)
+
+
+def put(
+    path: Path,
+    card: bytes,
+    records: dict[str, bytes],
+    sha: str,
+    *,
+    tier: str | None = None,
+    who: str = "a maintainer",
+    why: str = "sampled",
+) -> Path:
+    """Write these files and a log that names them, with a second line where `tier` says so."""
+    named = {name: submissions.sha256(content) for name, content in records.items()}
+    entry = submissions.make_entry(
+        who="A. Submitter", action="submitted", tier="self-run", why="made", set_sha256=sha, records=named
+    )
+    log = submissions.appended((), entry)
     if tier is not None:
-        lines = [
-            json.dumps({"when": "2026-11-02", "who": "a maintainer", "tier": t, "why": "sampled", "records": names})
-            for t, names in (("self-run", {"a--b": "0" * 64}), (tier, ["a--b"]))
-        ]
-        (path / "audit.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        more = submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=sha)
+        log = submissions.appended(submissions.parse_audit(log, path), more)
+    files = {f"{submissions.RECORDS}{name}.json": content for name, content in records.items()}
+    submissions.write(path, files | {submissions.CARD: card, submissions.AUDIT: log})
     return path
+
+
+def records_of(path: Path) -> list[RunRecord]:
+    return [RunRecord.model_validate_json(p.read_text()) for p in sorted((path / "records").glob("*"))]
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first record as one who also writes the log could: the log names what the file holds."""
+    found = {p.stem: p.read_bytes() for p in sorted((path / "records").iterdir())}
+    first = next(iter(found))
+    value = json.loads(found.pop(first))
+    sha = value["cell"]["set_sha256"]
+    change(value)
+    cell = value["cell"]
+    name = f"{cell['suite']}--{cell['track']}--{cell['evaluator']['name']}--seed{cell['seed']}"
+    found[first if "/" in name else name] = json.dumps(value).encode()
+    (path / "records" / f"{first}.json").unlink()
+    put(path, (path / submissions.CARD).read_bytes(), found, sha)
 
 
 PAPER = """
@@ -163,10 +199,7 @@ def tree(out: Path) -> dict[str, bytes]:
 def test_rows_are_ranked_by_scoring(folder: Path) -> None:
     rows = {(r["key"], r["suite"], r["track"]): r for r in board(built(folder))["rows"]}
     ranked = {slug: rows[slug, DIGITS.id, "scratch"] for slug in ("alpha", "beta", "gamma")}
-    records = {
-        slug: [RunRecord.model_validate_json(p.read_text()) for p in sorted((folder / slug / "records").glob("*"))]
-        for slug in ranked
-    }
+    records = {slug: records_of(folder / slug) for slug in ranked}
     expected = scoring.ranks(
         {
             slug: {
@@ -208,14 +241,13 @@ def test_the_last_line_of_the_audit_log_decides(tmp_path: Path, tier: str, ranke
 
 
 def test_a_record_edited_to_another_exam_is_not_ranked(tmp_path: Path) -> None:
+    changes: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+        (lambda v: v["cell"]["recipe"].update(epochs=9999), "other settings"),
+        (lambda v: v["cell"].update(suite_digest="0" * 64), "another state of the suite"),
+    ]
     path = submit(tmp_path / "s", "one", 0.5)
-    victim = sorted((path / "records").iterdir())[0]
-    value = json.loads(victim.read_text())
-    for change, reason in (
-        ({"suite_digest": "0" * 64}, "another state of the suite"),
-        ({"recipe": value["cell"]["recipe"] | {"epochs": 9999}}, "other settings"),
-    ):
-        victim.write_text(json.dumps(value | {"cell": value["cell"] | change}))
+    for change, reason in changes:
+        edited(path, change)
         (row,) = leaderboard.build(tmp_path / "s", tmp_path / "out")
         assert row.rank is None and reason in row.why_unranked
 
@@ -225,7 +257,7 @@ def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
     part = text.split(f"## {DIGITS.id}, scratch, IPC 10, hard labels")[1].split("\n## ")[0]
     lines = {c[1]: c for c in ([x.strip() for x in row.split("|")[1:-1]] for row in part.splitlines() if row.startswith("|"))}
     for slug, title in (("alpha", "Alpha"), ("beta", "Beta"), ("gamma", "Gamma")):
-        records = [RunRecord.model_validate_json(p.read_text()) for p in sorted((folder / slug / "records").glob("*"))]
+        records = records_of(folder / slug)
         rows = {r.name: r for r in scoring.rows(DIGITS, records)}
         head, low = rows["panel mean"], scoring.worst(list(rows.values()))
         assert low is not None
@@ -247,6 +279,35 @@ def test_downloads_agree(folder: Path) -> None:
     mean = cells[(cells["key"] == "alpha") & (cells["evaluator"] == "mlp-scratch")]["acc_best"].mean()
     found = csv[(csv["key"] == "alpha") & (csv["evaluator"] == "mlp-scratch")]["evaluator_mean"]
     assert found.item() == pytest.approx(mean)
+
+
+def test_a_decoder_counts_and_is_shown(tmp_path: Path) -> None:
+    submit(tmp_path / "s", "one", 0.5, card={"decoder_bytes": 1_000_000})
+    (row,) = board_rows = leaderboard.build(tmp_path / "s", tmp_path / "out")
+    assert (row.stored_bytes, row.decoder_bytes, row.bytes) == (307_200, 1_000_000, 1_307_200)
+    assert board(tmp_path / "out")["rows"][0]["bytes"] == 1_307_200 and "| 1,307,200 |" in exports.markdown(board_rows)
+    assert "1,000,000 bytes, as the card says" in (tmp_path / "out" / "sets" / "one" / "index.html").read_text()
+
+
+def test_the_cards_own_citation_wins(tmp_path: Path) -> None:
+    submit(tmp_path / "s", "made", 0.5)
+    submit(tmp_path / "s", "own", 0.5, card={"bibtex": "@article{x,\n  title = {A <b> of A & B},\n}\n"})
+    made, own = read_submissions(tmp_path / "s")
+    assert exports.bibtex(made).startswith("@misc{made,") and exports.bibtex(own) == "@article{x,\n  title = {A <b> of A & B},\n}"
+    leaderboard.build(tmp_path / "s", tmp_path / "out")
+    page = (tmp_path / "out" / "sets" / "own" / "index.html").read_text()
+    assert "@article{x,\n  title = {A &lt;b&gt; of A &amp; B},\n}" in page and "@misc" not in page
+
+
+def test_seeds_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """In file names seed 10 comes before seed 2; no suite has so many today."""
+    from mabench.leaderboard.sources import cells
+
+    sha = digest("many")
+    many = [made_record(DIGITS, "scratch", "mlp-scratch", seed, 0.5, sha=sha) for seed in range(12)]
+    path = put(tmp_path / "many", b'title = "x"', {submissions.record_name(r): submissions.record_bytes(r) for r in many}, sha)
+    found = submissions.read(path)
+    assert found is not None and [r.cell.seed for r in cells(found)] == list(range(12))
 
 
 # ---- bytes
@@ -292,12 +353,12 @@ def test_the_images_of_a_set_are_drawn_once(tmp_path: Path, monkeypatch: pytest.
     made = synthetic.SyntheticSet(images, torch.arange(10), "digits", 1)
     path = submit(tmp_path / "s", "with-set", 0.5)
     made.save(path / "set.safetensors")
-    with pytest.raises(MabenchError, match="different sets"):
+    with pytest.raises(MabenchError, match="Put back the set that was submitted"):
         leaderboard.build(tmp_path / "s", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     shutil.rmtree(path / "records")
-    (path / "records").mkdir()
     record = made_record(DIGITS, "scratch", "mlp-scratch", 0, 0.5, sha=made.sha256, ipc=1)
-    (path / "records" / "one.json").write_text(record.model_dump_json())
+    put(path, b'title = "x"', {submissions.record_name(record): submissions.record_bytes(record)}, made.sha256)
     leaderboard.build(tmp_path / "s", tmp_path / "out")
     preview = (tmp_path / "out" / "sets" / "with-set" / "preview.png").read_bytes()
     assert preview.startswith(b"\x89PNG")
@@ -352,23 +413,25 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     card = {
         "title": HOSTILE,
         "authors": ["=HYPERLINK(1)", HOSTILE],
-        "paper": "javascript:alert(1)",
-        "code": "https://example.org/\"onmouseover='x'",
+        "code": "https://example.org/?a=1&b=}{%23",
         "command": HOSTILE,
         "licence": "</pre><script>window.hacked=1</script>",
         "source_networks": ["</script><script>window.hacked=1</script>"],
     }
-    path = submit(tmp_path / "s", "evil", 0.5, card={k: v for k, v in card.items() if k != "title"})
-    text = (path / "card.toml").read_text().replace('title = "Evil"', f"title = {json.dumps(HOSTILE)}")
-    (path / "card.toml").write_text(text)
-    line = {"when": HOSTILE, "who": HOSTILE, "tier": "self-run", "why": HOSTILE, "records": [HOSTILE]}
-    (path / "audit.jsonl").write_text(json.dumps(line) + "\n")
-    victim = sorted((path / "records").iterdir())[0]
-    value = json.loads(victim.read_text())
-    value["environment"] = {HOSTILE: HOSTILE}
-    value["synthetic_set"]["name"] = value["synthetic_set"]["decode"] = HOSTILE
-    value["synthetic_set"]["findings"] = [{"field": HOSTILE, "value": HOSTILE, "reason": HOSTILE, "flag": HOSTILE}]
-    victim.write_text(json.dumps(value))
+    path = submit(tmp_path / "s", "evil", 0.5, card=card)
+    submit(tmp_path / "s", "evil-too", 0.4, card=card | {"bibtex": "</pre><script>window.hacked=1</script>"})
+
+    def free_text(value: dict[str, Any]) -> None:
+        text = HOSTILE + CONTROLS
+        value["environment"] = {text: text}
+        value["synthetic_set"]["name"] = value["synthetic_set"]["decode"] = text
+        value["synthetic_set"]["findings"] = [{"field": text, "value": text, "reason": text, "flag": text}]
+
+    edited(path, free_text)
+    found = submissions.read(path)
+    assert found is not None
+    entry = submissions.make_entry(who=HOSTILE, action="tier", tier="self-run", why=HOSTILE, set_sha256=found.set_sha256)
+    submissions.write(path, submissions.with_entry(found, entry))
     out = tmp_path / "out"
     leaderboard.build(tmp_path / "s", out)
     for name, content in tree(out).items():
@@ -408,42 +471,44 @@ def test_only_web_addresses_become_links() -> None:
     assert plain("a\n\tb\u202e\u200bc\u2028d") == "a b c d" and plain("x" * 1000, 10) == "x" * 9 + "\u2026"
 
 
-def _double(path: Path) -> None:
+def _edit(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    return lambda path: edited(path, change)
+
+
+def _behind_the_log(path: Path) -> None:
     first = sorted((path / "records").iterdir())[0]
-    shutil.copy(first, first.with_name("again.json"))
+    first.write_text(first.read_text().replace('"seconds": 2.5', '"seconds": 2.4'))
 
 
-def _field(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    def edit(path: Path) -> None:
-        first = sorted((path / "records").iterdir())[0]
-        value = json.loads(first.read_text())
-        change(value)
-        first.write_text(json.dumps(value))
-
-    return edit
+def _card(text: str) -> Callable[[Path], object]:
+    return lambda path: (path / "card.toml").write_text(text)
 
 
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (_double, "two records for"),
-        (_field(lambda v: v["cell"].update(set_sha256="0" * 64)), "2 different sets"),
-        (_field(lambda v: v["cell"].update(suite="../../x")), "unknown suite"),
-        (_field(lambda v: v["cell"].update(suite="digits-agnostic")), "has no version"),
-        (_field(lambda v: v["cell"].update(suite="x.toml")), "released suites only"),
-        (_field(lambda v: v["cell"].update(track="../../../etc")), "unknown track"),
-        (_field(lambda v: v["cell"]["evaluator"].update(name="<b>")), "unknown evaluator"),
-        (_field(lambda v: v["synthetic_set"].update(dataset="cifar10")), "is about digits"),
-        (_field(lambda v: v.update(seconds=float("nan"))), "seconds are no number"),
-        (lambda p: (p / "card.toml").write_text('title = "x"\nstars = 5\n'), "card.toml: stars"),
-        (lambda p: (p / "card.toml").write_text("title = "), "not TOML"),
-        (lambda p: (p / "card.toml").write_text('title = "' + "x" * 2**21 + '"'), "Shorten it"),
-        (lambda p: (p / "card.toml").write_bytes(b"title = '\xff'"), "UTF-8"),
-        (lambda p: (p / "card.toml").unlink(), "no card.toml"),
-        (lambda p: shutil.rmtree(p / "records"), "no records"),
-        (lambda p: (p / "audit.jsonl").write_text('{"tier": "gold"}\n'), "audit.jsonl, line 1"),
-        (lambda p: (p / "set.safetensors").write_bytes(b"no"), "not a complete mabench set"),
-        (lambda p: p.rename(p.with_name("Bad_Slug")), "is no slug"),
+        (_behind_the_log, "was changed after it was submitted"),
+        (_edit(lambda v: v["cell"].update(set_sha256="0" * 64)), "about another set"),
+        (_edit(lambda v: v["cell"].update(suite="../../x")), "Give the file its cell's name"),
+        (_edit(lambda v: v["cell"].update(suite="digits")), "unknown suite"),
+        (_edit(lambda v: v["cell"].update(suite="digits-agnostic")), "has no version"),
+        (_edit(lambda v: v["cell"].update(suite="x.toml")), "released suites only"),
+        (_edit(lambda v: v["cell"].update(track="etc")), "unknown track"),
+        (_edit(lambda v: v["cell"]["evaluator"].update(name="<b>")), "unknown evaluator"),
+        (_edit(lambda v: v["synthetic_set"].update(dataset="cifar10")), "is about digits"),
+        (_edit(lambda v: v.update(seconds=float("nan"))), "seconds are no number"),
+        (_card('title = "x"\nstars = 5\n'), "card.toml: stars"),
+        (_card("title = "), "not TOML"),
+        (_card('title = "' + "x" * 2**21 + '"'), "Pull it again"),
+        (_card('title = "a\\u202eb"'), "invisible or control characters (U+202E)"),
+        (_card('title = "x"\npaper = "javascript:alert(1)"'), "card.toml: paper"),
+        (_card('title = "x"\ncode = "https://x.org/\\"onclick="'), "card.toml: code"),
+        (lambda p: (p / "card.toml").write_bytes(b"title = '\xff'"), "utf-8"),
+        (lambda p: (p / "card.toml").unlink(), "has no card.toml"),
+        (lambda p: shutil.rmtree(p / "records"), "is missing, but the audit log names it"),
+        (lambda p: put(p, b'title = "x"', {}, "0" * 64), "has no records"),
+        (lambda p: (p / "audit.jsonl").write_text('{"tier": "gold"}\n'), "line 1 is no audit entry"),
+        (lambda p: (p / "set.safetensors").write_bytes(b"no"), "set.safetensors"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_anything_is_written(
@@ -472,6 +537,20 @@ def test_a_papers_table_is_checked(folder: Path, old: str, new: str, message: st
     path.write_text(PAPER.replace(old, new))
     with pytest.raises(MabenchError, match=re.escape(message)):
         built(folder)
+
+
+def test_what_was_never_finished_is_left_out_and_named(tmp_path: Path) -> None:
+    submit(tmp_path / "s", "one", 0.5)
+    (submit(tmp_path / "s", "killed", 0.6) / "audit.jsonl").unlink()
+    submit(tmp_path / "s", "two", 0.6).rename(tmp_path / "s" / "Two_Copy")
+    (tmp_path / "s" / ".git").mkdir()
+    arguments = ["leaderboard", "build", "--submissions", str(tmp_path / "s"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*arguments, "--methods", str(tmp_path)])
+    assert result.exit_code == 0 and "1 rows, 1 ranked" in result.output, result.output
+    assert [line.split(":")[1].rsplit("/", 1)[1] for line in result.output.splitlines() if line.startswith("left out")] == [
+        "Two_Copy",
+        "killed",
+    ]
 
 
 def test_a_board_of_nothing_is_a_page(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_leaderboard import DIGITS, HOSTILE, LITE, PAPER, submit
+from test_leaderboard import DIGITS, HOSTILE, LITE, PAPER, records_of, submit
 
 from mabench import leaderboard, scoring
-from mabench.schema import RunRecord
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -166,10 +165,7 @@ def test_comparing_pairs_the_seeds(reader: Reader, site: Path) -> None:
     page.click("#compare-go")
     page.wait_for_selector("#compare-chart[data-drawn]")
     reader.settled("view=compare")
-    records = {
-        slug: [RunRecord.model_validate_json(p.read_text()) for p in (site.parent / "s" / slug / "records").glob("*")]
-        for slug in ("set-03", "set-02")
-    }
+    records = {slug: records_of(site.parent / "s" / slug) for slug in ("set-03", "set-02")}
     rows = page.locator("#paired tbody tr")
     for index, entry in enumerate(DIGITS.evaluators["scratch"]):
         first, second = (

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mabench as package
-from mabench import adapters, data, submissions, submit, suites, synthetic, verify
+from mabench import adapters, data, report, scoring, submissions, submit, suites, synthetic, verify
 from mabench.schema import AuditEntry, Card, MabenchError
+from mabench.store import read_records
 from mabench.submissions import Submission
 from mabench.synthetic import SyntheticSet
 
@@ -78,6 +79,31 @@ def test_a_submission_is_written_once(mabench: Command, tmp_path: Path, digits_r
     assert again.returncode == 0 and "nothing to add" in again.stdout and tree(folder) == before
     shown = mabench("audit", "digits-kmeans")
     assert shown.stdout.count("\n") == 1 and "A. Author: submitted, 12 records" in shown.stdout
+
+
+def test_what_was_submitted_stands_on_the_board(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
+    """From records to the board's file, through the program: the numbers are those of `scoring`."""
+    write_card(tmp_path / "card.toml", source_networks=["mlp"], decoder_bytes=1000, bibtex="@misc{own, title = {Own}}")
+    assert mabench("submit", BUNDLED, "--records", digits_run).returncode == 0
+    done = mabench("leaderboard", "build", "--out", "board")
+    assert done.returncode == 0 and "1 ranked" in done.stdout, done.stderr
+    (row,) = [r for r in json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"] if r["key"] == "digits-kmeans"]
+    exam, records = suites.load("digits-agnostic"), read_records(digits_run)
+    lines = scoring.rows(exam, records, report.known_baseline(exam, records[0].synthetic_set))
+    by_name = {line.name: line for line in lines}
+    head, low = scoring.headline(exam, "scratch", lines), scoring.worst(lines)
+    assert head is not None and low is not None and head.random is not None
+    assert (row["rank"], row["tier"], row["status"], row["runs"]) == (1, "self-run", "ranked", 12)
+    assert (row["score"], row["std"], row["last"], row["random"]) == (head.mean, head.std, head.last, head.random)
+    assert (row["worst"], row["worst_evaluator"], row["lift"]) == (low.mean, low.name, head.mean - head.random)
+    assert (row["seen"], row["unseen"]) == scoring.seen_and_unseen(exam, "scratch", lines, ["mlp"])
+    assert {n: (e["mean"], e["std"], e["last"], e["runs"]) for n, e in row["evaluators"].items()} == {
+        n: (x.mean, x.std, x.last, x.runs) for n, x in by_name.items() if not x.panel
+    }
+    own = synthetic.load(BUNDLED)
+    assert (row["ipc"], row["set_sha256"], row["bytes"]) == (5, own.sha256, own.stored_bytes + 1000)
+    page = tmp_path / "board" / "sets" / "digits-kmeans"
+    assert "@misc{own, title = {Own}}" in (page / "index.html").read_text() and (page / "preview.png").exists()
 
 
 def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp_path: Path, run: Path) -> None:
@@ -448,9 +474,9 @@ text = st.text(st.characters(exclude_categories=("Cc", "Cf", "Cs")), max_size=60
 def test_a_card_survives_its_file(card: Card) -> None:
     import tomllib
 
-    written = submissions.card_toml(card)
+    written = card.toml()
     assert submissions.make_card(tomllib.loads(written), Path("card.toml")) == card
-    assert submissions.card_toml(card) == written
+    assert card.toml() == written
 
 
 # -- re-runs -------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ COLUMNS = (
         "tier",
         "Trust",
         "tier",
-        "Who has seen it. verified: all cells run again by the maintainers. spot-checked: some of them. self-run: only by the "
+        "Who has seen it. verified: all cells run again by somebody else. spot-checked: some of them. self-run: only by the "
         "submitter. reported: copied from a paper, not run here. challenged, superseded, withdrawn: kept for the record.",
     ),
     Column(
@@ -57,10 +57,10 @@ COLUMNS = (
     ),
     Column("ipc", "IPC", "count", "Images per class that are stored. What is trained on can be more: see decode and bytes."),
     Column(
-        "stored_bytes",
+        "bytes",
         "Bytes",
         "bytes",
-        "Size of the images, and of the labels where they are soft. Two sets of one IPC can differ by a factor of four: "
+        "Size of the images, of the labels where they are soft, and of the decoder where the card names one. Two sets of one IPC can differ by a factor of four: "
         "8-bit and 32-bit pixels.",
     ),
     Column(

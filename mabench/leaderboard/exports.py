@@ -14,9 +14,10 @@ from typing import Any
 import pandas
 from tabulate import tabulate
 
-from mabench.leaderboard.sources import Submission, exam, plain, web_address
+from mabench.leaderboard.sources import cells, exam, plain, web_address
 from mabench.leaderboard.standings import Standing
 from mabench.report import percent
+from mabench.submissions import Submission
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
@@ -38,7 +39,7 @@ def markdown(rows: Sequence[Standing]) -> str:
                 with_std(row.score, row.std),
                 percent(row.worst),
                 percent(row.lift, signed=True),
-                "-" if row.stored_bytes is None else f"{row.stored_bytes:,}",
+                "-" if row.bytes is None else f"{row.bytes:,}",
                 *(with_std(s.mean, s.std) if (s := row.sittings.get(name)) else "-" for name in names),
             ]
             for row in group
@@ -68,7 +69,7 @@ def _markdown_text(text: str) -> str:
 def record_of(row: Standing) -> dict[str, Any]:
     """A row as plain values, derived ones included; accuracies are fractions."""
     value = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "sittings"}
-    value |= {"sources": list(row.sources), "optimism": row.optimism, "lift": row.lift, "gap": row.gap}
+    value |= {"sources": list(row.sources), "optimism": row.optimism, "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
     value["status"] = row.why_unranked or "ranked"
     value["evaluators"] = {
         name: {
@@ -117,7 +118,7 @@ def cells_frame(submissions: Sequence[Submission]) -> pandas.DataFrame:
             "seconds": record.seconds,
         }
         for submission in submissions
-        for record in submission.records
+        for record in cells(submission)
     ]
     return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
 
@@ -161,15 +162,17 @@ def badge_name(row: Standing) -> str:
 
 
 def bibtex(submission: Submission) -> str:
-    """A @misc entry from the card; whatever TeX would act on is made text."""
+    """The card's own entry, else a @misc made from the card in which whatever TeX would act on is text."""
     card = submission.card
+    if card.bibtex.strip():
+        return card.bibtex.strip()
     lines = [("title", f"{{{_tex(plain(card.title, 300) or submission.slug)}}}")]
     if card.authors:
         lines.append(("author", " and ".join(f"{{{_tex(plain(a, 100))}}}" for a in card.authors[:100])))
     address = web_address(card.paper) or web_address(card.code)
     if address:
         lines.append(("url", re.sub(r"[{}%#]", lambda m: f"\\{m[0]}", address)))
-    lines.append(("note", f"Condensed set {submission.slug}, sha256 {submission.records[0].cell.set_sha256[:16]}"))
+    lines.append(("note", f"Condensed set {submission.slug}, sha256 {submission.set_sha256[:16]}"))
     return "\n".join([f"@misc{{{submission.slug},", *(f"  {key} = {{{value}}}," for key, value in lines), "}"])
 
 
@@ -182,10 +185,11 @@ def commands(submission: Submission) -> list[tuple[str, str]]:
     """(what it does, command line) that run this submission's cells again, from the folder that holds `submissions/`."""
     out = []
     path = f"submissions/{submission.slug}/set.safetensors"
-    groups = sorted({(r.cell.suite, r.cell.track, r.engine) for r in submission.records})
+    records = cells(submission)
+    groups = sorted({(r.cell.suite, r.cell.track, r.engine) for r in records})
     for suite, track, engine in groups:
         common = f"mabench eval {path} --suite {suite} --track {track} --engine {engine}"
-        first = next(r for r in submission.records if (r.cell.suite, r.cell.track, r.engine) == (suite, track, engine))
+        first = next(r for r in records if (r.cell.suite, r.cell.track, r.engine) == (suite, track, engine))
         out.append((f"Every cell of {suite}, {track}", f"{common} --out results/{submission.slug}/{suite}"))
         name = first.cell.evaluator.name
         out.append(

@@ -19,10 +19,11 @@ from mabench import papers, scoring
 from mabench.files import write_bytes
 from mabench.leaderboard import exports
 from mabench.leaderboard.columns import COLUMNS, EVALUATOR_NOTE
-from mabench.leaderboard.sources import TIERS, Submission, exam, plain, read_submissions, web_address
+from mabench.leaderboard.sources import TIERS, cells, exam, plain, read_submissions, web_address
 from mabench.leaderboard.standings import Standing, standings
 from mabench.report import percent
 from mabench.schema import MabenchError
+from mabench.submissions import SET, Submission
 
 MANIFEST = "manifest.json"
 LIBRARIES = ("tabulator.min.js", "tabulator.min.css", "vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
@@ -50,10 +51,10 @@ def build(submissions: Path, out: Path, methods: Path | None = None) -> list[Sta
     previews = {}
     for entry in entries:
         folder = f"sets/{entry.slug}"
-        preview = _preview(entry, out / folder / "preview.png", known)
+        preview = _preview(entry, submissions / entry.slug / SET, out / folder / "preview.png", known)
         if preview is not None:
             files[f"{folder}/preview.png"] = preview
-            previews[entry.slug] = entry.records[0].cell.set_sha256
+            previews[entry.slug] = entry.set_sha256
         for row in by_slug[entry.slug]:
             files[f"{folder}/{exports.badge_name(row)}"] = exports.badge(row).encode()
         files[f"{folder}/curves.js"] = _curves(entry)
@@ -115,7 +116,7 @@ def _suite(name: str) -> dict[str, Any]:
 def _curves(entry: Submission) -> bytes:
     """A script with every run's test accuracy at every look; where looks were pruned, the best so far."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
-    for record in entry.records:
+    for record in cells(entry):
         counts = [correct for _, correct in record.curve]
         if record.upper_bounds:
             counts = list(accumulate(counts, max))
@@ -127,9 +128,10 @@ def _curves(entry: Submission) -> bytes:
 
 def _about(entry: Submission, rows: list[Standing], has_preview: bool) -> dict[str, Any]:
     """What the page of one set shows."""
-    summary = entry.records[0].synthetic_set
+    records = cells(entry)
+    summary = records[0].synthetic_set
     environments: dict[str, list[str]] = defaultdict(list)
-    for record in entry.records:
+    for record in records:
         text = "\n".join(f"{plain(k, 60)}: {plain(v, 200)}" for k, v in sorted(record.environment.items()))
         environments[text].append(record.cell.name)
     card = entry.card
@@ -144,8 +146,10 @@ def _about(entry: Submission, rows: list[Standing], has_preview: bool) -> dict[s
         "badge_name": exports.badge_name,
         "suites": {row.suite: exam(row.suite).suite for row in rows},
         "summary": summary,
+        "decoder_bytes": card.decoder_bytes,
         "card": [
             ("Title", plain(card.title), None),
+            ("Method", plain(card.method), None),
             ("Authors", plain(", ".join(card.authors[:100])), None),
             ("Paper", plain(card.paper), web_address(card.paper)),
             ("Code", plain(card.code), web_address(card.code)),
@@ -153,22 +157,22 @@ def _about(entry: Submission, rows: list[Standing], has_preview: bool) -> dict[s
             ("Licence", plain(card.licence), None),
             ("Source networks", plain(", ".join(card.source_networks)), None),
         ],
-        "records": entry.records,
+        "records": records,
         "environments": sorted(environments.items()),
         "audit": entry.audit,
-        "commands": exports.commands(entry) if entry.set_path else [],
+        "commands": exports.commands(entry) if has_preview else [],
         "bibtex": exports.bibtex(entry),
         "has_preview": has_preview,
-        "has_set": entry.set_path is not None,
     }
 
 
-def _preview(entry: Submission, place: Path, known: dict[str, Any]) -> bytes | None:
-    """The PNG of a set's images: the one of an earlier build if it is intact and of this set, else drawn (with torch)."""
-    if entry.set_path is None:
+def _preview(entry: Submission, path: Path, place: Path, known: dict[str, Any]) -> bytes | None:
+    """The PNG of the set in `path`: the one of an earlier build in `place` if it is intact and of this set, else drawn (with
+    torch); None where the set is kept elsewhere. Raises MabenchError for a file that is not the set that was submitted."""
+    if not path.exists():
         return None
-    sha, name = entry.records[0].cell.set_sha256, f"sets/{entry.slug}/preview.png"
-    if known["previews"].get(entry.slug) == sha and place.is_file():
+    name = f"sets/{entry.slug}/preview.png"
+    if known["previews"].get(entry.slug) == entry.set_sha256 and place.is_file():
         content = place.read_bytes()
         if hashlib.sha256(content).hexdigest() == known["files"].get(name):
             return content
@@ -176,10 +180,15 @@ def _preview(entry: Submission, place: Path, known: dict[str, Any]) -> bytes | N
 
     from mabench import synthetic
 
+    chosen = synthetic.load(path)
+    if chosen.sha256 != entry.set_sha256:
+        raise MabenchError(
+            f"{path}: is {chosen.sha256[:16]}, the submission is about {entry.set_sha256[:16]}. Put back the set that was submitted."
+        )
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "preview.png"
-        synthetic.preview(synthetic.load(entry.set_path), path)
-        return path.read_bytes()
+        picture = Path(scratch) / "preview.png"
+        synthetic.preview(chosen, picture)
+        return picture.read_bytes()
 
 
 def _manifest(out: Path) -> dict[str, Any]:

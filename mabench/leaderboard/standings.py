@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mabench import scoring
-from mabench.leaderboard.sources import RANKED_TIERS, Submission, exam, plain, track_of, web_address, where
+from mabench.leaderboard.sources import cells, exam, plain, track_of, web_address, where
 from mabench.papers import PaperTable
 from mabench.report import known_baseline, known_full_data
-from mabench.schema import MabenchError, RunRecord
+from mabench.schema import MabenchError, RunRecord, Tier
+from mabench.submissions import Submission
 from mabench.suites import Exam
 
 
@@ -38,7 +39,7 @@ class Standing:
     ipc: int
     labels: str
     dataset: str
-    tier: str
+    tier: Tier
     title: str
     authors: str
     paper: str | None
@@ -68,6 +69,9 @@ class Standing:
     runs: int = 0
     planned: int = 0
     stored_bytes: int | None = None
+    """Images, and labels where they are soft."""
+    decoder_bytes: int = 0
+    """Of a decoder that the set cannot be trained without, as its card says."""
     decoded_images: int | None = None
     decode: str = ""
     set_sha256: str = ""
@@ -88,6 +92,11 @@ class Standing:
     def gap(self) -> float | None:
         """What evaluators of the source architecture gain over the others."""
         return None if self.seen is None or self.unseen is None else self.seen - self.unseen
+
+    @property
+    def bytes(self) -> int | None:
+        """What has to be kept to train on the set: images, soft labels, decoder."""
+        return None if self.stored_bytes is None else self.stored_bytes + self.decoder_bytes
 
     @property
     def table(self) -> tuple[str, str, int, str]:
@@ -118,7 +127,7 @@ def standings(submissions: Sequence[Submission], reported: Iterable[tuple[str, P
 
 def _submitted(submission: Submission) -> list[Standing]:
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in submission.records:
+    for record in cells(submission):
         tracks[record.cell.suite, record.cell.track].append(record)
     return [_standing(submission, exam(suite), track, records) for (suite, track), records in sorted(tracks.items())]
 
@@ -182,6 +191,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         engine=", ".join(sorted({r.engine for r in records})),
         seconds=sum(r.seconds for r in records),
         stored_bytes=summary.stored_bytes,
+        decoder_bytes=card.decoder_bytes,
         decoded_images=summary.decoded_images,
         decode=plain(summary.decode, 20),
         set_sha256=summary.sha256,
@@ -195,10 +205,10 @@ def _panel_means(sittings: dict[str, Sitting]) -> list[float]:
 
 
 def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord], planned: int) -> str:
-    """Empty if the row is ranked: a trusted tier, this very chosen, every evaluator and seed, and a budget with a table."""
+    """Empty if the row is ranked: a trusted tier, this very exam, every evaluator and seed, and a budget with a table."""
     wanted = {(e.name, seed) for e in chosen.evaluators[track] for seed in chosen.suite.seeds}
     have = {(r.cell.evaluator.name, r.cell.seed) for r in records}
-    if submission.tier not in RANKED_TIERS:
+    if not submission.ranked:
         return submission.tier
     if any(r.cell.suite_digest != chosen.digest for r in records):
         return "run under another state of the suite"

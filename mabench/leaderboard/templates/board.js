@@ -353,11 +353,11 @@
   const whose = (n) => (state.cmp.length ? "The rows picked for comparison." : `The ${n} best ranked rows of this view; tick rows to choose others.`);
   const PLOTS = [
     { value: "bytes", text: "Accuracy and bytes", note: () => "Every row of this suite and track that fits the filters, all budgets. The dashed line is the Pareto front of ranked rows: no smaller set is better. Hollow: not ranked.", draw: (element) => {
-      const list = rows.filter((r) => r.suite === state.suite && r.track === state.track && matches(r) && r.score !== null && r.stored_bytes);
+      const list = rows.filter((r) => r.suite === state.suite && r.track === state.track && matches(r) && r.score !== null && r.bytes);
       const front = new Set();
       let top = -1;
-      for (const row of list.filter((r) => r.rank !== null).sort((a, b) => a.stored_bytes - b.stored_bytes || b.score - a.score)) if (row.score > top) { top = row.score; front.add(row.key); }
-      if (list.length) return window.charts.pareto(element, list.map((r) => ({ set: r.title, score: 100 * r.score, bytes: r.stored_bytes, ipc: r.ipc, tier: r.tier, status: r.status, ranked: r.rank !== null, front: front.has(r.key) })));
+      for (const row of list.filter((r) => r.rank !== null).sort((a, b) => a.bytes - b.bytes || b.score - a.score)) if (row.score > top) { top = row.score; front.add(row.key); }
+      if (list.length) return window.charts.pareto(element, list.map((r) => ({ set: r.title, score: 100 * r.score, bytes: r.bytes, ipc: r.ipc, tier: r.tier, status: r.status, ranked: r.rank !== null, front: front.has(r.key) })));
       return nothing(element);
     } },
     { value: "profile", text: "Profile", note: () => `Accuracy by evaluator, with 95 % intervals. ${whose(5)}`, draw: (element) => { const list = picked(5); return list.length ? window.charts.profile(element, accuracyRows(list), evaluators()) : nothing(element); } },

@@ -1,0 +1,64 @@
+"""What the commands share: help with examples, the arguments that name and read a set, and how a stopped command ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Examples(click.Command):
+    """A command whose help keeps the example lines as they were written."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write("\nExample:\n")
+            for line in self.epilog.splitlines():
+                formatter.write(f"  {line.strip()}\n")
+
+
+READING = ("dataset", "set_index", "layout", "space", "decode", "ipc")
+
+
+def path_options(command: F) -> F:
+    """SET, and the flags that override what the reader of its file would guess."""
+    options = [
+        click.argument("set_path", metavar="SET", type=click.Path(path_type=Path)),
+        click.option("--dataset", help="The real dataset that the set condenses (default: from the file or its name)."),
+        click.option("--set-index", type=int, help="Which set of a file that holds several (default: the last)."),
+        click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the image axes."),
+        click.option(
+            "--space",
+            type=click.Choice(["pixel", "normalised", "uint8-range"]),
+            help="pixel: 0..1; normalised: by the dataset's mean and std; uint8-range: 0..255.",
+        ),
+        click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
+        click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def set_options(command: F) -> F:
+    """`path_options`, and the command gets the set that was read."""
+
+    @wraps(command)
+    def with_set(set_path: Path, **arguments: Any) -> Any:
+        from mabench import adapters
+
+        reading = {k: arguments.pop(k) for k in READING}
+        return command(adapters.read(set_path, **reading), **arguments)
+
+    return path_options(with_set)  # type: ignore[return-value]
+
+
+def stopped(path: Path, error: Exception) -> NoReturn:
+    """End a command that was asked to stop: what it did lies in `path`. Exit code 130, as a shell has it for Ctrl-C."""
+    click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
+    raise SystemExit(130) from error
