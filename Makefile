@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/mabench demo
 
+# two processes of one thread each: most tests use one core
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
