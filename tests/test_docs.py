@@ -69,6 +69,7 @@ def commands(text: str) -> Iterator[tuple[list[str], bool]]:
 
 def parse(arguments: list[str], *, whole: bool) -> click.Context:
     """The innermost context of these arguments. Raises click's error for what the command does not take; runs nothing."""
+    arguments = ["1" if word == "N" else word for word in arguments]  # a number for the reader to fill in
     command: click.Command = main
     context = click.Context(main, info_name="mabench")
     while isinstance(command, click.Group):
