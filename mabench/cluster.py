@@ -25,8 +25,6 @@ from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
-    import torch
-
     from mabench.engine import EngineName
 
 LOSSES_ALLOWED = 5  # ours: a cell whose worker is lost more often than this is likely the reason for it
@@ -491,10 +489,16 @@ def _unpacked_set(packed: dict[str, Any]) -> SyntheticSet:
     """A copy: a condensed set is small, and torch does not know of memory that must not be written."""
     import torch
 
-    arrays: dict[str, torch.Tensor] = {name: torch.tensor(packed[name]) for name in ("images", "labels")}
-    rest = {name: packed[name] for name in ("dataset", "ipc", "decode", "name")}
-    findings = tuple(Finding.model_validate(f) for f in packed["findings"])
-    return SyntheticSet(**arrays, **rest, class_names=tuple(packed["class_names"]), findings=findings)
+    return SyntheticSet(
+        images=torch.tensor(packed["images"]),
+        labels=torch.tensor(packed["labels"]),
+        dataset=packed["dataset"],
+        ipc=packed["ipc"],
+        decode=packed["decode"],
+        class_names=tuple(packed["class_names"]),
+        name=packed["name"],
+        findings=tuple(Finding.model_validate(f) for f in packed["findings"]),
+    )
 
 
 def _unpacked_test(packed: dict[str, Any]) -> RealData:
