@@ -12,10 +12,11 @@ import click
 
 import mabench
 from mabench import cli_board, display
-from mabench.cli_options import Examples, set_options, stopped
+from mabench.cli_options import Examples, launcher_options, set_options, stopped
 from mabench.schema import Interrupted, MabenchError
 
 if TYPE_CHECKING:
+    from mabench.cluster import Ray
     from mabench.engine import EngineName
     from mabench.reproduce import Preset
     from mabench.suites import Exam
@@ -149,6 +150,7 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     show_default=True,
     help="reference (eager float32), fast (bfloat16, compiled, pruned looks), or auto: fast where shown equivalent.",
 )
+@launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan: cells, steps, FLOPs and the time they would take here.")
 def eval_(
     synthetic_set: SyntheticSet,
@@ -159,6 +161,7 @@ def eval_(
     out: Path | None,
     device: str,
     engine: str,
+    launcher: Ray | None,
     dry_run: bool,
 ) -> None:
     """Train every evaluator of a suite on SET, from scratch or fine-tuned, and print the table.
@@ -166,7 +169,7 @@ def eval_(
     Finished cells are never repeated: after Ctrl-C, a crash or a reboot the same command goes on where it stopped.
     """
     chosen = {"track": track, "evaluator": evaluator, "seeds": seeds}
-    sit(synthetic_set, suite_name, **chosen, out=out, device=device, engine=engine, dry_run=dry_run)
+    sit(synthetic_set, suite_name, **chosen, out=out, device=device, engine=engine, launcher=launcher, dry_run=dry_run)
 
 
 @main.command(
@@ -197,6 +200,7 @@ def eval_(
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
 @click.option("--engine", default="auto", show_default=True, help="Of the examination: auto, reference or fast.")
+@launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show what it would cost here.")
 def reproduce_(
     method: str,
@@ -213,6 +217,7 @@ def reproduce_(
     out: Path | None,
     device: str,
     engine: str,
+    launcher: Ray | None,
     dry_run: bool,
 ) -> None:
     """Condense with METHOD, examine the set, and put the result beside the paper's table.
@@ -226,7 +231,9 @@ def reproduce_(
     from mabench.store import Folder
 
     chosen = reproduce.preset(method, preset, ipc, changes)
-    where = runner.resolve_device(device)
+    where = runner.resolve_device(device)  # of the condensation, which is always made here
+    if launcher is not None:
+        launcher.check(device)
     engine_name = engines.choose(engine, where)
     if from_set is not None and sets > 1:
         raise MabenchError("--sets makes sets and --from-set brings one: leave one of the two out.")
@@ -276,7 +283,7 @@ def reproduce_(
             where_to = path / exam.id / (f"set{position}" if sets > 1 else "")
             folder = Folder(where_to, one.sha256, exam.id, exam.digest)
             try:
-                records += display.evaluate(exam, one, cells, folder, test, device, engine_name)
+                records += display.evaluate(exam, one, cells, folder, test, device, engine_name, launcher)
             except Interrupted as error:
                 stopped(path, error)
         click.echo(report.table(exam, report.write(path / exam.id, exam, records)))
@@ -365,6 +372,7 @@ def sit(
     out: Path | None = None,
     device: str = "auto",
     engine: str = "auto",
+    launcher: Ray | None = None,
     dry_run: bool = False,
 ) -> None:
     """Plan, run and report one evaluation; what `eval` and `demo` share."""
@@ -374,18 +382,23 @@ def sit(
 
     exam = suites.load(suite_name)
     cells = runner.plan(exam, synthetic_set, track=track, evaluator=evaluator, seeds=_seeds(seeds))
-    where = runner.resolve_device(device)
+    if launcher is not None:
+        launcher.check(device)
+    # a cluster's devices are not known from here, and the driver needs none
+    where = runner.resolve_device("cpu" if launcher is not None and not dry_run else device)
     chosen = engines.choose(engine, where)
     path = out or runner.default_folder(synthetic_set, exam)
     folder = Folder(path, synthetic_set.sha256, exam.id, exam.digest)
     display.describe(synthetic_set)
-    click.echo(f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where}, {chosen} engine, records in {path}\n")
+    click.echo(
+        f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where if launcher is None else 'Ray'}, {chosen} engine, records in {path}\n"
+    )
     if dry_run:
         display.show_plan(exam, synthetic_set, cells, folder, device, chosen)
         return
     test = data.load(exam.suite.dataset, "test")
     try:
-        records = display.evaluate(exam, synthetic_set, cells, folder, test, device, chosen)
+        records = display.evaluate(exam, synthetic_set, cells, folder, test, device, chosen, launcher)
     except Interrupted as error:
         stopped(path, error)
     lines = report.write(path, exam, records)

@@ -1,4 +1,4 @@
-"""What the commands share: help with examples, the arguments that name and read a set, and how a stopped command ends."""
+"""What the commands share: help with examples, the arguments that name and read a set, where cells run, how a stopped command ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+
+from mabench.schema import MabenchError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +58,43 @@ def set_options(command: F) -> F:
         return command(adapters.read(set_path, **reading), **arguments)
 
     return path_options(with_set)  # type: ignore[return-value]
+
+
+def launcher_options(command: F) -> F:
+    """The flags that say where cells run; the command gets `launcher`, a cluster.Ray or None for here."""
+    options = [
+        click.option(
+            "--launcher",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Cells one by one here, or on Ray.",
+        ),
+        click.option(
+            "--address", help="Of the Ray cluster: auto (default), HOST:PORT, ray://HOST:10001, or local to start one here."
+        ),
+        click.option(
+            "--gpus-per-cell", type=float, help="Ray: 0 to 1, e.g. 0.5 for two cells on a GPU (default: 1 where there are GPUs)."
+        ),
+        click.option("--cpus-per-cell", type=int, help="Ray: threads of a cell (default: 1 beside a GPU, else as without Ray)."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+
+    @wraps(command)
+    def with_launcher(
+        *given: Any, launcher: str, address: str | None, gpus_per_cell: float | None, cpus_per_cell: int | None, **arguments: Any
+    ) -> Any:
+        from mabench.cluster import Ray
+
+        if launcher == "ray":
+            return command(*given, launcher=Ray(address or "auto", gpus_per_cell, cpus_per_cell), **arguments)
+        for flag, value in (("address", address), ("gpus-per-cell", gpus_per_cell), ("cpus-per-cell", cpus_per_cell)):
+            if value is not None:
+                raise MabenchError(f"--{flag} {value}: is about a Ray cluster. Add --launcher ray, or leave it out.")
+        return command(*given, launcher=None, **arguments)
+
+    return with_launcher  # type: ignore[return-value]
 
 
 def stopped(path: Path, error: Exception) -> NoReturn:

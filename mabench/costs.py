@@ -1,4 +1,5 @@
-"""What cells cost: floating-point operations, and seconds on this device, measured on the beginning of the real thing."""
+"""What cells cost: floating-point operations, processors and memory, and seconds on this device, measured on the beginning of
+the real thing."""
 
 from __future__ import annotations
 
@@ -13,18 +14,79 @@ import torch
 
 from mabench import evaluators, protocol
 from mabench.data import DATASETS, Dataset, RealData
-from mabench.engine import EngineName
+from mabench.engine import RESIDENT_BYTES, EngineName
 from mabench.schema import Cell, Evaluator
 from mabench.synthetic import SyntheticSet
 
 CALIBRATION_SECONDS = 1.5  # ours: long enough for a slow step, short enough for a suite of fourteen networks
 PRUNED_SHARE = 0.25  # of the test images that the fast engine skips: 29% measured on ConvNet-3, IPC 10
 
+PROCESS_BYTES = 2**30  # measured: a process that has imported torch, timm and the loop holds 890 MiB, shared libraries counted
+GPU_PROCESS_BYTES = 4 * 2**30  # ours: a CUDA context and its libraries in host memory, with room
+ACTIVATION_COPIES = 3.0  # ours: outputs, their gradients, and what layers keep besides
+
 
 def flops(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -> float:
     """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times."""
     per_image = _flops_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
     return per_image * protocol.work(cell, decoded_images, test_images)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one cell asks of the machine it runs on."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    """Of host memory, upper estimate."""
+
+
+def needs(
+    cell: Cell, synthetic_set: SyntheticSet, test: RealData, *, cpus: float, gpus: float, engine: EngineName = "reference"
+) -> Needs:
+    """Processors, GPUs and host memory of a cell.
+
+    `cpus` is the number of threads that the cell computes with; the share of a GPU is not known from here, whoever runs the
+    cell names it. Memory: the process, the decoded set twice (before and after normalisation), the network with gradients and
+    optimizer state, and the activations of one backward pass, or of one batch of test images where that is more. On a GPU the
+    last two lie elsewhere and the test split passes through host memory once.
+    """
+    recipe, dataset = cell.recipe, test.dataset
+    summary = synthetic_set.summary()
+    pixels = dataset.channels * dataset.image_size**2
+    decoded = 4 * summary.decoded_images * (2 * pixels + dataset.num_classes) + synthetic_set.images.nbytes
+    if gpus > 0:
+        return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
+    parameters, kept, largest = _floats_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+    copies = 4 + (2 if engine == "fast" else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
+    small = cell.evaluator.input_size <= 64
+    split = recipe.batch_norm == "frozen" or (recipe.batch_norm == "frozen-if-pretrained" and cell.evaluator.pretrained)
+    part = min(recipe.batch_size, 64) if split else recipe.batch_size
+    batch = recipe.batch_size * (3 * pixels + 2 * dataset.channels * cell.evaluator.input_size**2)
+    work = max(part * kept * ACTIVATION_COPIES, (50 if small else 16) * largest * ACTIVATION_COPIES)
+    resident = RESIDENT_BYTES if engine == "fast" else 0
+    return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * parameters + batch + work)))
+
+
+@lru_cache
+def _floats_per_image(evaluator_json: str, num_classes: int, channels: int) -> tuple[int, int, int]:
+    """Parameters of a network; outputs of all its layers for one image; the largest of these outputs."""
+    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})
+    size = evaluator.input_size
+    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0).eval()
+    outputs: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            outputs.append(output.numel())
+
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, channels, size, size))
+    return sum(p.numel() for p in model.parameters()), sum(outputs), max(outputs)
 
 
 @lru_cache

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from mabench.cluster import Ray, Standing
     from mabench.data import RealData
     from mabench.engine import EngineName
     from mabench.runner import Step
@@ -105,8 +106,9 @@ def evaluate(
     test: RealData,
     device: str,
     engine: EngineName,
+    launcher: Ray | None = None,
 ) -> list[RunRecord]:
-    """Run the cells under one bar; every finished cell leaves a line."""
+    """Run the cells here, or on the launcher's cluster, under one bar; every finished cell leaves a line."""
     from mabench import report, runner
 
     resumed: list[str] = []
@@ -127,9 +129,30 @@ def evaluate(
             cell, took = record.cell, duration(record.seconds)
             shown.line(f"{cell.evaluator.name} seed {cell.seed}: {report.percent(record.score)}% in {took}")
 
-        records = runner.evaluate(
-            exam, synthetic_set, cells, folder, test, device=device, engine=engine, on_step=on_step, on_record=on_record
-        )
+        def on_standing(now: Standing) -> None:
+            nodes = f"{now.nodes} node" + ("s" if now.nodes != 1 else "")
+            shown.update(f"{now.finished}/{now.cells} finished, {now.running} running on {nodes}", now.done, now.total)
+
+        if launcher is None:
+            records = runner.evaluate(
+                exam, synthetic_set, cells, folder, test, device=device, engine=engine, on_step=on_step, on_record=on_record
+            )
+        else:
+            from mabench import cluster
+
+            records = cluster.evaluate(
+                exam,
+                synthetic_set,
+                cells,
+                folder,
+                test,
+                launcher,
+                device=device,
+                engine=engine,
+                on_standing=on_standing,
+                on_record=on_record,
+                on_event=shown.line,
+            )
     if resumed:
         click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
     return records

@@ -115,16 +115,11 @@ def evaluate(
     `on_record(record, fresh)` hears of every cell once, first of those found on disk (fresh=False). SIGINT or SIGTERM saves a
     checkpoint and raises schema.Interrupted; a second one ends the program at once.
     """
-    from mabench import costs, protocol
+    from mabench import protocol
 
     where = resolve_device(device)
-    finished = {cell.name: record for cell in cells if (record := folder.finished(cell)) is not None}
-    for record in finished.values():
-        on_record(record, False)
-    decoded, dataset = synthetic_set.summary().decoded_images, test.dataset
-    cost = {c.name: costs.flops(c, dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
+    finished, cost = begin(synthetic_set, cells, folder, test, on_record)
     total, before = sum(cost.values()), 0.0
-    folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})
     with stop_on_signal() as should_stop, protocol.deterministic(where):
         for index, cell in enumerate(cells):
             if cell.name in finished:
@@ -152,6 +147,28 @@ def evaluate(
             on_record(record, True)
             before += own
     return [finished[cell.name] for cell in cells]
+
+
+def begin(
+    synthetic_set: SyntheticSet,
+    cells: Sequence[Cell],
+    folder: Folder,
+    test: RealData,
+    on_record: Callable[[RunRecord, bool], None],
+) -> tuple[dict[str, RunRecord], dict[str, float]]:
+    """By name: the records found on disk, which `on_record` hears of, and the floating-point operations of all other cells.
+
+    Claims the folder. Raises MabenchError where a record or the folder is not what it should be.
+    """
+    from mabench import costs
+
+    finished = {cell.name: record for cell in cells if (record := folder.finished(cell)) is not None}
+    for record in finished.values():
+        on_record(record, False)
+    decoded = synthetic_set.summary().decoded_images
+    cost = {c.name: costs.flops(c, test.dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
+    folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})
+    return finished, cost
 
 
 def resolve_device(name: str) -> torch.device:
