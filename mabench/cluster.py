@@ -7,6 +7,7 @@ Ray's object store. A cell gives the record that a plain run on that kind of mac
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from mabench.synthetic import SyntheticSet
 if TYPE_CHECKING:
     from mabench.engine import EngineName
 
+KNOCK_SECONDS = 10.0  # ours: a cluster that does not take a connection by then is not there
 LOSSES_ALLOWED = 5  # ours: a cell whose worker is lost more often than this is likely the reason for it
 POLL_SECONDS = 0.25  # ours: how soon a signal or a record is noticed; costs nothing measurable
 REPORT_SECONDS = 1.0  # ours: between two reports of a worker
@@ -95,6 +97,7 @@ def connected(address: str) -> Iterator[Any]:
     if address == "local":
         _no_usage_reports()
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error", **settings)
     except KeyboardInterrupt as error:
         raise Interrupted from error
@@ -108,6 +111,14 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS):
+            pass
 
 
 def _no_usage_reports() -> None:
