@@ -247,12 +247,13 @@ def reproduce_(
         )
     tables = reproduce.fitting_tables(chosen, from_set=given is not None)
     exams = [suites.load(name) for name in reproduce.chosen_suites(chosen, suite_names, tables)]
+    wanted = {exam.id: _seeds_of(exam, _seeds(seeds), sets) for exam in exams}
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
     path = out or Path("results") / "reproduce" / f"{method}-{chosen.name}-{identity[:8]}"
     click.echo(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
     click.echo(f"  {chosen.config}\n")
     if dry_run:
-        _show_reproduction_cost(chosen, given, exams, sets, evaluator, _seeds(seeds), device, engine_name)
+        _show_reproduction_cost(chosen, given, exams, sets, evaluator, wanted, device, engine_name)
         return
 
     made = [given] if given is not None else []
@@ -267,19 +268,12 @@ def reproduce_(
                 stopped(path, error)
     lines = []
     for exam in exams:
-        wanted = _seeds(seeds)
-        if sets > 1:
-            wanted = list(exam.suite.seeds[:sets] if wanted is None else wanted)
-            if len(wanted) != sets:
-                raise MabenchError(
-                    f"{exam.id} has {len(exam.suite.seeds)} seeds and {len(wanted)} are asked for; --sets {sets} wants as many."
-                )
+        own = wanted[exam.id]
         records = []
         test = data.load(exam.suite.dataset, "test")
         click.echo(f"\n{exam.id}: {exam.suite.title}")
         for position, one in enumerate(made):
-            own = wanted if sets == 1 or wanted is None else [wanted[position]]
-            cells = runner.plan(exam, one, evaluator=evaluator, seeds=own)
+            cells = runner.plan(exam, one, evaluator=evaluator, seeds=own if own is None or sets == 1 else [own[position]])
             where_to = path / exam.id / (f"set{position}" if sets > 1 else "")
             folder = Folder(where_to, one.sha256, exam.id, exam.digest)
             try:
@@ -302,13 +296,25 @@ def reproduce_(
         raise SystemExit(1)
 
 
+def _seeds_of(exam: Exam, asked: list[int] | None, sets: int) -> list[int] | None:
+    """The seeds that a reproduction examines with: those asked for (None = all the suite's), or one of them for each of several sets."""
+    if sets == 1:
+        return asked
+    chosen = list(exam.suite.seeds[:sets] if asked is None else asked)
+    if len(chosen) != sets:
+        raise MabenchError(
+            f"{exam.id} has {len(exam.suite.seeds)} seeds and {len(chosen)} are asked for; --sets {sets} wants as many."
+        )
+    return chosen
+
+
 def _show_reproduction_cost(
     chosen: Preset,
     given: SyntheticSet | None,
     exams: list[Exam],
     sets: int,
     evaluator: str | None,
-    seeds: list[int] | None,
+    wanted: dict[str, list[int] | None],
     device: str,
     engine: EngineName,
 ) -> None:
@@ -330,8 +336,7 @@ def _show_reproduction_cost(
         random = replace(random, dataset=chosen.dataset)
         stand_in = reproduce.condense(random, 0, None, runner.resolve_device("cpu"), lambda *_: None, lambda: False)
     for exam in exams:
-        wanted = seeds if sets == 1 or seeds is not None else list(exam.suite.seeds[:sets])
-        cells = runner.plan(exam, stand_in, evaluator=evaluator, seeds=wanted)
+        cells = runner.plan(exam, stand_in, evaluator=evaluator, seeds=wanted[exam.id])
         click.echo(f"\n{exam.id}")
         with TemporaryDirectory() as empty:
             total += display.show_plan(

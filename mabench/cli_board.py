@@ -12,7 +12,10 @@ from mabench.cli_options import Examples, path_options, stopped
 from mabench.schema import Interrupted, MabenchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mabench.engine import EngineName
+    from mabench.schema import AuditEntry
     from mabench.submissions import Submission
 
 ROOT = click.option(
@@ -219,20 +222,7 @@ def verify(
     ]  # fmt: skip
     click.echo(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
     entry = reruns.entry(submission, found, who=who, seed=seed)
-    if repo is None:
-        submissions.write(root / slug, submissions.with_entry(submission, entry))
-    else:
-        _sent(
-            hub.push(
-                repo,
-                slug,
-                lambda existing: submissions.with_entry(
-                    _there(existing, slug, repo), reruns.entry(_there(existing, slug, repo), found, who=who, seed=seed)
-                ),
-                message=f"re-run: {slug}",
-            )
-        )
-        hub.pull(repo, slug, root)
+    _append(submission, root, repo, lambda log: reruns.entry(log, found, who=who, seed=seed), f"re-run: {slug}")
     if out is None:
         shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
     click.echo(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
@@ -250,6 +240,25 @@ def _local(slug: str, root: Path) -> Submission:
             f"{root / slug}: no submission. Here are: {', '.join(known) or 'none'}. Get it with: mabench pull {slug} --repo ORG/NAME"
         )
     return found
+
+
+def _append(
+    submission: Submission, root: Path, repo: str | None, entry: Callable[[Submission], AuditEntry], message: str
+) -> None:
+    """Append to the log here, or to the Hub's and fetch it: there the entry is made from the submission as it stands by then."""
+    from mabench import hub, submissions
+
+    slug = submission.slug
+    if repo is None:
+        submissions.write(root / slug, submissions.with_entry(submission, entry(submission)))
+        return
+
+    def changed(existing: Submission | None) -> dict[str, bytes]:
+        there = _there(existing, slug, repo)
+        return submissions.with_entry(there, entry(there))
+
+    _sent(hub.push(repo, slug, changed, message=message))
+    hub.pull(repo, slug, root)
 
 
 def _there(existing: Submission | None, slug: str, repo: str) -> Submission:
@@ -270,7 +279,7 @@ def _there(existing: Submission | None, slug: str, repo: str) -> Submission:
 @WHO
 def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, who: str | None) -> None:
     """Show a submission's audit log; with --tier and --why, append to it. The log is never shortened or changed."""
-    from mabench import hub, submissions
+    from mabench import hub
 
     if (tier is None) != (why is None):
         raise MabenchError("--tier and --why go together: the log says what and why.")
@@ -283,22 +292,7 @@ def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, w
         name = hub.whoami(repo) if repo is not None else who
         if name is None:
             raise MabenchError("the log says who decided. Name yourself with --who.")
-        if repo is not None:
-            _sent(
-                hub.push(
-                    repo,
-                    slug,
-                    lambda existing: submissions.with_entry(
-                        _there(existing, slug, repo), reruns.decision(_there(existing, slug, repo), tier, who=name, why=why)
-                    ),
-                    message=f"{tier}: {slug}",
-                )
-            )
-            hub.pull(repo, slug, root)
-        else:
-            submissions.write(
-                root / slug, submissions.with_entry(submission, reruns.decision(submission, tier, who=name, why=why))
-            )
+        _append(submission, root, repo, lambda log: reruns.decision(log, tier, who=name, why=why), f"{tier}: {slug}")
         submission = _local(slug, root)
     for entry in submission.audit:
         click.echo(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")

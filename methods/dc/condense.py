@@ -78,9 +78,7 @@ Draw = Callable[[int, torch.Generator], tuple[Network, str | None]]
 """(iteration, generator) -> a fresh network, and its kind where it is used often enough to be compiled."""
 
 
-def condense(
-    train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, method: str = "dc"
-) -> SyntheticSet:
+def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """DC's (or DSA's) set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels."""
 
     def draw(iteration: int, generator: torch.Generator) -> tuple[Network, str]:
@@ -135,7 +133,9 @@ def match(
         network, kind = draw(iteration, streams["networks"])
         network = _kit.place(network, device)
         kind = kind if worth_compiling else None
-        gradient = gradients.setdefault(kind, MeanGradient(device, kind))
+        if kind not in gradients:
+            gradients[kind] = MeanGradient(device, kind)
+        gradient = gradients[kind]
         network_optimizer = torch.optim.SGD(network.parameters(), lr=config.network_rate)
         total = 0.0
         for outer in range(outer_loop):
