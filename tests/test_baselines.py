@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from mabench import data
 from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
+from mabench_methods._kit import Run
 from mabench_methods.baselines import condense as baselines
 from mabench_methods.baselines.condense import Config, condense
 
@@ -80,6 +83,27 @@ def test_forgetting_prefers_what_was_unlearned(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(baselines, "_trained", lambda *_: (None, counts))
     chosen = make(Config(1, "forgetting"))
     assert np.array_equal(chosen.images.numpy(), train.images[hard])
+
+
+def test_selections_share_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    train = data.load("digits", "train")
+
+    def run(name: str, selection: str) -> tuple[SyntheticSet, int]:
+        epochs: list[int] = []
+        folder = Run(tmp_path / name, lambda done, total, losses: epochs.append(done))
+        return condense(train, Config(2, selection, epochs=2, width=8), 0, CPU, folder), len(epochs)
+
+    first, trained = run("a", "herding")
+    again, trained_again = run("b", "herding")
+    forgotten, trained_for_it = run("c", "forgetting")
+    assert (trained, trained_again, trained_for_it) == (2, 0, 0)
+    assert first.sha256 == again.sha256 == make(Config(2, "herding", epochs=2, width=8)).sha256
+    assert forgotten.sha256 == make(Config(2, "forgetting", epochs=2, width=8)).sha256
+    (file,) = (tmp_path / "cache" / "selection").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(MabenchError, match="Remove it"):
+        run("d", "k-center")
 
 
 def test_misuse_is_refused() -> None:

@@ -9,20 +9,25 @@ resolution, or packed: four images of half the side in one (multi-formation, Kim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from mabench.data import RealData
+from mabench.data import RealData, cache_folder
+from mabench.files import write_bytes
 from mabench.networks import Network
-from mabench.schema import Card, MabenchError, stream
+from mabench.schema import Card, MabenchError, digest, stream
 from mabench.synthetic import SyntheticSet, pack_grid
 
 from .. import _kit
 from .._kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
+FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
 SELECTIONS = ("random", "herding", "k-center", "k-means", "forgetting")
 
 
@@ -105,7 +110,7 @@ def _select(train: RealData, config: Config, seed: int, device: torch.device, ru
     features: npt.NDArray[np.float32] | None = None
     if _needs_network(config):
         real = RealImages(train, device)
-        network, forgotten = _trained(real, config, seed, run)
+        network, forgotten = _trained(train, real, config, seed, run)
         if config.selection == "forgetting":
             # ties, of which there are many after few epochs, in random order
             return [rows[np.lexsort((generator.random(len(rows)), -forgotten[rows]))[: config.chosen]] for rows in by_class]
@@ -124,10 +129,17 @@ def _select(train: RealData, config: Config, seed: int, device: torch.device, ru
     return chosen
 
 
-def _trained(real: RealImages, config: Config, seed: int, run: Run) -> tuple[Network, npt.NDArray[np.int64]]:
-    """A ConvNet trained on the train split, and how often it unlearned each image, [N]; never learned counts as most often."""
+def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: Run) -> tuple[Network, npt.NDArray[np.int64]]:
+    """A ConvNet trained on the train split, and how often it unlearned each image, [N]; never learned counts as most often.
+
+    All selections and budgets with the same seed share it: a run with a folder leaves it in the cache.
+    """
     network = _kit.draw_network(real.dataset, "convnet", stream(seed, "features"), depth=3, width=config.width)
     network = _kit.place(network, real.device)
+    key = digest([config.epochs, config.width, seed, train.sha256])[:16]
+    path = None if run.folder is None else cache_folder() / "selection" / f"convnet3-{key}.safetensors"
+    if path is not None and path.exists():
+        return network, _read(path, network, len(train.labels))
     before = torch.zeros(len(real.labels), dtype=torch.bool)
     ever = before.clone()
     forgotten = torch.zeros(len(real.labels), dtype=torch.int64)
@@ -149,7 +161,24 @@ def _trained(real: RealImages, config: Config, seed: int, run: Run) -> tuple[Net
         on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, dict),
     )
     forgotten[~ever] = config.epochs
+    if path is not None:
+        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        write_bytes(path, save(weights | {FORGOTTEN: forgotten}))
     return network, forgotten.numpy()
+
+
+def _read(path: Path, network: Network, images: int) -> npt.NDArray[np.int64]:
+    """Fill `network` from a file of `_trained`; how often each image was unlearned."""
+    try:
+        tensors = load(path.read_bytes())
+        forgotten = tensors.pop(FORGOTTEN)
+        network.load_state_dict(tensors)
+        if forgotten.shape != (images,):
+            raise ValueError
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise MabenchError(f"{path}: not a whole ConvNet of a selection. Remove it; it is made again.") from error
+    counts: npt.NDArray[np.int64] = forgotten.numpy()
+    return counts
 
 
 def herd(features: npt.NDArray[np.float32], count: int) -> Rows:
