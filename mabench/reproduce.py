@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mabench.synthetic import SyntheticSet
 
-SPREADS = 2.0  # ours: a difference within two combined standard deviations is what chance alone often makes
+SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
 PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
 
 
@@ -179,9 +179,26 @@ class Line:
         return None if not known else math.sqrt(sum(s * s for s in known) * 2 / len(known))
 
     @property
+    def allowed(self) -> float | None:
+        """Largest difference that is inside, points: `SPREADS` combined spreads, widened by Student's t for spreads from few runs.
+
+        Degrees of freedom after Welch and Satterthwaite; a spread from an unstated number of runs is taken as exact.
+        """
+        if self.spread is None:
+            return None
+        sides = [(s, n) for s, n in ((self.paper_std, self.paper_runs), (self.ours_std, self.ours_runs)) if s is not None]
+        uncertain = sum(s**4 / (n - 1) for s, n in sides if n is not None and n > 1)
+        if not uncertain:
+            return SPREADS * self.spread
+        from scipy.special import ndtr, stdtrit
+
+        freedom = sum(s * s for s, _ in sides) ** 2 / uncertain
+        return float(stdtrit(freedom, ndtr(SPREADS))) * self.spread
+
+    @property
     def inside(self) -> bool | None:
-        """Whether the difference lies within two combined spreads; None where no spread is known."""
-        return None if self.spread is None else abs(self.difference) <= SPREADS * self.spread
+        """Whether the difference is one that is allowed; None where no spread is known."""
+        return None if self.allowed is None else abs(self.difference) <= self.allowed
 
 
 def compare(tables: Sequence[PaperTable], exam: Exam, records: Sequence[RunRecord]) -> list[Line]:
@@ -226,7 +243,7 @@ def text(lines: Sequence[Line], style: str = "simple") -> str:
             number(line.paper, line.paper_std, line.paper_runs),
             number(line.ours, line.ours_std, line.ours_runs),
             f"{line.difference:+.2f}",
-            "-" if line.spread is None else f"{SPREADS * line.spread:.2f}",
+            "-" if line.allowed is None else f"{line.allowed:.2f}",
             words[line.inside],
         ]
         for line in lines
@@ -247,7 +264,8 @@ def notes(chosen: Preset, set_sha256: str, lines: Sequence[Line], source: str) -
     """What a reader has to know to trust the comparison."""
     out = [
         f"images: {source} (sha256 {set_sha256[:16]})",
-        f"allowed: {SPREADS:g} combined standard deviations of single runs; a side that gives none is taken to vary like the other",
+        f"allowed: {SPREADS:g} combined standard deviations of single runs, more where they come from few runs (Student's t); "
+        "a side that gives none is taken to vary like the other",
     ]
     if not chosen.comparable:
         out.append(f"preset '{chosen.name}' is smaller than the paper's: no verdict is due")
@@ -273,7 +291,8 @@ def write(folder: Path, chosen: Preset, set_sha256: str, lines: Sequence[Line], 
         "verdict_is_due": settled,
         "outside": verdict(lines),
         "lines": [
-            dataclasses.asdict(line) | {"difference": line.difference, "spread": line.spread, "inside": line.inside}
+            dataclasses.asdict(line)
+            | {"difference": line.difference, "spread": line.spread, "allowed": line.allowed, "inside": line.inside}
             for line in lines
         ],
     }

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
 
 import mabench_methods
@@ -17,16 +18,25 @@ from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
 
 
-def line(paper: float, paper_std: float | None, ours: float, ours_std: float | None) -> Line:
-    return Line("T", "s@1", "mlp-scratch", paper, paper_std, 10, ours, ours_std, 3)
+def line(paper: float, paper_std: float | None, ours: float, ours_std: float | None, paper_runs: int | None = None) -> Line:
+    return Line("T", "s@1", "mlp-scratch", paper, paper_std, paper_runs, ours, ours_std, 3)
 
 
 def test_inside_means_within_two_combined_spreads() -> None:
-    assert line(30, 0.3, 30.99, 0.4).inside is True  # 2 * sqrt(0.09 + 0.16) = 1
-    assert line(30, 0.3, 31.01, 0.4).inside is False
-    assert line(30, 0.3, 29.1, 0.4).difference == pytest.approx(-0.9)
     assert line(30, 0.5, 31.4, None).spread == pytest.approx(math.sqrt(0.5))  # the other side is taken to vary alike
+    assert line(30, 0.5, 31.41, None).inside is True and line(30, 0.5, 31.42, None).inside is False
+    assert line(30, 0.3, 29.1, 0.4).difference == pytest.approx(-0.9)
     assert line(30, None, 31, None).inside is None
+
+
+def test_a_spread_from_few_runs_allows_more() -> None:
+    of_normal = scipy.stats.norm.cdf(2)
+    both = line(30, 0.3, 31, 0.4, paper_runs=10)
+    # (0.09 + 0.16)^2 / (0.09^2 / 9 + 0.16^2 / 2) = 4.562 degrees of freedom
+    assert both.allowed == pytest.approx(0.5 * scipy.stats.t(4.562044).ppf(of_normal), rel=1e-6)
+    alone = line(30, None, 31, 0.4)
+    assert alone.allowed == pytest.approx(0.4 * math.sqrt(2) * scipy.stats.t(2).ppf(of_normal))
+    assert alone.inside is True and abs(alone.difference) > 2 * 0.4 * math.sqrt(2) * 0.8
 
 
 def test_every_table_names_a_suite_and_evaluators_that_exist() -> None:
@@ -131,7 +141,7 @@ def test_noise_is_found_outside(mabench, tmp_path: Path, real_data: Path) -> Non
     noise = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     SyntheticSet(noise, torch.arange(10), "cifar10", 1, class_names=entry.class_names).save(tmp_path / "noise.safetensors")
     command = ("reproduce", "dc", "--ipc", "1", "--from-set", "noise.safetensors", "--suite", "cifar10-modelpool")
-    done = mabench(*command, "--evaluator", "mlp*", "--seeds", "0,1", "--out", "out")
+    done = mabench(*command, "--evaluator", "mlp*", "--seeds", "0,1,2,3", "--out", "out")
     assert done.returncode == 1 and "outside: mlp-scratch" in done.stderr
     wrong = mabench("reproduce", "dc", "--ipc", "10", "--from-set", "noise.safetensors", "--out", "new")
     assert wrong.returncode == 2 and "--ipc 1" in wrong.stderr and not (tmp_path / "new").exists()
