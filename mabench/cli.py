@@ -258,11 +258,12 @@ def reproduce_(
 
     made = [given] if given is not None else []
     if given is None:
-        with runner.stop_on_signal() as should_stop, display.condensing(method) as on_progress:
+        with runner.stop_on_signal() as should_stop:
             try:
                 for number in range(seed, seed + sets):
                     place = path / f"set-seed{number}"
-                    made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
+                    with display.condensing(method if sets == 1 else f"{method} seed {number}") as on_progress:
+                        made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
                     click.echo(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
             except Interrupted as error:
                 stopped(path, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 DAYS_SECONDS = 24 * 3600.0  # a run longer than this is pointed to the lite suite
 LINE_SECONDS = 60.0  # between two lines of a log file
+RECENT_SECONDS, RECENT_SHARE = 30.0, 0.2  # ours: the time left follows the last fifth of a run, at least half a minute
 
 
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
@@ -60,15 +62,17 @@ class Bar:
         self.console, self.progress = console, progress
         self.task = progress.add_task("starting", total=1.0, left="")
         self.begun = self.last_line = time.monotonic()
-        self.first: float | None = None
+        self.seen: deque[tuple[float, float]] = deque()
+        """(time, done) of the updates that the time left is estimated from."""
 
     def update(self, text: str, done: float, total: float) -> None:
-        """`done` of `total`, in any unit that grows with time."""
+        """`done` of `total`, in any unit that grows with time. Stages differ in speed, so the time left follows the latest."""
         now = time.monotonic()
-        if self.first is None:
-            self.first = done
-        gained = done - self.first
-        left = duration((now - self.begun) * (total - done) / gained) + " left" if gained > 0 else ""
+        self.seen.append((now, done))
+        while len(self.seen) > 2 and self.seen[1][0] < now - max(RECENT_SECONDS, (now - self.begun) * RECENT_SHARE):
+            self.seen.popleft()
+        (since, before) = self.seen[0]
+        left = duration((now - since) * (total - done) / (done - before)) + " left" if done > before else ""
         self.progress.update(self.task, completed=done / total, description=text, left=left)
         if not self.console.is_terminal and now - self.last_line > LINE_SECONDS:
             self.last_line = now
