@@ -127,7 +127,10 @@ class Run:
         ]
         write_text(self.folder / "losses.csv", "\n".join(rows) + "\n")
         if self.losses:
-            plot(self.folder / "losses.png", {n: [(s, v[n]) for s, v in self.losses if n in v] for n in names}, "step", "loss")
+            lines = {n: [(s, v[n]) for s, v in self.losses if n in v] for n in names}
+            every = [value for points in lines.values() for _, value in points]
+            # losses of unlike size, or one that falls far, show on a logarithmic axis alone
+            plot(self.folder / "losses.png", lines, "step", "loss", log=0 < 100 * min(every) < max(every))
         synthetic.preview(made, self.folder / "preview.png")
         write_text(self.folder / CARD, card.toml())
         made.save(self.folder / SET)  # last: that it exists says that everything does

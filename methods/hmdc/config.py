@@ -98,8 +98,8 @@ class Config:
         for name in CHOICES:
             if getattr(self, name) not in ("paper", "released"):
                 raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are paper and released.")
-        if min(self.iterations, self.steps, self.period, self.formation) < 1:
-            raise MabenchError("iterations, steps, period and formation must be at least 1.")
+        if min(self.steps, self.period, self.formation) < 1 or self.iterations < 0:
+            raise MabenchError("steps, period and formation must be at least 1, iterations at least 0 (the initial images).")
 
     @property
     def losses(self) -> tuple[str, ...]:
