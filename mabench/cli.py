@@ -248,6 +248,8 @@ def reproduce_(
     tables = reproduce.fitting_tables(chosen, from_set=given is not None)
     exams = [suites.load(name) for name in reproduce.chosen_suites(chosen, suite_names, tables)]
     wanted = {exam.id: _seeds_of(exam, _seeds(seeds), sets) for exam in exams}
+    for exam in exams:  # a typo shows before hours of condensing
+        runner.select(exam, evaluator=evaluator, seeds=wanted[exam.id])
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
     path = out or Path("results") / "reproduce" / f"{method}-{chosen.name}-{identity[:8]}"
     click.echo(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")

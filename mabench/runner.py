@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from mabench.data import DATASETS, RealData
-from mabench.schema import Cell, MabenchError, RunRecord, first_line, lookup
+from mabench.schema import Cell, Evaluator, MabenchError, RunRecord, first_line, lookup
 from mabench.store import Folder
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
@@ -31,12 +31,29 @@ def plan(
     evaluator: str | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Cell]:
-    """The cells of this set's exam, cheapest evaluators in table order, seed by seed within an evaluator.
-
-    `evaluator` is a glob over names. Raises MabenchError for a set that the suite does not admit and for a track,
-    evaluator or seed that it does not have.
-    """
+    """The cells of this set's exam, see `select`. Raises MabenchError for a set that the suite does not admit, too."""
     check_admitted(exam, synthetic_set)
+    return [
+        Cell(
+            set_sha256=synthetic_set.sha256,
+            suite=exam.id,
+            suite_digest=exam.digest,
+            track=name,
+            evaluator=entry,
+            recipe=exam.recipes[name],
+            seed=seed,
+        )
+        for name, entry, seed in select(exam, track=track, evaluator=evaluator, seeds=seeds)
+    ]
+
+
+def select(
+    exam: Exam, *, track: str | None = None, evaluator: str | None = None, seeds: Sequence[int] | None = None
+) -> list[tuple[str, Evaluator, int]]:
+    """(track, evaluator, seed), cheapest evaluators in table order, seed by seed within an evaluator.
+
+    `evaluator` is a glob over names. Raises MabenchError for a track, evaluator or seed that the suite does not have.
+    """
     if track is not None:
         lookup(exam.evaluators, track, f"track of {exam.id}")
     names = {e.name: e for evaluators in exam.evaluators.values() for e in evaluators}
@@ -50,15 +67,7 @@ def plan(
             "a number under other seeds is not comparable"
         )
     return [
-        Cell(
-            set_sha256=synthetic_set.sha256,
-            suite=exam.id,
-            suite_digest=exam.digest,
-            track=name,
-            evaluator=entry,
-            recipe=exam.recipes[name],
-            seed=seed,
-        )
+        (name, entry, seed)
         for name, entries in exam.evaluators.items()
         if track in (None, name)
         for entry in entries

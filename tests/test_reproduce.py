@@ -105,6 +105,9 @@ def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> 
     assert before == {p: p.stat().st_mtime_ns for p in before}
     other = mabench(*command, "--config", "iterations=2")
     assert other.returncode == 2 and "holds another condensation" in other.stderr and "Traceback" not in other.stderr
+    for typo in (("--evaluator", "mpl-scratch"), ("--evaluator", "mlp*", "--seeds", "99"), ("--suite", "digits-agnostik")):
+        refused = mabench("reproduce", "dc", "--preset", "smoke", *typo, "--out", "new")
+        assert refused.returncode == 2 and not (tmp_path / "new").exists()  # before anything is condensed
 
 
 def test_several_sets_are_examined_with_one_seed_each(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
