@@ -28,6 +28,8 @@ LINE_SECONDS = 60.0  # between two lines of a log file
 
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
     """Print a set's facts, then every decision with its reason and the flag that overrides it."""
+    from mabench import recorded
+
     summary = synthetic_set.summary()
     images = synthetic_set.images
     channels, height, width = summary.image_shape
@@ -44,6 +46,11 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
         ("bytes", f"{summary.stored_bytes:,}"),
         ("sha256", summary.sha256),
     ]
+    if summary.learning_rate is not None:
+        facts.append(("learned rate", f"{summary.learning_rate:.6g}"))
+    if synthetic_set.labels_folder is not None:
+        weight = sum(path.stat().st_size for path in recorded.files(synthetic_set.labels_folder).values())
+        facts.append(("recorded labels", f"{weight:,} bytes in {synthetic_set.labels_folder}, for suites that replay them"))
     for label, value in facts:
         click.echo(f"  {label:<16} {value}", err=err)
     if synthetic_set.findings:

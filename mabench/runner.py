@@ -58,6 +58,7 @@ def plan(
             evaluator=entry,
             recipe=exam.recipes[name],
             seed=seed,
+            labels_sha256=synthetic_set.recorded.sha256 if exam.recipes[name].recorded is not None else None,
         )
         for name, entries in exam.evaluators.items()
         if track in (None, name)
@@ -68,7 +69,7 @@ def plan(
 
 
 def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
-    """Raise MabenchError unless the suite is about this set's dataset and admits its balance."""
+    """Raise MabenchError unless the suite is about this set's dataset, admits its balance, and has the labels that it replays."""
     lookup(DATASETS, exam.suite.dataset, "dataset")
     if synthetic_set.dataset != exam.suite.dataset:
         raise MabenchError(
@@ -81,6 +82,9 @@ def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
             f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {exam.id} wants the same number "
             "for every class. Store equally many, or use a suite of your own with balanced = false."
         )
+    for recipe in exam.recipes.values():
+        if recipe.recorded is not None:
+            synthetic_set.recorded.check(recipe, exam.id)
 
 
 @dataclass(frozen=True)
