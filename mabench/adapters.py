@@ -70,7 +70,9 @@ def read(
     """
     path = Path(path)
     folder = labels if labels is not None else path.parent / recorded.FOLDER
-    lies_beside = folder if labels is not None or recorded.files(folder) else None
+    lies_beside = folder if recorded.files(folder) else None
+    if labels is not None and lies_beside is None:
+        raise MabenchError(f"--labels {labels}: no recorded labels ({recorded.file_name(0)}) are there. Name their folder.")
     try:
         if path.is_dir():
             pair = _mtt_pair(path, path)
@@ -78,9 +80,8 @@ def read(
         else:
             head = _head(path)
             if _is_safetensors(path, head):
-                if not any(v is not None for v in (dataset, layout, space, decode, ipc, learned_rate)):
-                    chosen = synthetic.load(path)
-                    return chosen if lies_beside is None else replace(chosen, labels_folder=lies_beside)
+                if not any(v is not None for v in (dataset, layout, space, decode, ipc)):
+                    return _completed(synthetic.load(path), learned_rate, lies_beside)
                 draft = _read_canonical(path, dataset)
             elif (head.startswith(b"PK") and path.suffix.lower() == ".npz") or head.startswith(b"\x93NUMPY"):
                 draft = _read_numpy(path)
@@ -91,11 +92,17 @@ def read(
         raise MabenchError(
             f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
         ) from error
+    return _completed(_finish(draft, dataset, layout, space, decode, ipc), learned_rate, lies_beside)
+
+
+def _completed(chosen: SyntheticSet, learned_rate: float | None, labels_folder: Path | None) -> SyntheticSet:
+    """The set with what lies outside of its file: a rate that was named, and the folder of recorded labels."""
+    if labels_folder is not None:
+        chosen = replace(chosen, labels_folder=labels_folder)
     if learned_rate is not None:
-        draft.learning_rate = learned_rate
-        draft.note("learned rate", f"{learned_rate:g}", "named", "--learned-rate")
-    chosen = _finish(draft, dataset, layout, space, decode, ipc)
-    return chosen if lies_beside is None else replace(chosen, labels_folder=lies_beside)
+        named = Finding(field="learned rate", value=f"{learned_rate:g}", reason="named", flag="--learned-rate")
+        chosen = replace(chosen, learning_rate=learned_rate, findings=(*chosen.findings, named))
+    return chosen
 
 
 # -- files --------------------------------------------------------------------------------------------------------

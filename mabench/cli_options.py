@@ -46,7 +46,7 @@ def path_options(command: F) -> F:
         ),
         click.option(
             "--labels",
-            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            type=click.Path(path_type=Path),
             help="Folder of the labels recorded for every epoch (default: labels/ beside SET).",
         ),
     ]

@@ -160,11 +160,13 @@ class RecordedLabels:
                 raise MabenchError(f"{path}: damaged, or no {FORMAT} of version {VERSION}. Fetch or make it again.")
             if facts.get("set_sha256") != set_sha256:
                 raise MabenchError(
-                    f"{path}: labels of set {str(facts.get('set_sha256'))[:16]}, this one is {set_sha256[:16]}. Name its own with --labels."
+                    f"{path}: labels of set {str(facts.get('set_sha256'))[:16]!r}, this one is '{set_sha256[:16]}'. Name its own with --labels."
                 )
             batch, begins = facts.get("batch"), facts.get("first_epoch")
             if not isinstance(batch, int) or batch < 1 or begins != first or batch != (self.batch or batch):
-                raise MabenchError(f"{path}: says batch {batch} and first epoch {begins}, its name and neighbours do not.")
+                raise MabenchError(
+                    f"{path}: says batch {batch!r:.20} and first epoch {begins!r:.20}, its name and neighbours do not."
+                )
             if first != self.epochs:
                 raise MabenchError(
                     f"{path}: the file before it ends with epoch {self.epochs - 1}. Some are missing: make it again."

@@ -356,6 +356,8 @@ def test_condensing_recording_and_replaying_in_one_command(mabench: Command, tmp
     without = mabench("eval", alone, "--suite", "mine.toml")
     assert without.returncode == 2 and "mabench reproduce gvbsm" in without.stderr and "--labels" in without.stderr
     assert "Traceback" not in without.stderr and not (tmp_path / "results").exists()
+    wrong = mabench("eval", alone, "--suite", "mine.toml", "--labels", tmp_path)
+    assert wrong.returncode == 2 and "no recorded labels (labels-00000.safetensors)" in wrong.stderr
     named = mabench("eval", alone, "--suite", "mine.toml", "--labels", labels, "--dry-run", "--device", "cpu")
     assert named.returncode == 0 and "1 cells to run" in named.stdout, named.stderr
 
