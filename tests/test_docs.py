@@ -20,7 +20,7 @@ import pytest
 from mabench import papers, reproduce, suites
 from mabench.cli import main
 from mabench.scoring import half_width, spread
-from mabench_methods import METHODS, module
+from mabench_methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN_SEPARATELY = {"docs/cluster.md"}  # may be missing: .ci/mkdocs_hook.py turns links to it into text until it is there

@@ -334,6 +334,8 @@ def test_condensing_recording_and_replaying_in_one_command(mabench: Command, tmp
     environment = {"MABENCH_CACHE": str(tmp_path / "cache")}
     refused = mabench(*command, "--config", "record_epochs=1", **environment)
     assert refused.returncode == 2 and "labels of 1 epochs" in refused.stderr and not (tmp_path / "out").exists()
+    cost = mabench(*command, "--dry-run", **environment)
+    assert cost.returncode == 0 and "all together about" in cost.stdout and not (tmp_path / "out").exists(), cost.stderr
     done = mabench(*command, **environment)
     assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / "out").rglob("records/*.json")
