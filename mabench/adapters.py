@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mabench import synthetic
+from mabench import recorded, synthetic
 from mabench.data import DATASETS, Dataset
 from mabench.schema import Finding, MabenchError, first_line, lookup
 from mabench.synthetic import MAX_BYTES, SyntheticSet
@@ -40,6 +40,7 @@ class _Draft:
     """The format is known to store values normalised with the dataset's mean and std."""
     decode: str = "none"
     class_names: tuple[str, ...] = ()
+    learning_rate: float | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, name: str, value: object, reason: str, flag: str = "") -> None:
@@ -55,15 +56,23 @@ def read(
     space: str | None = None,
     decode: str | None = None,
     ipc: int | None = None,
+    learned_rate: float | None = None,
+    labels: Path | None = None,
 ) -> SyntheticSet:
     """The condensed set in `path`, whatever project wrote it.
 
     Formats: canonical safetensors; DC/DSA/DM/Model-Pool, HMDC/IDC and MTT files; (images, labels) pairs; bare tensors in
     class-major order; npz and npy; folders of images by class. Arguments override what would be detected:
     `set_index` (of several sets in a file), `layout` nchw | nhwc, `space` pixel | normalised | uint8-range,
-    `decode` none | grid2.., `ipc`. Raises MabenchError that names what was found, what is allowed, and the cure.
+    `decode` none | grid2.., `ipc`, `learned_rate` (that a file of another project does not name), `labels` (folder of the labels
+    recorded for every epoch; default: `labels/` beside the file). Raises MabenchError that names what was found, what is allowed,
+    and the cure.
     """
     path = Path(path)
+    folder = labels if labels is not None else path.parent / recorded.FOLDER
+    lies_beside = folder if recorded.files(folder) else None
+    if labels is not None and lies_beside is None:
+        raise MabenchError(f"--labels {labels}: no recorded labels ({recorded.file_name(0)}) are there. Name their folder.")
     try:
         if path.is_dir():
             pair = _mtt_pair(path, path)
@@ -72,7 +81,7 @@ def read(
             head = _head(path)
             if _is_safetensors(path, head):
                 if not any(v is not None for v in (dataset, layout, space, decode, ipc)):
-                    return synthetic.load(path)
+                    return _completed(synthetic.load(path), learned_rate, lies_beside)
                 draft = _read_canonical(path, dataset)
             elif (head.startswith(b"PK") and path.suffix.lower() == ".npz") or head.startswith(b"\x93NUMPY"):
                 draft = _read_numpy(path)
@@ -83,7 +92,17 @@ def read(
         raise MabenchError(
             f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
         ) from error
-    return _finish(draft, dataset, layout, space, decode, ipc)
+    return _completed(_finish(draft, dataset, layout, space, decode, ipc), learned_rate, lies_beside)
+
+
+def _completed(chosen: SyntheticSet, learned_rate: float | None, labels_folder: Path | None) -> SyntheticSet:
+    """The set with what lies outside of its file: a rate that was named, and the folder of recorded labels."""
+    if labels_folder is not None:
+        chosen = replace(chosen, labels_folder=labels_folder)
+    if learned_rate is not None:
+        named = Finding(field="learned rate", value=f"{learned_rate:g}", reason="named", flag="--learned-rate")
+        chosen = replace(chosen, learning_rate=learned_rate, findings=(*chosen.findings, named))
+    return chosen
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -113,6 +132,7 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 def _read_canonical(path: Path, dataset: str | None) -> _Draft:
     chosen = synthetic.load(path)
     draft = _Draft(path, chosen.images, chosen.labels, decode=chosen.decode, class_names=chosen.class_names)
+    draft.learning_rate = chosen.learning_rate
     draft.findings += chosen.findings
     if dataset is None:
         draft.note("dataset", chosen.dataset, "the file's header", "--dataset")
@@ -379,6 +399,7 @@ def _finish(
             class_names=draft.class_names or entry.class_names,
             name=name_of_set,
             findings=tuple(draft.findings),
+            learning_rate=draft.learning_rate,
         )
     except MabenchError as error:  # the set knows its name, the reader knows the file
         raise MabenchError(f"{path}: {str(error).removeprefix(name_of_set + ': ')}") from error

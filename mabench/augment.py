@@ -9,6 +9,7 @@ ICML 2021); CutMix: Yun et al., ICCV 2019.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,26 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
 
 
+def _weights(start: Tensor, length: Tensor, side: int, like: Tensor) -> Tensor:
+    """[N,side,side]: how much every source line adds to every line of the enlarged image; lines outside of the box add nothing."""
+    start, length = start.to(like).view(-1, 1), length.to(like).view(-1, 1)
+    place = ((torch.arange(side).to(like) + 0.5) * length / side - 0.5).clamp(min=0)  # [N,side], half-pixel centres
+    low = torch.minimum(place.floor(), length - 1)
+    high, share = torch.minimum(low + 1, length - 1), place - low
+    out = like.new_zeros(len(start), side, side)
+    out.scatter_add_(2, (start + low).long().unsqueeze(2), (1 - share).unsqueeze(2))
+    return out.scatter_add_(2, (start + high).long().unsqueeze(2), share.unsqueeze(2))
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Box n (top, left, height, width in pixels: [N,4]) of image n enlarged to the full side, bilinear, borders repeated: what
+    `interpolate(align_corners=False)` gives for every cut-out by itself, here in two matrix products for the batch."""
+    boxes = boxes.to(images.device)
+    side = images.shape[-1]
+    rows, columns = (_weights(boxes[:, i], boxes[:, i + 2], side, images) for i in (0, 1))
+    return torch.einsum("bih,bchw,bjw->bcij", rows, images, columns)
+
+
 def box(side: int, low_y: Tensor, high_y: Tensor, low_x: Tensor, high_x: Tensor) -> Tensor:
     """Mask [N,1,side,side], True where low <= index < high on both axes."""
     index = torch.arange(side, device=low_y.device)
@@ -131,22 +152,36 @@ def _color(images: Tensor, draw: _Draw, plan: Augmentation) -> Tensor:
     return images if plan.color == "brightness-only" else contrast(saturation(images, factors), spreads)
 
 
-def _geometry(images: Tensor, name: str, draw: _Draw, plan: Augmentation) -> Tensor:
+def _geometry(images: Tensor, name: str, draw: _Draw, plan: Augmentation, align_corners: bool = False) -> Tensor:
     side = images.shape[-1]
     if name == "crop":
         most = int(side * plan.crop_ratio + 0.5)
         return shift(images, draw.integers(-most, most), draw.integers(-most, most))
     if name == "scale":
         x, y = (draw.uniform(1 / plan.scale_ratio, plan.scale_ratio) for _ in range(2))
-        return scale(images, x, y)
+        return scale(images, x, y, align_corners)
     most_radians = math.radians(plan.rotate_degrees)
-    return rotate(images, draw.uniform(-most_radians, most_radians))
+    return rotate(images, draw.uniform(-most_radians, most_radians), align_corners)
 
 
-def _cutout(images: Tensor, draw: _Draw, plan: Augmentation) -> Tensor:
+def _cutout(images: Tensor, draw: _Draw, plan: Augmentation, beyond: int = 0) -> Tensor:
+    """Centres on the image's pixels, and `beyond` pixels further to the bottom and right."""
     side = images.shape[-1]
-    y, x = draw.integers(0, side - 1), draw.integers(0, side - 1)
+    y, x = draw.integers(0, side - 1 + beyond), draw.integers(0, side - 1 + beyond)
     return cutout(images, y, x, int(side * plan.cutout_ratio + 0.5))
+
+
+def _one_of(images: Tensor, names: Sequence[str], draw: _Draw, plan: Augmentation) -> Tensor:
+    """One operation for the whole batch, its parameters per sample, as DSA's released code has them in AST and MTT."""
+    name = names[draw.choice(len(names))]
+    if name == "color":
+        return _color(images, draw, plan)
+    if name == "flip":
+        return flip(images, draw.uniform(0.0, 1.0) < 0.5)
+    if name == "cutout":
+        even = int(images.shape[-1] * plan.cutout_ratio + 0.5) % 2 == 0
+        return _cutout(images, draw, plan, beyond=int(even))  # the square may lie as far out on either side
+    return _geometry(images, name, draw, plan, align_corners=True)
 
 
 def augment(
@@ -164,6 +199,8 @@ def augment(
     `siamese` uses one draw of every parameter for the whole batch. The generator must live on the images' device.
     """
     draw = _Draw(images, generator, siamese)
+    if plan.one_of:
+        return _one_of(images, plan.one_of, draw, plan), targets
     flipped = draw.uniform(0.0, 1.0) < plan.flip
     if plan.flip and plan.flip_first:
         images = flip(images, flipped)
@@ -194,14 +231,4 @@ def augment(
 
 def dsa(images: Tensor, strategy: str, generator: torch.Generator, *, siamese: bool = False) -> Tensor:
     """DSA: one of the operations of `strategy` (names joined by _) for the whole batch, its parameters per sample."""
-    plan = Augmentation(color="full", flip=0.5)
-    draw = _Draw(images, generator, siamese)
-    names = strategy.split("_")
-    name = names[draw.choice(len(names))]
-    if name == "color":
-        return _color(images, draw, plan)
-    if name == "flip":
-        return flip(images, draw.uniform(0.0, 1.0) < plan.flip)
-    if name == "cutout":
-        return _cutout(images, draw, plan)
-    return _geometry(images, name, draw, plan)
+    return _one_of(images, strategy.split("_"), _Draw(images, generator, siamese), Augmentation())

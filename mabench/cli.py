@@ -84,11 +84,10 @@ def list_(what: str) -> None:
         import mabench_methods
 
         click.secho("METHODS (mabench reproduce NAME)\n", bold=True)
-        # presets are code, which imports torch: only when asked for
-        presets = {
-            n: ", ".join(mabench_methods.module(n).PRESETS[n]) if what == "methods" else "" for n in mabench_methods.METHODS
-        }
-        click.echo("\n".join(f"{name:<12} {names}" for name, names in presets.items()) + "\n")
+        for method in mabench_methods.METHODS:
+            lines = _presets_by_dataset(method) if what == "methods" else [""]
+            click.echo(f"{method:<13}" + f"\n{'':<13}".join(lines))
+        click.echo()
     if what in ("datasets", "all"):
         click.secho("DATASETS\n", bold=True)
         body = [
@@ -96,6 +95,16 @@ def list_(what: str) -> None:
             for d in DATASETS.values()
         ]
         click.echo(tabulate(body, ["name", "classes", "side", "train", "test"]))
+
+
+def _presets_by_dataset(method: str) -> list[str]:
+    """The presets of a method, those of one dataset together. Presets are code, which imports torch: only when asked for."""
+    from mabench import reproduce
+
+    names: dict[str, list[str]] = {}
+    for name, preset in reproduce.presets(method).items():
+        names.setdefault(preset.dataset if preset.dataset != "digits" else "cifar10", []).append(name)
+    return [", ".join(own) for own in names.values()]
 
 
 @main.command(epilog="mabench check my_set.pt --dataset cifar10")
@@ -247,6 +256,9 @@ def reproduce_(
         )
     tables = reproduce.fitting_tables(chosen, from_set=given is not None)
     exams = [suites.load(name) for name in reproduce.chosen_suites(chosen, suite_names, tables)]
+    if given is None:
+        for exam in exams:
+            reproduce.check_records(chosen, exam)
     wanted = {exam.id: _seeds_of(exam, _seeds(seeds), sets) for exam in exams}
     for exam in exams:  # a typo shows before hours of condensing
         runner.select(exam, evaluator=evaluator, seeds=wanted[exam.id])
@@ -338,6 +350,8 @@ def _show_reproduction_cost(
         random = reproduce.preset("random", None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
         random = replace(random, dataset=chosen.dataset)
         stand_in = reproduce.condense(random, 0, None, runner.resolve_device("cpu"), lambda *_: None, lambda: False)
+        # nothing is recorded yet; views that are drawn cost what replayed ones do
+        exams = [replace(e, recipes={t: r.model_copy(update={"recorded": None}) for t, r in e.recipes.items()}) for e in exams]
     for exam in exams:
         cells = runner.plan(exam, stand_in, evaluator=evaluator, seeds=wanted[exam.id])
         click.echo(f"\n{exam.id}")

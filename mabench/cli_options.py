@@ -24,7 +24,7 @@ class Examples(click.Command):
                 formatter.write(f"  {line.strip()}\n")
 
 
-READING = ("dataset", "set_index", "layout", "space", "decode", "ipc")
+READING = ("dataset", "set_index", "layout", "space", "decode", "ipc", "learned_rate", "labels")
 
 
 def path_options(command: F) -> F:
@@ -41,6 +41,14 @@ def path_options(command: F) -> F:
         ),
         click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
         click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
+        click.option(
+            "--learned-rate", type=float, help="The rate that was learned with the images, where the file does not name it."
+        ),
+        click.option(
+            "--labels",
+            type=click.Path(path_type=Path),
+            help="Folder of the labels recorded for every epoch (default: labels/ beside SET).",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

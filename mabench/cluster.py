@@ -380,6 +380,9 @@ def _packed_set(synthetic_set: SyntheticSet) -> dict[str, Any]:
         "class_names": synthetic_set.class_names,
         "name": synthetic_set.name,
         "findings": [f.model_dump() for f in synthetic_set.findings],
+        "learning_rate": synthetic_set.learning_rate,
+        # by its place: a record may be gigabytes; a node that does not see the folder refuses the cell
+        "labels_folder": synthetic_set.labels_folder and str(synthetic_set.labels_folder.resolve()),
     }
 
 
@@ -509,6 +512,8 @@ def _unpacked_set(packed: dict[str, Any]) -> SyntheticSet:
         class_names=tuple(packed["class_names"]),
         name=packed["name"],
         findings=tuple(Finding.model_validate(f) for f in packed["findings"]),
+        learning_rate=packed["learning_rate"],
+        labels_folder=packed["labels_folder"] and Path(packed["labels_folder"]),
     )
 
 

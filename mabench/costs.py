@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from mabench import evaluators, protocol
+from mabench import evaluators, protocol, recorded
 from mabench.data import DATASETS, Dataset, RealData
 from mabench.engine import RESIDENT_BYTES, EngineName
 from mabench.schema import Cell, Evaluator
@@ -56,6 +56,7 @@ def needs(
     summary = synthetic_set.summary()
     pixels = dataset.channels * dataset.image_size**2
     decoded = 4 * summary.decoded_images * (2 * pixels + dataset.num_classes) + synthetic_set.images.nbytes
+    decoded += 2 * recorded.CHUNK_BYTES if recipe.recorded is not None else 0
     if gpus > 0:
         return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
     parameters, kept, largest = _floats_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)

@@ -30,6 +30,8 @@ RECENT_SECONDS, RECENT_SHARE = 30.0, 0.2  # ours: the time left follows the last
 
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
     """Print a set's facts, then every decision with its reason and the flag that overrides it."""
+    from mabench import recorded
+
     summary = synthetic_set.summary()
     images = synthetic_set.images
     channels, height, width = summary.image_shape
@@ -46,6 +48,11 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
         ("bytes", f"{summary.stored_bytes:,}"),
         ("sha256", summary.sha256),
     ]
+    if summary.learning_rate is not None:
+        facts.append(("learned rate", f"{summary.learning_rate:.6g}"))
+    if synthetic_set.labels_folder is not None:
+        weight = sum(path.stat().st_size for path in recorded.files(synthetic_set.labels_folder).values())
+        facts.append(("recorded labels", f"{weight:,} bytes in {synthetic_set.labels_folder}, for suites that replay them"))
     for label, value in facts:
         click.echo(f"  {label:<16} {value}", err=err)
     if synthetic_set.findings:

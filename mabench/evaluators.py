@@ -39,9 +39,10 @@ def _scratch(
     optimizer: str = "sgd",
     library: str = "mabench",
     note: str = _UNSWEPT,
+    input_size: int = 32,
     **arguments: Any,
 ) -> Evaluator:
-    """32 px, random initial weights, the dataset's normalisation."""
+    """Random initial weights, the dataset's normalisation."""
     return Evaluator.model_validate(
         dict(
             name=f"{name}-scratch",
@@ -49,13 +50,19 @@ def _scratch(
             library=library,
             family=family,
             pretrained=False,
-            input_size=32,
+            input_size=input_size,
             learning_rate=rate,
             optimizer=optimizer,
             arguments=arguments,
             note=note,
         )
     )
+
+
+def _large(name: str, architecture: str, family: str) -> Evaluator:
+    """As `_scratch` at 224 px, with ImageNet's own stem: what papers train on condensed ImageNet."""
+    note = "as in G-VBSM's tables; rate 1e-3"
+    return _scratch(f"{name}_224", architecture, family, 1e-3, "adamw", "timm", note, 224)
 
 
 _MODEL_POOL = "as in Model Pool: instance norm or none; rate 0.01"
@@ -66,6 +73,7 @@ EVALUATORS: dict[str, Evaluator] = {
         _scratch("convnet3", "convnet", "cnn", 1e-2, depth=3, width=128, norm="instance"),
         _scratch("resnet18", "resnet", "cnn", 1e-2, depth=18, norm="batch"),
         _scratch("resnet50", "resnet", "cnn", 1e-2, depth=50, norm="batch"),
+        _scratch("resnet101", "resnet", "cnn", 1e-2, depth=101, norm="batch"),
         _scratch("mobilenetv2", "mobilenetv2_100", "cnn", 1e-2, library="timm", cifar_strides=True),
         _scratch("vit_tiny", "vit_tiny_patch16_224", "transformer", 5e-4, "adamw", "timm", img_size=32, patch_size=4),
         _scratch(
@@ -97,6 +105,12 @@ EVALUATORS: dict[str, Evaluator] = {
         _scratch("alexnet", "alexnet", "cnn", 1e-2, note=_MODEL_POOL),
         _scratch("vgg11_in", "vgg11", "cnn", 1e-2, note=_MODEL_POOL, norm="instance"),
         _scratch("resnet18_in", "resnet", "cnn", 1e-2, note=_MODEL_POOL, depth=18, norm="instance"),
+        _large("resnet18", "resnet18", "cnn"),
+        _large("resnet50", "resnet50", "cnn"),
+        _large("resnet101", "resnet101", "cnn"),
+        _large("mobilenetv2", "mobilenetv2_100", "cnn"),
+        _large("deit_tiny", "deit_tiny_patch16_224", "transformer"),
+        _large("swin_tiny", "swin_tiny_patch4_window7_224", "transformer"),
         _pretrained("resnet18", "resnet18.a1_in1k", "cnn", 1e-3, _IMAGENET),
         _pretrained("resnet50", "resnet50.a1_in1k", "cnn", 1e-3, _IMAGENET),
         _pretrained("resnet101", "resnet101.a1h_in1k", "cnn", 1e-4, _IMAGENET),

@@ -232,11 +232,12 @@ RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
     # depth -> block, blocks per stage
     "18": (BasicBlock, (2, 2, 2, 2)),
     "50": (Bottleneck, (3, 4, 6, 3)),
+    "101": (Bottleneck, (3, 4, 23, 3)),
 }
 
 
 class ResNet(Network):
-    """ResNet with the CIFAR stem (3x3, stride 1, no pooling); instance or batch norm; depth 18 or 50."""
+    """ResNet with the CIFAR stem (3x3, stride 1, no pooling); instance or batch norm; depth 18, 50 or 101."""
 
     def __init__(self, num_classes: int, channels: int, image_size: int, depth: int = 18, norm: str = "instance") -> None:
         super().__init__()

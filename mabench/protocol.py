@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 import mabench
 from mabench import engine as engines
-from mabench import evaluators
+from mabench import evaluators, recorded
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
 from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
 from mabench.files import whole
-from mabench.schema import Cell, Evaluator, Interrupted, Recipe, RunRecord, stream
+from mabench.recorded import RecordedLabels
+from mabench.schema import Cell, Evaluator, Interrupted, MabenchError, Recipe, RunRecord, stream
 from mabench.synthetic import SyntheticSet
 
 CHECKPOINT_SECONDS = 45.0  # ours: at most a minute of work is lost, with room for one slow step
@@ -114,6 +115,7 @@ class Sitting:
             self.images = (self.images - self.mean) / self.std
         hard = labels.dim() == 1
         self.targets = (F.one_hot(labels, self.num_classes).float() if hard else labels.float()).to(device)  # [M,K]
+        self.record = self._record()
         # uint8 [N,C,S,S]: resident on a GPU; on the CPU it stays memory-mapped and batches are copied out
         self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
         self.test_labels = torch.tensor(test.labels, device=device)
@@ -146,7 +148,7 @@ class Sitting:
         self._tick()
         return RunRecord(
             cell=self.cell,
-            synthetic_set=self.synthetic_set.summary(),
+            synthetic_set=self.synthetic_set.summary(replayed=self.record is not None),
             test_sha256=self.test.sha256,
             total=len(self.test_labels),
             curve=tuple(self.curve),
@@ -211,8 +213,11 @@ class Sitting:
         """From wherever the epoch stands to its end."""
         self.set_training()
         if self.permutation is None:
-            self.permutation = torch.randperm(len(self.images), generator=self.order)
+            self.permutation = self._next_order()
             self.loss_sum.zero_()
+            if self.recipe.schedule == "cosine":
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._rate() * (1 + math.cos(math.pi * self.epoch / self.recipe.epochs)) / 2
         while self.position < len(self.images):
             batch = self.permutation[self.position : self.position + self.recipe.batch_size].to(self.device)
             self.loss_sum += self.step(batch) * len(batch)
@@ -235,16 +240,17 @@ class Sitting:
 
     def step(self, batch: Tensor) -> Tensor:
         """One optimizer step on the images with these indices; returns the mean loss, on the device."""
-        plan = self.recipe.augmentation
-        mix = self.evaluator.family not in plan.cutmix_except
-        images, targets = augment(self.images[batch], self.targets[batch], plan, self.augment, mix=mix)
-        inputs = self._inputs(images)
+        images, targets = self._seen(batch)
+        inputs, truth = self._inputs(images), self.targets[batch]
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        size = self.engine.parts(len(batch))
-        for part, wanted in zip(torch.split(inputs, size), torch.split(targets, size), strict=True):
+        size = self.engine.parts(-(-len(batch) // self.recipe.accumulate))
+        for part, wanted, true in zip(*(torch.split(v, size) for v in (inputs, targets, truth)), strict=True):
             logits = self.engine.logits(part)
-            loss = F.cross_entropy(logits, wanted)
+            if self.recipe.recorded is not None:
+                loss = recorded.loss(logits, wanted, true, self.recipe.recorded)
+            else:
+                loss = F.cross_entropy(logits, wanted)
             if self.phase == "student" and self.recipe.distillation is not None:
                 loss = self._distilled(loss, logits, part)
             loss = loss * (len(part) / len(batch))
@@ -252,6 +258,21 @@ class Sitting:
             total += loss.detach()
         self.optimizer.step()
         return total
+
+    def _next_order(self) -> Tensor:
+        """Training images [M] in the order of the epoch that begins."""
+        if self.record is not None:
+            return self.record.order(self.epoch)
+        return torch.randperm(len(self.images), generator=self.order)
+
+    def _seen(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch as the network is to see it, augmented or as recorded, and what is asked of it: [B,C,S,S], [B,K]."""
+        if self.record is not None:
+            views, logits = self.record.batch_of(self.epoch, self.position // self.recipe.batch_size)
+            return recorded.apply_views(self.images[batch], views), logits.to(self.device)
+        plan = self.recipe.augmentation
+        mix = self.evaluator.family not in plan.cutmix_except
+        return augment(self.images[batch], self.targets[batch], plan, self.augment, mix=mix)
 
     def _distilled(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
         """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN."""
@@ -345,19 +366,40 @@ class Sitting:
         mode = self.recipe.batch_norm
         return mode == "frozen" or (mode == "frozen-if-pretrained" and self.evaluator.pretrained)
 
+    def _record(self) -> RecordedLabels | None:
+        """The labels that the recipe replays. Raises MabenchError when they are not those that the cell names."""
+        if self.recipe.recorded is None:
+            return None
+        found = self.synthetic_set.recorded
+        if found.sha256 != self.cell.labels_sha256:
+            raise MabenchError(
+                f"{found.folder}: another record of labels ({found.sha256[:16]}) than this cell's ({str(self.cell.labels_sha256)[:16]}). "
+                "Put the former one back, or name another output folder with --out."
+            )
+        return found
+
+    def _rate(self) -> float:
+        """The learning rate at the beginning."""
+        learned = self.synthetic_set.learning_rate if self.recipe.rate == "learned" else None
+        return learned or self.recipe.learning_rate or self.evaluator.learning_rate
+
     def _new_optimizer(self, *, decayed: bool) -> None:
-        rate = self.recipe.learning_rate or self.evaluator.learning_rate
-        rate *= self.recipe.decay_factor if decayed else 1.0
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        kind = self.recipe.optimizer or self.evaluator.optimizer
+        recipe, rate = self.recipe, self._rate() * (self.recipe.decay_factor if decayed else 1.0)
+        momentum = recipe.momentum if not decayed or recipe.decay_momentum is None else recipe.decay_momentum
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        groups: list[dict[str, Any]] = [{"params": list(trained.values())}]
+        if recipe.weight_decay_on == "weights":
+            heavy = {name for name, p in trained.items() if "weight" in name and p.dim() > 1}
+            groups = [
+                {"params": [p for name, p in trained.items() if name in heavy]},
+                {"params": [p for name, p in trained.items() if name not in heavy], "weight_decay": 0.0},
+            ]
         self.decayed = decayed
         self.optimizer: torch.optim.Optimizer
-        if kind == "sgd":
-            self.optimizer = torch.optim.SGD(
-                trained, lr=rate, momentum=self.recipe.momentum, weight_decay=self.recipe.weight_decay
-            )
+        if (recipe.optimizer or self.evaluator.optimizer) == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
         else:
-            self.optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=self.recipe.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay)
 
     # -- clock, checkpoint, interruption -------------------------------------------------------------------------
 

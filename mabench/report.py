@@ -98,6 +98,12 @@ def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
         f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
         f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"
     ]
+    if summary.recorded_bytes:
+        text += [
+            f"- labels recorded for every epoch: {summary.recorded_bytes:,} bytes more, record {str(records[0].cell.labels_sha256)[:16]}"
+        ]
+    if summary.learning_rate is not None and any(r.cell.recipe.rate == "learned" for r in records):
+        text += [f"- rate learned with the images: {summary.learning_rate:.6g}"]
     text += [f"- environment: {', '.join(f'{k} {v}' for k, v in records[-1].environment.items())}"]
     write_text(folder / "table.md", "\n".join(text) + "\n")
     cells = [_flat(record) for record in records]

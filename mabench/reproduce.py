@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 import mabench_methods
-from mabench import papers
+from mabench import papers, recorded, suites
 from mabench.files import whole, write_text
 from mabench.papers import PaperTable
 from mabench.schema import Interrupted, MabenchError, RunRecord, first_line, lookup
@@ -45,20 +45,35 @@ class Preset:
         return self.name != "smoke" and not self.name.startswith("lite")
 
 
-def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:
-    """The configuration called `name`, or the first of the method with this IPC, with `key=value` changes.
+def presets(method: str) -> dict[str, Preset]:
+    """Every preset of a method by name, CIFAR-10 first; one on another dataset is called `DATASET-NAME`.
 
-    `smoke` runs on the bundled digits, everything else on CIFAR-10. Raises MabenchError for a name, budget or key that is not there.
+    `smoke` runs on the bundled digits. Raises MabenchError for a method that is not there.
     """
     lookup(mabench_methods.METHODS, method, "method")
-    known: Mapping[str, Any] = mabench_methods.module(method).PRESETS[method]
+    module = mabench_methods.module(method)
+    own = {n: Preset(method, n, c, "digits" if n == "smoke" else "cifar10") for n, c in module.PRESETS[method].items()}
+    for dataset, sisters in getattr(module, "SISTERS", {}).get(method, {}).items():
+        own |= {f"{dataset}-{n}": Preset(method, f"{dataset}-{n}", c, dataset) for n, c in sisters.items()}
+    return own
+
+
+def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:
+    """The configuration called `name`, or the first of the method on CIFAR-10 with this IPC, with `key=value` changes.
+
+    Raises MabenchError for a name, budget or key that is not there.
+    """
+    known = presets(method)
     if name is None:
-        fitting = [n for n, c in known.items() if ipc is None or c.ipc == ipc]
+        fitting = [n for n, p in known.items() if p.dataset in ("cifar10", "digits") and (ipc is None or p.config.ipc == ipc)]
         if not fitting:
-            budgets = sorted({c.ipc for c in known.values()})
-            raise MabenchError(f"{method}: no preset for IPC {ipc}. IPC with presets: {first_line(map(str, budgets))}.")
+            named = first_line(n for n, p in known.items() if p.config.ipc == ipc)
+            budgets = first_line(map(str, sorted({p.config.ipc for p in known.values()})))
+            elsewhere = f" On other datasets: --preset {named}." if named else f" IPC with presets: {budgets}."
+            raise MabenchError(f"{method}: no preset for IPC {ipc} on CIFAR-10.{elsewhere}")
         name = fitting[0]
-    config = lookup(known, name, f"preset of {method}")
+    found = lookup(known, name, f"preset of {method}")
+    config = found.config
     if ipc is not None and config.ipc != ipc:
         raise MabenchError(f"preset '{name}' of {method} is for IPC {config.ipc}, not {ipc}. Leave one of the two out.")
     for change in changes:
@@ -66,7 +81,7 @@ def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str
         if not separator:
             raise MabenchError(f"--config {change}: write it as key=value, e.g. --config iterations=1000")
         config = _changed(config, key.strip().split("."), text.strip(), method)
-    return Preset(method, name, config, "digits" if name == "smoke" else "cifar10")
+    return dataclasses.replace(found, config=config)
 
 
 def _changed(config: Any, path: list[str], text: str, method: str) -> Any:
@@ -127,6 +142,8 @@ def condense(
     train = data.load(chosen.dataset, "train")
     run = Run(folder, on_progress, should_stop)
     made: SyntheticSet = mabench_methods.module(chosen.method).condense(train, chosen.config, seed, device, run)
+    if folder is not None and recorded.files(folder / recorded.FOLDER):
+        made = dataclasses.replace(made, labels_folder=folder / recorded.FOLDER)
     return made
 
 
@@ -330,7 +347,26 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
 
 
 def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:
-    """Suites to run: those named, else the paper's for this budget and the dataset's headline exam."""
+    """Suites to run: those named, else the paper's for this budget, where the preset records what they replay, and the dataset's
+    headline exam, where it has one."""
     if named:
         return list(named)
-    return list(dict.fromkeys([*(t.suite for t in tables), f"{chosen.dataset}-agnostic"]))
+    headline = f"{chosen.dataset}-agnostic"
+    known = [headline] if any(i.startswith(headline + "@") for i in suites.released()) else []
+    return list(dict.fromkeys([*(t.suite for t in tables if _records_for(chosen, t.suite)), *known]))
+
+
+def check_records(chosen: Preset, exam: Exam) -> None:
+    """Raise MabenchError where this exam replays labels that the preset does not record: said before hours of condensing."""
+    for recipe in exam.recipes.values():
+        if recipe.recorded is not None:
+            epochs, batch = getattr(chosen.config, "record_epochs", 0), getattr(chosen.config, "record_batch", recipe.batch_size)
+            recorded.check(recipe, exam.id, epochs=epochs, batch=batch, where=f"preset '{chosen.name}' of {chosen.method}")
+
+
+def _records_for(chosen: Preset, suite: str) -> bool:
+    try:
+        check_records(chosen, suites.load(suite))
+    except MabenchError:
+        return False
+    return True

@@ -42,6 +42,7 @@ def plan(
             evaluator=entry,
             recipe=exam.recipes[name],
             seed=seed,
+            labels_sha256=synthetic_set.recorded.sha256 if exam.recipes[name].recorded is not None else None,
         )
         for name, entry, seed in select(exam, track=track, evaluator=evaluator, seeds=seeds)
     ]
@@ -77,7 +78,7 @@ def select(
 
 
 def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
-    """Raise MabenchError unless the suite is about this set's dataset and admits its balance."""
+    """Raise MabenchError unless the suite is about this set's dataset, admits its balance, and has the labels that it replays."""
     lookup(DATASETS, exam.suite.dataset, "dataset")
     if synthetic_set.dataset != exam.suite.dataset:
         raise MabenchError(
@@ -90,6 +91,9 @@ def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
             f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {exam.id} wants the same number "
             "for every class. Store equally many, or use a suite of your own with balanced = false."
         )
+    for recipe in exam.recipes.values():
+        if recipe.recorded is not None:
+            synthetic_set.recorded.check(recipe, exam.id)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,15 @@ class Augmentation(Frozen):
     cutout_ratio: Fraction = 0.5
     space: Literal["pixel", "normalised"] = "pixel"
     """Where the operations act; zero fill is black in pixel space, the mean colour in normalised space."""
+    one_of: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = ()
+    """DSA: one of these for each batch and nothing else, with the strengths above; flip mirrors half of the images."""
+
+    @model_validator(mode="after")
+    def _one_of_stands_alone(self) -> Augmentation:
+        others = [self.color != "none", self.geometry != (), self.flip > 0, self.cutmix > 0, self.cutout != "never"]
+        if self.one_of and any(others):
+            raise ValueError("one_of is the whole augmentation: leave color, geometry, flip, cutmix and cutout out")
+        return self
 
 
 class Distillation(Frozen):
@@ -119,6 +128,21 @@ class Distillation(Frozen):
     """Evaluator trained first on the same set with the same recipe and plain cross-entropy."""
     alpha: Fraction
     temperature: Positive
+
+
+class Recorded(Frozen):
+    """Learning from teachers' logits on every view of every epoch, recorded beside the set (`recorded.py`; FKD, SRe2L, G-VBSM).
+
+    The record brings order, crops, flips, CutMix boxes and logits. Loss: `loss` + ground_truth * cross-entropy.
+    """
+
+    loss: Literal["mse", "kl"] = "mse"
+    """mse = squared distance of the logits, mean over images and classes (G-VBSM, Eq. 11, as released); kl = KL(teacher ||
+    student) of the softmax of logits / temperature, mean over images, not multiplied by temperature^2 (SRe2L)."""
+    temperature: Positive = 1.0
+    """Of kl."""
+    ground_truth: Annotated[float, Field(ge=0)] = 0.0
+    """Weight (gamma) of the cross-entropy with the class of the image that was cropped, whatever CutMix put into it."""
 
 
 class Recipe(Frozen):
@@ -131,13 +155,23 @@ class Recipe(Frozen):
     score: Literal["best", "last"]
     learning_rate: Positive | None = None
     """None = the evaluator's own."""
+    rate: Literal["fixed", "learned"] = "fixed"
+    """learned = the rate that the set brings (trajectory matching learns it with the images); `learning_rate` where it has none."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine = after e of E epochs the rate is multiplied by (1 + cos(pi e / E)) / 2."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """None = the evaluator's own."""
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay_on: Literal["all", "weights"] = "all"
+    """weights = only tensors called weight of two dimensions and more: no biases, no norms (SRe2L's and G-VBSM's released code)."""
     decay_after: Count | None = None
     """After this many epochs the rate is multiplied by `decay_factor` and the optimizer starts afresh; None = constant."""
     decay_factor: Positive = 0.1
+    decay_momentum: Fraction | None = None
+    """Momentum after the decay; None = unchanged."""
+    accumulate: Count = 1
+    """A batch passes in this many parts whose gradients are added: batch norm sees a part at a time."""
     augmentation: Augmentation = Augmentation()
     normalisation: Literal["evaluator", "dataset"] = "evaluator"
     """dataset = the dataset's mean and std even for pretrained weights (HMDC's released code)."""
@@ -146,11 +180,19 @@ class Recipe(Frozen):
     """Evaluators of which only the last linear layer is trained (HMDC's released code: its ConvNet)."""
     resize_align_corners: bool = False
     distillation: Distillation | None = None
+    recorded: Recorded | None = None
+    """None = the set's own labels under the augmentation above."""
 
     @model_validator(mode="after")
-    def _looks_fit(self) -> Recipe:
+    def _fields_fit(self) -> Recipe:
         if self.test_every > self.epochs:
             raise ValueError(f"test_every = {self.test_every} is larger than epochs = {self.epochs}")
+        if self.schedule != "constant" and self.decay_after is not None:
+            raise ValueError("schedule and decay_after both change the rate: leave one of the two out")
+        if self.recorded is not None and self.distillation is not None:
+            raise ValueError("recorded and distillation both say what the loss is: leave one of the two out")
+        if self.recorded is not None and self.augmentation != Augmentation(space="normalised"):
+            raise ValueError('recorded labels bring their own views: of the augmentation only space = "normalised" is left')
         return self
 
 
@@ -203,6 +245,8 @@ class Cell(Frozen):
     evaluator: Evaluator
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
+    labels_sha256: str | None = None
+    """Of the record of labels that a `recorded` recipe replays; None = the set's own labels."""
 
     @property
     def name(self) -> str:
@@ -233,6 +277,11 @@ class SetSummary(Frozen):
     decode: str
     labels: Literal["hard", "soft"]
     stored_bytes: int
+    """Images, and labels where they are soft."""
+    recorded_bytes: int = 0
+    """Of the record of labels, where the recipe replays one."""
+    learning_rate: float | None = None
+    """Learned with the images; None = the set brings none."""
     findings: tuple[Finding, ...] = ()
 
 

@@ -236,7 +236,7 @@ def _identity(case: Examination) -> str:
 
 def _budget(case: Examination) -> str:
     chosen = case.needs()
-    own = chosen.summary().model_dump(exclude={"name", "findings"})
+    own = chosen.summary().model_dump(exclude={"name", "findings", "recorded_bytes"})
     problems = []
     for record in case.records:
         said = record.synthetic_set.model_dump(exclude={"name", "findings"})
@@ -269,6 +269,12 @@ def _suites(case: Examination) -> str:
             problems.append(
                 f"{suite_id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
                 f"{exam.digest[:16]}). Run mabench eval --suite {suite_id} with an unchanged mabench."
+            )
+            continue
+        if any(recipe.recorded is not None for recipe in exam.recipes.values()):
+            problems.append(
+                f"{suite_id}: replays labels recorded beside the set, which a submission does not hold, so nobody could repeat these "
+                "numbers. Leave its records out, or submit to a suite that trains on the set's own labels."
             )
             continue
         planned = {cell.name: cell for cell in runner.plan(exam, chosen)}  # raises for a set that the suite does not admit

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mabench import recorded
 from mabench.data import DATASETS, Dataset
 from mabench.files import write_bytes
+from mabench.recorded import RecordedLabels
 from mabench.schema import Finding, MabenchError, SetSummary, canonical_json, lookup
 
 FORMAT = "mabench-set"
@@ -42,6 +45,10 @@ class SyntheticSet:
     class_names: tuple[str, ...] = ()
     name: str = "set"
     findings: tuple[Finding, ...] = ()
+    learning_rate: float | None = None
+    """Learned with the images (trajectory matching); part of the set's identity. None = the set brings none."""
+    labels_folder: Path | None = None
+    """Where labels for every epoch are recorded (`recorded.py`); no part of the set's identity. None = nowhere known."""
 
     def __post_init__(self) -> None:
         entry = self.entry
@@ -87,6 +94,8 @@ class SyntheticSet:
         factor = self.factor
         if factor > 1 and entry.image_size % factor:
             raise refuse(f"a {entry.image_size} px image cannot hold a {factor} x {factor} grid", "Correct --decode.")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise refuse(f"the learned rate is {self.learning_rate}", "Expected a positive number; name it with --learned-rate.")
         if self.ipc < 1 or max(self.class_counts) != self.ipc:
             raise refuse(f"IPC {self.ipc} was named, the largest class has {max(self.class_counts)} images", "Correct --ipc.")
 
@@ -133,12 +142,14 @@ class SyntheticSet:
     @cached_property
     def sha256(self) -> str:
         """Identity: sha256 of a canonical header and the raw bytes of images and labels. Names and findings are not part."""
-        header = {
+        header: dict[str, object] = {
             "dataset": self.dataset,
             "decode": self.decode,
             "images": [IMAGE_DTYPES[self.images.dtype], list(self.images.shape)],
             "labels": [str(self.labels.dtype).removeprefix("torch."), list(self.labels.shape)],
         }
+        if self.learning_rate is not None:
+            header["learning_rate"] = self.learning_rate
         sha = hashlib.sha256(canonical_json(header).encode())
         for tensor in (self.images, self.labels):
             sha.update(tensor.contiguous().numpy().tobytes())
@@ -168,8 +179,19 @@ class SyntheticSet:
         full = F.interpolate(torch.cat(tiles), size=tuple(images.shape[-2:]), mode="bilinear", align_corners=True)
         return full, self.labels.repeat(factor**2, *[1] * (self.labels.dim() - 1))
 
-    def summary(self) -> SetSummary:
-        """What a record keeps of this set."""
+    @cached_property
+    def recorded(self) -> RecordedLabels:
+        """The labels recorded for this set. Raises MabenchError where there are none, or none of this set."""
+        if self.labels_folder is None:
+            raise MabenchError(
+                f"{self.name}: this suite replays labels that were recorded for every epoch, and none lie beside the set "
+                f"({recorded.FOLDER}/{recorded.file_name(0)}). {recorded.CURE}"
+            )
+        count = len(self.images) * self.factor**2
+        return RecordedLabels(self.labels_folder, self.sha256, count, self.entry.image_size, self.num_classes)
+
+    def summary(self, *, replayed: bool = False) -> SetSummary:
+        """What a run record keeps of this set; `replayed`: the recipe trains on the recorded labels, so that their bytes count."""
         channels, height, width = self.images.shape[1:]
         return SetSummary(
             sha256=self.sha256,
@@ -183,6 +205,8 @@ class SyntheticSet:
             decode=self.decode,
             labels="soft" if self.label_kind == "soft" else "hard",
             stored_bytes=self.stored_bytes,
+            recorded_bytes=self.recorded.bytes if replayed else 0,
+            learning_rate=self.learning_rate,
             findings=self.findings,
         )
 
@@ -201,6 +225,8 @@ class SyntheticSet:
             "findings": json.dumps([f.model_dump() for f in self.findings]),
             "sha256": self.sha256,
         }
+        if self.learning_rate is not None:
+            metadata["learning_rate"] = repr(self.learning_rate)
         content = save({"images": self.images.contiguous(), "labels": self.labels.contiguous()}, metadata)
         write_bytes(path, _sorted_header(content))
 
@@ -239,6 +265,7 @@ def load(path: Path) -> SyntheticSet:
                 class_names=tuple(json.loads(metadata["class_names"])),
                 name=metadata["name"],
                 findings=tuple(Finding.model_validate(f) for f in json.loads(metadata["findings"])),
+                learning_rate=float(metadata["learning_rate"]) if "learning_rate" in metadata else None,
             )
             stated = metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """Candidates: reference implementations of condensation methods. They never see the test split or the examiner.
 
-A method is a module `<folder>/condense.py` with `PRESETS` (method -> preset -> configuration, a frozen dataclass with `ipc`)
+A method is a module `<folder>/condense.py` with `PRESETS` (method -> preset -> configuration, a frozen dataclass with `ipc`), maybe
+`SISTERS` (method -> dataset -> preset -> configuration, for datasets other than CIFAR-10),
 and `condense(train, config, seed, device, run=None) -> SyntheticSet`; `<folder>/paper.toml` holds what its paper reports.
 """
 

@@ -208,7 +208,16 @@ class RealImages:
         rows = self.rows[label]
         return self.at(rows[torch.randperm(len(rows), generator=generator)[:count]])
 
-    def to_set(self, images: Tensor, ipc: int, name: str, *, decode: str = "none", clamp: bool = False) -> SyntheticSet:
+    def to_set(
+        self,
+        images: Tensor,
+        ipc: int,
+        name: str,
+        *,
+        decode: str = "none",
+        clamp: bool = False,
+        learning_rate: float | None = None,
+    ) -> SyntheticSet:
         """Normalised images [K*ipc,C,S,S], class by class, as a set: float32 in pixel space."""
         pixels = images.detach() * self.std + self.mean
         return SyntheticSet(
@@ -219,6 +228,7 @@ class RealImages:
             decode=decode,
             class_names=self.dataset.class_names,
             name=name,
+            learning_rate=learning_rate,
         )
 
 

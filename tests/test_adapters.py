@@ -87,6 +87,11 @@ def test_mtt_pairs(tmp_path: Path) -> None:
         chosen = adapters.read(path, dataset="cifar10")
         torch.testing.assert_close(chosen.images, X)
         assert torch.equal(chosen.labels, Y)
+    named = adapters.read(tmp_path, dataset="cifar10", learned_rate=0.0213)
+    assert named.learning_rate == 0.0213 and ("learned rate", "--learned-rate") in {(f.field, f.flag) for f in named.findings}
+    named.save(tmp_path / "packed.safetensors")
+    assert adapters.read(tmp_path / "packed.safetensors").sha256 == named.sha256 != chosen.sha256
+    assert adapters.read(tmp_path / "packed.safetensors", space="pixel").learning_rate == 0.0213, "kept under other flags"
     written(tmp_path / "labels_best.pt", torch.randn(20, 10) + 10 * torch.nn.functional.one_hot(Y))
     soft = adapters.read(tmp_path, dataset="cifar10")
     assert soft.label_kind == "soft" and "logits" in next(f.reason for f in soft.findings if f.field == "labels")

@@ -168,3 +168,49 @@ def test_dsa_applies_one_family_a_batch() -> None:
         assert out.shape == x.shape
         kinds.add("cutout" if (out == 0).sum() > 100 and torch.equal(out[out != 0], x[out != 0]) else "other")
     assert kinds == {"cutout", "other"}
+
+
+def test_one_of_dsas_operations_a_batch_is_the_slow_reference() -> None:
+    """The same draws, then every image by itself, with the grids as AST's and MTT's code samples them."""
+    names, x, seen = ("color", "crop", "cutout", "flip", "scale", "rotate"), images(3, 16), set()
+    for seed in range(60):
+        found, targets = A.augment(x, one_hot(3), Augmentation(one_of=names), torch.Generator().manual_seed(seed))
+        g = torch.Generator().manual_seed(seed)
+        name = names[int(torch.randint(6, (), generator=g))]
+        seen.add(name)
+        integer = name in ("crop", "cutout")
+        first, second, third = (
+            torch.randint(*((-2, 3) if name == "crop" else (0, 17)), (3,), generator=g) if integer else torch.rand(3, generator=g)
+            for _ in range(3)
+        )
+        for n in range(3):
+            image, a, b, c = x[n], first[n], second[n], third[n]
+            if name == "color":
+                image = image + (a - 0.5)
+                image = (image - image.mean(0)) * (2 * b) + image.mean(0)
+                image = (image - image.mean()) * (c + 0.5) + image.mean()
+            elif name == "crop":
+                image = F.pad(image, (2, 2, 2, 2))[:, 2 - a : 18 - a, 2 - b : 18 - b]
+            elif name == "cutout":
+                image = image.clone()
+                for i in range(int(a) - 4, int(a) + 4):
+                    for j in range(int(b) - 4, int(b) + 4):
+                        if 0 <= i < 16 and 0 <= j < 16:
+                            image[:, i, j] = 0
+            elif name == "flip":
+                image = image.flip(2) if a < 0.5 else image
+            else:
+                sx, sy = (1 / 1.2 + (1.2 - 1 / 1.2) * v for v in (a, b))
+                angle = math.radians(15) * (2 * a - 1)
+                theta = (
+                    [[sx, 0, 0], [0, sy, 0]]
+                    if name == "scale"
+                    else [[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0]]
+                )
+                grid = F.affine_grid(torch.tensor([theta]), [1, 3, 16, 16], align_corners=True)
+                image = F.grid_sample(image[None], grid, align_corners=True)[0]
+            torch.testing.assert_close(found[n], image, rtol=1e-4, atol=1e-5, msg=name)
+        assert torch.equal(targets, one_hot(3))
+    assert seen == set(names)
+    with pytest.raises(ValueError, match="one_of is the whole augmentation"):
+        Augmentation(one_of=names, flip=0.5)

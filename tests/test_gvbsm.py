@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import data, papers
+from mabench import adapters, augment, data, papers, recorded, suites
 from mabench.data import DATASETS, RealData
 from mabench.networks import Network
 from mabench.schema import Interrupted, MabenchError
@@ -269,7 +267,7 @@ def test_gradient_of_densification_is_that_of_finite_differences(normalised: boo
 def test_resized_crop_is_what_interpolation_makes_of_each_box() -> None:
     images, boxes = noise(40, 2, 16, 16), views.draw_boxes(40, 16, views.generator(0))
     assert (boxes[:, 2:] >= 1).all() and (boxes[:, :2] + boxes[:, 2:] <= 16).all() and (boxes[:, :2] >= 0).all()
-    for image, (top, left, height, width), mine in zip(images, boxes.tolist(), views.resized_crop(images, boxes), strict=True):
+    for image, (top, left, height, width), mine in zip(images, boxes.tolist(), augment.resized_crop(images, boxes), strict=True):
         cut = image[None, :, top : top + height, left : left + width]
         torch.testing.assert_close(mine, F.interpolate(cut, size=16, mode="bilinear")[0])
 
@@ -316,7 +314,7 @@ def run_whole(config: Config, folder: Path, train: RealData) -> tuple[str, dict[
 
 
 def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "CHUNK_BYTES", 1)  # one epoch of labels a file
+    monkeypatch.setattr(recorded, "CHUNK_BYTES", 1)  # one epoch of labels a file
     train, config = digits(), tiny(momentum_start="released")
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     expected = run_whole(config, tmp_path / "whole", train)
@@ -365,17 +363,15 @@ def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert size["label_bytes"] == sum(p.stat().st_size for p in files) and size["image_bytes"] == made.images.nbytes
     assert config.method == method and f'"{method}' in json.dumps(made.name)
 
-    record = labels.Record(tmp_path / "run" / "labels", made)
+    read = adapters.read(tmp_path / "run" / "set.safetensors")
+    assert read.recorded.bytes == size["label_bytes"] and read.recorded.epochs == 2
     stages = teachers.Stages(Run(tmp_path / "again"), {}, None)  # the backbones are read from the cache
     pool = [teachers.squeeze(train, n, config.squeeze, config.crop, 0, CPU, stages, f"squeeze {n}") for n in config.backbones]
-    for seen, logits, rows in record.batches(1):
+    for number, rows in enumerate(read.recorded.order(1).split(config.record_batch)):
+        drawn, logits = read.recorded.batch_of(1, number)
+        seen = recorded.apply_views(views.normalised(made.images[rows], made.entry), drawn)
         again = labels.ensemble(pool, [seen], logit_normalisation=False)
         torch.testing.assert_close(logits, again, rtol=2e-3, atol=2e-3)
-        assert seen.shape[1:] == (3, 32, 32) and rows.max() < 20
-    with pytest.raises(MabenchError, match="ends after 2"):
-        record.batches(2)
-    with pytest.raises(MabenchError, match="labels of set"):
-        labels.Record(tmp_path / "run" / "labels", replace(made, images=255 - made.images))
 
 
 def test_real_images_with_the_same_labels() -> None:
@@ -405,7 +401,7 @@ def test_data_of_other_shapes_run_through_the_whole_method(name: str, monkeypatc
     drawn = np.random.default_rng(0)
     images = drawn.integers(0, 256, (entry.num_classes, 3, entry.image_size, entry.image_size), dtype=np.uint8)
     train = RealData(images, np.arange(entry.num_classes), entry, "train", "made in the test")
-    sister = next(iter(SISTERS[name].values()))
+    sister = next(iter(SISTERS["gvbsm"][name].values()))
     config = replace(
         sister,
         ipc=1,
@@ -469,19 +465,24 @@ def test_settings_that_are_not_there_are_refused() -> None:
             tiny(**wrong)
 
 
-def test_the_papers_numbers_are_well_formed() -> None:
-    """They wait for their suites, so nothing compares with them yet; each has the form of a table and names what exists here."""
-    text = resources.files("mabench_methods.gvbsm").joinpath("paper.toml").read_text(encoding="utf-8")
-    pending = tomllib.loads(text)["pending"]
-    entries = [
-        papers.PaperTable.model_validate(e | {"values": {n: (v[0], v[-1]) for n, v in e["values"].items()}}) for e in pending
-    ]
-    assert all(METHODS[e.method] == "gvbsm" and e.dataset in DATASETS and e.values for e in entries)
-    assert all(hasattr(PRESETS[e.method]["lite"], path) for e in entries for path in e.config)
-    assert all(0 < mean < 100 for e in entries for mean, _ in e.values.values())
-    known = {(e.method, e.dataset, e.ipc, n): v for e in entries if e.published for n, v in e.values.items()}
-    assert known["gvbsm", "cifar10", 10, "convnet3-scratch"] == (46.5, 0.7)
-    assert known["gvbsm", "cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
-    assert known["sre2l", "cifar100", 10, "resnet18_in-scratch"] == (31.6, 0.5)
-    assert papers.tables("gvbsm") == []
+def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
+    """Every table names a suite and fields that exist; what the presets record is what the suite of their budget replays."""
+    known = {}
+    for method in ("gvbsm", "sre2l"):
+        assert METHODS[method] == "gvbsm"
+        for table in papers.tables(method):
+            exam = suites.load(table.suite)
+            assert set(table.values) <= {e.name for es in exam.evaluators.values() for e in es}, table.title
+            assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
+            assert all(hasattr(PRESETS[method]["lite"], path) for path in table.config)
+            if table.published:
+                known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}
+    assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
+    assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)
     assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(PRESETS["gvbsm"]) & set(PRESETS["sre2l"])
+    own = {"cifar10": PRESETS["gvbsm"] | {}, **SISTERS["gvbsm"]}
+    for dataset, presets in own.items():
+        recipe = suites.load(f"{dataset}-gvbsm").recipes["gvbsm"]
+        for name, config in presets.items():
+            if name.startswith(("paper", "released")):
+                assert (config.record_epochs, config.record_batch) == (recipe.epochs, recipe.batch_size), (dataset, name)

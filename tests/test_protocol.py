@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,36 +52,65 @@ def curve(recipe: Recipe = PLAIN, **arguments: Any) -> tuple[tuple[int, int], ..
     return protocol.run(small_set(), cell(recipe, **arguments), TEST, device=CPU).curve
 
 
-def test_the_loop_is_the_textbook_loop() -> None:
+@pytest.mark.parametrize("quirks", ["none", "learned rate, other momentum after the decay, no decay of biases"])
+def test_the_loop_is_the_textbook_loop(quirks: str) -> None:
     """Same initial weights and order, then thirty lines that know nothing of our loop: the same curve."""
-    recipe = PLAIN.model_copy(update={"decay_after": 4})
-    record = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
+    recipe, quirky = PLAIN.model_copy(update={"decay_after": 4}), quirks != "none"
+    given = small_set()
+    if quirky:  # AST's recipe, and G-VBSM's weight decay: the learned rate wins over the recipe's own
+        given = replace(given, learning_rate=0.08)
+        update = {
+            "rate": "learned",
+            "decay_factor": 0.5,
+            "decay_momentum": 0.5,
+            "weight_decay_on": "weights",
+            "weight_decay": 0.05,
+        }
+        recipe = recipe.model_copy(update=update)
+    record = protocol.run(given, cell(recipe), TEST, device=CPU)
+    assert record.synthetic_set.learning_rate == given.learning_rate
     model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=stream(0, "init"))
     order = torch.Generator().manual_seed(stream(0, "order"))
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     chosen = small_set()
     images, labels = (chosen.images.float() / 255 - mean) / std, chosen.labels
     test_images = (torch.tensor(TEST.images).float() / 255 - mean) / std
-    expected, rate = [], 0.05
+    expected, losses, rate, keep, shrink = [], [], (0.08 if quirky else 0.05), 0.9, (0.05 if quirky else 5e-4)
     momentum = {p: torch.zeros_like(p) for p in model.parameters()}
     for epoch in range(1, 7):
-        permutation = torch.randperm(len(images), generator=order)
+        permutation, total = torch.randperm(len(images), generator=order), 0.0
         for batch in permutation.split(16):
             loss = F.cross_entropy(model(images[batch]), labels[batch])
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for p, g in zip(model.parameters(), gradients, strict=True):
-                    momentum[p] = 0.9 * momentum[p] + g + 5e-4 * p
+                    momentum[p] = keep * momentum[p] + g + (0 if quirky and p.dim() == 1 else shrink) * p
                     p -= rate * momentum[p]
+            total += float(loss.detach()) * len(batch) / len(images)
         if epoch == 4:
-            rate, momentum = rate * 0.1, {p: torch.zeros_like(p) for p in model.parameters()}
+            rate, keep = (0.04, 0.5) if quirky else (0.005, 0.9)
+            momentum = {p: torch.zeros_like(p) for p in model.parameters()}
         if epoch % 2 == 0:
+            losses.append(total)
             with torch.no_grad():
                 expected.append((epoch, int((model(test_images).argmax(1) == torch.tensor(TEST.labels)).sum())))
     assert len(record.curve) == 3 and record.total == 500
     for (epoch, correct), (epoch_here, correct_here) in zip(record.curve, expected, strict=True):
         assert epoch == epoch_here and abs(correct - correct_here) <= 2, "float32 sums in another order may move an image or two"
+    assert [loss for _, loss in record.train_loss] == pytest.approx(losses, rel=1e-3)
     assert record.best > 0.3, "and it learns"
+
+
+def test_a_learned_rate_is_for_recipes_that_ask_for_it() -> None:
+    """Without a rate of its own the set is trained at the recipe's, which is what `rate = fixed` always does."""
+    learned, brings = PLAIN.model_copy(update={"rate": "learned"}), replace(small_set(), learning_rate=0.001)
+
+    def losses(chosen: SyntheticSet, recipe: Recipe) -> tuple[tuple[int, float], ...]:
+        return protocol.run(chosen, cell(recipe), TEST, device=CPU).train_loss
+
+    fixed = losses(small_set(), PLAIN)
+    assert losses(small_set(), learned) == fixed == losses(brings, PLAIN)
+    assert losses(brings, learned) != fixed
 
 
 def test_a_cell_is_reproducible() -> None:

@@ -76,6 +76,31 @@ def test_presets_and_changes() -> None:
             reproduce.preset(*bad)  # type: ignore[arg-type]
 
 
+def test_presets_on_other_datasets_have_names_and_suites() -> None:
+    tiny = reproduce.preset("gvbsm", "tinyimagenet-released-ipc100", None, ["iterations=7"])
+    assert (tiny.dataset, tiny.config.ipc, tiny.config.iterations) == ("tinyimagenet", 100, 7)
+    tables = reproduce.fitting_tables(tiny, from_set=False)
+    assert reproduce.chosen_suites(tiny, [], tables) == ["tinyimagenet-gvbsm", "tinyimagenet-agnostic"]
+    fruit = reproduce.preset("trajectory", "imagefruit-paper-ipc10", None)
+    assert fruit.config.experts.depth_at(128) == 5
+    assert reproduce.chosen_suites(fruit, [], reproduce.fitting_tables(fruit, from_set=False)) == ["imagefruit-ast"]
+    assert reproduce.preset("gvbsm", None, 10).dataset == "cifar10"
+    with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
+        reproduce.preset("gvbsm", None, 100)
+    for method in mabench_methods.METHODS:
+        assert all(found.dataset in data.DATASETS for found in reproduce.presets(method).values())
+
+
+def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:
+    whole, small = reproduce.preset("gvbsm", "paper-ipc10", None), reproduce.preset("gvbsm", "lite", None)
+    for chosen, expected in ((whole, ["cifar10-gvbsm", "cifar10-agnostic"]), (small, ["cifar10-agnostic"])):
+        assert reproduce.chosen_suites(chosen, [], reproduce.fitting_tables(chosen, from_set=False)) == expected
+    exam = suites.load("cifar10-gvbsm")
+    reproduce.check_records(whole, exam)
+    with pytest.raises(MabenchError, match="preset 'lite' of gvbsm.*record_epochs=1000"):
+        reproduce.check_records(small, exam)
+
+
 def test_tables_belong_to_a_configuration() -> None:
     long = reproduce.preset("model-pool", "released-ipc1", None)
     short = reproduce.preset("model-pool", "released-ipc1", None, ["matching.iterations=1000"])

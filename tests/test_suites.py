@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mabench import suites
-from mabench.schema import Augmentation, Distillation, Evaluator, MabenchError, Recipe
+from mabench.schema import Augmentation, Distillation, Evaluator, MabenchError, Recipe, Recorded
 
 GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 
@@ -24,7 +24,7 @@ def test_defaults_never_change() -> None:
         f"{model.__name__}.{name}": json.loads(
             json.dumps(field.get_default(call_default_factory=True), default=lambda m: m.model_dump())
         )
-        for model in (Recipe, Augmentation, Evaluator, Distillation)
+        for model in (Recipe, Augmentation, Evaluator, Distillation, Recorded)
         for name, field in model.model_fields.items()
         if not field.is_required()
     }

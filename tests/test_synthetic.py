@@ -51,6 +51,18 @@ def test_identity_is_the_content() -> None:
     assert replace(one, labels=one.labels.flip(0)).sha256 != one.sha256
 
 
+def test_a_learned_rate_is_part_of_the_identity(tmp_path: Path) -> None:
+    plain = make()
+    one = replace(plain, learning_rate=0.1 + 0.2)
+    one.save(tmp_path / "one.safetensors")
+    read = synthetic.load(tmp_path / "one.safetensors")
+    assert (read.learning_rate, read.sha256) == (0.1 + 0.2, one.sha256) and read.summary().learning_rate == 0.1 + 0.2
+    assert len({plain.sha256, one.sha256, replace(plain, learning_rate=0.1).sha256}) == 3
+    for wrong in (0.0, -0.01, float("nan"), float("inf")):
+        with pytest.raises(MabenchError, match="learned rate is .*--learned-rate"):
+            replace(plain, learning_rate=wrong)
+
+
 @pytest.mark.parametrize("factor", [2, 4])
 def test_grids_decode_tile_by_tile(factor: int) -> None:
     """All top-left tiles, then down the first column, then the next column; each alone, upsampled alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Command
 from torch import Tensor
 
 from mabench import augment, data, networks, papers, suites, synthetic
@@ -375,8 +377,38 @@ def test_an_interruption_changes_nothing(
         trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
     resumed = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
     assert done == list(range(stop_at + 1, 13)), "goes on where it stopped"
-    assert resumed.sha256 == synthetic.load(uninterrupted / "set.safetensors").sha256
+    whole = synthetic.load(uninterrupted / "set.safetensors")
+    assert resumed.sha256 == whole.sha256 and resumed.learning_rate == whole.learning_rate
+    assert f'note = "learned rate {whole.learning_rate:.6g}"' in (uninterrupted / "card.toml").read_text()
     assert (tmp_path / "losses.csv").read_text() == (uninterrupted / "losses.csv").read_text()
+
+
+def test_the_paper_suite_trains_at_the_rate_that_the_set_brings(mabench: Command, uninterrupted: Path, tmp_path: Path) -> None:
+    """AST's recipe, shortened, on digits: the record names the rate, and another rate is another set with another result."""
+    text = (suites.FOLDER / "cifar10-ast@1.toml").read_text()
+    for old, new in {
+        'name = "cifar10-ast"': 'name = "digits-ast"', 'dataset = "cifar10"': 'dataset = "digits"', "[0, 1, 2, 3, 4]": "[0]",
+        "convnet3-scratch": "mlp-scratch", "epochs = 1001": "epochs = 4", "test_every = 20": "test_every = 2", "after = 502": "after = 2",
+    }.items():  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "mine.toml").write_text(text)
+    learned = synthetic.load(uninterrupted / "set.safetensors").learning_rate
+    found = {}
+    for name, flags in {"own": (), "other": ("--learned-rate", "0.5")}.items():
+        done = mabench(
+            "eval", uninterrupted / "set.safetensors", "--suite", "mine.toml", "--out", name, "--device", "cpu", *flags
+        )
+        assert done.returncode == 0, done.stderr
+        (path,) = (tmp_path / name / "records").iterdir()
+        found[name] = json.loads(path.read_text())
+        rate = found[name]["synthetic_set"]["learning_rate"]
+        assert (
+            rate == (0.5 if flags else learned)
+            and f"rate learned with the images: {rate:.6g}" in (tmp_path / name / "table.md").read_text()
+        )
+    assert found["own"]["cell"]["recipe"]["rate"] == "learned" and found["own"]["train_loss"] != found["other"]["train_loss"]
+    assert found["own"]["cell"]["set_sha256"] != found["other"]["cell"]["set_sha256"]
 
 
 def shaped_like(name: str, per_class: int) -> RealData:

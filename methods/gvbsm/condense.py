@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabench import compiling
+from mabench import recorded as recorded_labels
 from mabench.data import RealData
 from mabench.files import write_bytes, write_text
 from mabench.schema import Card, Finding, MabenchError
@@ -210,8 +211,11 @@ def _sisters() -> dict[str, dict[str, Config]]:
 
 
 PRESETS = {"gvbsm": _presets(), "sre2l": {name: sre2l(config) for name, config in _presets().items()}}
-SISTERS = _sisters()
-"""Dataset -> preset -> configuration of G-VBSM for CIFAR-100, Tiny ImageNet and ImageNet-1k."""
+SISTERS = {
+    "gvbsm": _sisters(),
+    "sre2l": {dataset: {name: sre2l(config) for name, config in own.items()} for dataset, own in _sisters().items()},
+}
+"""Method -> dataset -> preset -> configuration, for CIFAR-100, Tiny ImageNet and ImageNet-1k."""
 
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
@@ -253,7 +257,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         size = labels.record(
             made,
             teachers,
-            run.folder / "labels",
+            run.folder / recorded_labels.FOLDER,
             epochs=recorded,
             batch=config.record_batch,
             logit_normalisation=config.logit_normalisation,

@@ -1,40 +1,28 @@
 """Relabel: the ensemble's static soft labels for the set, and the paper suite's record of labels for every epoch.
 
-The record lies beside the set in `labels/`, as `labels-<first epoch>.safetensors` with E epochs a file, of N images in batches of
-at most B, K classes. Integers are exact, so whoever replays them gets the very images that the teachers saw:
-
-    order    int32   [E,N]     stored images in the order of the epoch; batch b is entries b*B to (b+1)*B
-    boxes    int16   [E,N,4]   crop of each: top, left, height, width in pixels, enlarged bilinearly to the full side
-    flipped  uint8   [E,N]     1 = mirrored left to right, after the crop
-    partner  int32   [E,N]     position within the batch of the image that fills the CutMix box
-    mix      int16   [E,ceil(N/B),4]   CutMix box of each batch: top, left, bottom, right in pixels
-    logits   float16 [E,N,K]   of the ensemble, raw: no softmax, no temperature
-
-The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, logit_normalisation, and the sha256 of
-every teacher. `labels.json` says what the record weighs beside the images.
+The record lies beside the set in `labels/`; its files are described in `mabench.recorded`, which replays them. `labels.json` says what
+they weigh beside the images.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mabench.files import write_bytes, write_text
+from mabench import recorded
+from mabench.files import write_text
+from mabench.recorded import Views
 from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
 
 from . import views
 from .stages import Stages
 from .teachers import Teacher
-from .views import Views
 
-FORMAT, VERSION = "mabench-gvbsm-labels", 1
-CHUNK_BYTES = 64 * 2**20  # ours: a file is written in one piece, so this much work is lost at most
 PART = 250  # ours: images a forward pass
 MARGIN = 1e-3  # ours: by how much an image's own class leads after it was mended
 
@@ -67,11 +55,6 @@ def static(logits: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor,
     return mended.float(), int((behind >= 0).sum())
 
 
-def epochs_per_file(count: int, num_classes: int) -> int:
-    """Epochs that share a file."""
-    return max(1, CHUNK_BYTES // (count * (2 * num_classes + 17)))
-
-
 def record(
     made: SyntheticSet,
     teachers: Sequence[Teacher],
@@ -86,26 +69,19 @@ def record(
     stage: str,
 ) -> int:
     """Write the record of the set's every epoch into `folder`; files that are there already are kept. Returns its bytes."""
-    per_file, total = epochs_per_file(len(made.images), made.num_classes), 0
+    per_file, total = recorded.epochs_per_file(len(made.images), made.num_classes), 0
+    by = {t.name: t.sha256 for t in teachers}
     for first in range(0, epochs, per_file):
-        path, last = folder / f"labels-{first:05d}.safetensors", min(epochs, first + per_file)
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "set_sha256": made.sha256,
-            "batch": batch,
-            "first_epoch": first,
-            "logit_normalisation": logit_normalisation,
-            "teachers": {t.name: t.sha256 for t in teachers},
-        }
-        if not path.exists() or _header(path) != header:
+        path, last = folder / recorded.file_name(first), min(epochs, first + per_file)
+        header = recorded.header(made.sha256, batch, first, logit_normalisation=logit_normalisation, teachers=by)
+        if not path.exists() or recorded.read_header(path) != header:
             found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e) for e in range(first, last)]
             tensors = {name: torch.stack([one[name] for one in found]) for name in found[0]}
             if not torch.isfinite(tensors["logits"]).all():
                 raise MabenchError(
                     f"{path}: logits beyond float16 (65504): the backbones have diverged. Squeeze with a lower rate."
                 )
-            _save(path, tensors, header)
+            recorded.save(path, tensors, header)
             stages.tell(stage, last, {}, dict)
         total += path.stat().st_size
     facts = {
@@ -115,7 +91,7 @@ def record(
         "image_bytes": made.images.nbytes,
         "label_bytes_per_image": round(total / len(made.images)),
         "labels_over_images": round(total / made.images.nbytes, 2),
-        "teachers": {t.name: t.sha256 for t in teachers},
+        "teachers": by,
     }
     write_text(folder / "labels.json", json.dumps(facts, indent=1) + "\n")
     return total
@@ -123,7 +99,7 @@ def record(
 
 def _seen(made: SyntheticSet, rows: Tensor, drawn: Views, device: torch.device) -> Tensor:
     """Normalised images of these rows in these views."""
-    return views.apply_views(views.normalised(made.images[rows].to(device), made.entry), drawn)
+    return recorded.apply_views(views.normalised(made.images[rows].to(device), made.entry), drawn)
 
 
 def _epoch(
@@ -152,63 +128,3 @@ def _epoch(
         "mix": torch.stack([v.mix for v in drawn]).short(),
         "logits": torch.cat(logits),
     }
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, object]) -> None:
-    from safetensors.torch import save
-
-    # one entry of metadata: the library orders several as it pleases, and the same record has to be the same bytes
-    write_bytes(path, save({n: v.contiguous() for n, v in tensors.items()}, {"facts": json.dumps(header)}))
-
-
-def _header(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return facts
-    except (SafetensorError, ValueError):  # damaged means absent: it is written again
-        return {}
-
-
-class Record:
-    """A record as a student reads it. Raises MabenchError when it is missing, foreign, or about another set."""
-
-    def __init__(self, folder: Path, made: SyntheticSet) -> None:
-        self.made = made
-        self.files = {int(p.stem.removeprefix("labels-")): p for p in sorted(folder.glob("labels-*.safetensors"))}
-        if not self.files:
-            raise MabenchError(f"{folder}: no record of labels (labels-00000.safetensors) is there.")
-        for path in self.files.values():
-            header = _header(path)
-            if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
-                raise MabenchError(f"{path}: no {FORMAT} of version {VERSION}.")
-            if header["set_sha256"] != made.sha256:
-                raise MabenchError(f"{path}: labels of set {header['set_sha256'][:16]}, this one is {made.sha256[:16]}.")
-            self.batch = int(header["batch"])
-        self._first = -1
-        self._held: dict[str, Tensor] = {}
-
-    def batches(self, epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The epoch's batches: images as the teachers saw them [B,C,S,S] (normalised), logits float32 [B,K], and the rows [B]
-        of the set that were cropped; the ground truth of Eq. 11 is those rows' class, whatever CutMix put in."""
-        from safetensors.torch import load
-
-        known = [f for f in self.files if f <= epoch]
-        if not known:
-            raise MabenchError(f"epoch {epoch} is not in the record.")
-        if self._first != max(known):
-            self._first = max(known)
-            self._held = load(self.files[self._first].read_bytes())
-        index = epoch - self._first
-        if index >= len(self._held["order"]):
-            raise MabenchError(f"epoch {epoch} is not in the record: it ends after {self._first + len(self._held['order'])}.")
-        one = {name: value[index] for name, value in self._held.items()}
-        out = []
-        for number, begin in enumerate(range(0, len(one["order"]), self.batch)):
-            part = slice(begin, begin + self.batch)
-            rows = one["order"][part].long()
-            seen = Views(one["boxes"][part].long(), one["flipped"][part].bool(), one["partner"][part].long(), one["mix"][number])
-            out.append((_seen(self.made, rows, seen, torch.device("cpu")), one["logits"][part].float(), rows))
-        return out

@@ -6,13 +6,13 @@ Draws come from CPU generators, images may live on any device. Legend: B images,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mabench import augment
 from mabench.data import Dataset, RealData
+from mabench.recorded import Views
 from mabench.schema import MabenchError, stream
 
 CROPS = ("shift", "resized")
@@ -54,7 +54,7 @@ def training_view(pixels: Tensor, dataset: Dataset, crop: str, padding: int, dra
         down, right = torch.randint(-padding, padding + 1, (2, len(values)), generator=draws).to(values.device)
         values = augment.shift(values, down, right)
     else:
-        values = resized_crop(values, draw_boxes(len(values), values.shape[-1], draws))
+        values = augment.resized_crop(values, draw_boxes(len(values), values.shape[-1], draws))
     flipped = torch.rand(len(values), generator=draws) < 0.5
     return normalised(augment.flip(values, flipped.to(values.device)), dataset)
 
@@ -72,7 +72,7 @@ def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: to
     if crop == "shift":
         images = augment.shift(images, *(v.expand(len(images)).to(images.device) for v in (down, right)))
     else:
-        images = resized_crop(images, box.expand(len(images), 4))
+        images = augment.resized_crop(images, box.expand(len(images), 4))
     images = images.flip(3) if mirrored else images
     return images.roll(roll, (2, 3)).contiguous(memory_format=torch.channels_last)
 
@@ -101,40 +101,6 @@ def draw_boxes(count: int, side: int, draws: torch.Generator) -> Tensor:
     return torch.stack([top, left, height, width], 1)
 
 
-def _weights(start: Tensor, length: Tensor, side: int, like: Tensor) -> Tensor:
-    """[B,S,S]: how much every source line adds to every line of the enlarged image; lines outside of the box add nothing."""
-    start, length = start.to(like).view(-1, 1), length.to(like).view(-1, 1)
-    place = ((torch.arange(side).to(like) + 0.5) * length / side - 0.5).clamp(min=0)  # [B,S], half-pixel centres
-    low = torch.minimum(place.floor(), length - 1)
-    high, share = torch.minimum(low + 1, length - 1), place - low
-    out = like.new_zeros(len(start), side, side)
-    out.scatter_add_(2, (start + low).long().unsqueeze(2), (1 - share).unsqueeze(2))
-    return out.scatter_add_(2, (start + high).long().unsqueeze(2), share.unsqueeze(2))
-
-
-def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
-    """Box n of image n enlarged to the full side, bilinear, borders repeated: what `interpolate(align_corners=False)` gives for
-    every cut-out by itself, here in two matrix products for the batch."""
-    boxes = boxes.to(images.device)
-    side = images.shape[-1]
-    rows, columns = (_weights(boxes[:, i], boxes[:, i + 2], side, images) for i in (0, 1))
-    return torch.einsum("bih,bchw,bjw->bcij", rows, images, columns)
-
-
-@dataclass(frozen=True)
-class Views:
-    """What happened to one batch before the teachers labelled it; integers, so that it can be repeated exactly."""
-
-    boxes: Tensor
-    """[B,4] top, left, height, width of the crop, pixels."""
-    flipped: Tensor
-    """[B] bool."""
-    partner: Tensor
-    """[B] position in this batch whose image fills the CutMix box."""
-    mix: Tensor
-    """[4] top, left, bottom, right of the CutMix box, one for the batch, pixels."""
-
-
 def draw_views(count: int, side: int, draws: torch.Generator) -> Views:
     """Crop, flip, and CutMix with lambda ~ Beta(1,1) (released relabel stage)."""
     boxes = draw_boxes(count, side, draws)
@@ -144,12 +110,3 @@ def draw_views(count: int, side: int, draws: torch.Generator) -> Views:
     half, centre = int(side * math.sqrt(1 - kept)) // 2, (int(y * side), int(x * side))
     corners = [min(max(c + sign * half, 0), side) for sign in (-1, 1) for c in centre]
     return Views(boxes, flipped, partner, torch.tensor(corners))
-
-
-def apply_views(images: Tensor, views: Views) -> Tensor:
-    """The batch [B,C,S,S] as the teachers saw it and a student has to: crop, flip, CutMix."""
-    images = augment.flip(resized_crop(images, views.boxes), views.flipped.to(images.device))
-    top, left, bottom, right = views.mix.tolist()
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[views.partner.to(images.device), :, top:bottom, left:right]
-    return mixed.contiguous(memory_format=torch.channels_last)

@@ -180,8 +180,26 @@ PRESETS = {
 }
 
 
+def _sisters(table: dict[str, settings.Setting], name: str, make: Callable[[str, int], Config]) -> dict[str, dict[str, Config]]:
+    """Every setting that was published for a dataset other than CIFAR-10."""
+    out: dict[str, dict[str, Config]] = {}
+    for key in table:
+        dataset, ipc = key.split()
+        if dataset != "cifar10":
+            out.setdefault(dataset, {})[f"{name}-ipc{ipc}"] = make(dataset, int(ipc))
+    return out
+
+
+_PAPER, _RELEASED = _sisters(settings.FTD, "paper", paper), _sisters(settings.AST, "released", released)
+SISTERS = {
+    "trajectory": {dataset: own | _RELEASED[dataset] for dataset, own in _PAPER.items()},
+    "mtt": _sisters(settings.MTT, "paper", mtt),
+}
+"""Method -> dataset -> preset -> configuration, for datasets other than CIFAR-10."""
+
+
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
-    """A set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels. Its card names the learned rate.
+    """A set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels; the learned rate travels in it, and in its card.
 
     Experts are kept in the cache folder and shared by all runs whose experts are configured alike; without a run's folder
     they stay in memory. Resumes from the run's checkpoint in either stage, to the same images.
@@ -219,7 +237,9 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         note=f"learned rate {rate:.6g}",
         source_networks=(f"convnet{config.experts.depth_at(train.dataset.image_size)}",),
     )
-    return run.finish(real.to_set(images, config.ipc, f"{config.method}-ipc{config.ipc}-seed{seed}"), card)
+    name = f"{config.method}-ipc{config.ipc}-seed{seed}"
+    # nothing keeps a rate positive (rate_floor = 0); at one that is not, nobody can train
+    return run.finish(real.to_set(images, config.ipc, name, learning_rate=rate if rate > 0 else None), card)
 
 
 def match(
