@@ -153,6 +153,8 @@ def evaluate(
                 on_record=on_record,
                 on_event=shown.line,
             )
+    for text in folder.damaged.values():
+        click.echo(f"made again: {text}", err=True)
     if resumed:
         click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
     return records

@@ -6,6 +6,7 @@ gives the same record whichever cells run before it and however often it was int
 
 from __future__ import annotations
 
+import io
 import math
 import platform
 import time
@@ -26,7 +27,7 @@ from mabench import evaluators
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
 from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
-from mabench.files import whole
+from mabench.files import seal, unsealed, whole
 from mabench.schema import Cell, Evaluator, Interrupted, Recipe, RunRecord, stream
 from mabench.synthetic import SyntheticSet
 
@@ -404,12 +405,14 @@ class Sitting:
             self.checkpoint, "Free some space or make the folder writable, then run the same command: finished cells are kept."
         ) as partial:
             torch.save(state, partial)
+            seal(partial)  # torch itself does not notice a flipped bit
 
     def _resume(self) -> None:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            content = unsealed(self.checkpoint)
+            state = torch.load(io.BytesIO(content or b""), weights_only=True, map_location="cpu")
             matches = (state["cell"], state["engine"]) == (self.cell.model_dump_json(), self.engine_name)
         except Exception:  # any damage at all means the same: this cell starts again, which changes no result
             matches = False

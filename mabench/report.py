@@ -157,4 +157,4 @@ def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     with whole(path) as partial:
-        figure.savefig(partial, dpi=120, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})

@@ -557,8 +557,8 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
         set_sha256=sha,
         records={n: submissions.sha256(content) for n, content in records.items()},
     )
-    files[AUDIT] = submissions.appended(() if existing is None else existing.audit, entry)
-    return files
+    # an entry that is there already comes from a write that was killed before the card
+    return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
 
 
 def _tier(existing: Submission | None, added: bool) -> Tier:
