@@ -222,7 +222,10 @@ class Sitting:
         self.epoch += 1
         self.permutation, self.position = None, 0
         loss = float(self.loss_sum) / len(self.images)
-        if not math.isfinite(loss) and self.phase == "student" and self.diverged_epoch is None:
+        finite = math.isfinite(loss)
+        if self.epoch == self.recipe.epochs:  # no further loss would show what the last step did to the weights
+            finite = finite and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        if not finite and self.phase == "student" and self.diverged_epoch is None:
             self.diverged_epoch = self.epoch
         if self._look_is_due():
             self.train_loss.append((self.epoch, loss if math.isfinite(loss) else -1.0))
