@@ -640,6 +640,7 @@ def clocks(options: argparse.Namespace) -> list[Row]:
 
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
+FAMILIES = ("kills", "steps", "twice", "damage", "disk", "clock")
 NOW = time.time()
 SCRATCH = Path()
 
@@ -650,27 +651,31 @@ def everything(options: argparse.Namespace) -> Iterator[Row]:
     if options.only_clock:
         yield from (clock(task, options.others, chance) for task in known.values())
         return
-    few = options.quick
-    for task in known.values():
-        yield kills(task, 3 if few else options.kills, chance)
-    for task in known.values():
-        yield steps(task, (1, 6) if few else range(0, 2000, options.stride))
-    for task in list(known.values())[: 1 if few else None]:
-        yield twice(task, 1 if few else options.others, chance)
-    if few:
-        return
-    cifar = cifar_task()
-    for kind in kinds(known, cifar):
-        yield damaged(kind, options.damages, chance)
-    try:
+    only, few = options.only or FAMILIES[: 3 if options.quick else None], options.quick
+    if "kills" in only:
         for task in known.values():
-            yield full_disk(task, options.others, chance)
-            yield read_only_output(task)
-        if cifar is not None:
-            yield from read_only_cache(cifar)
-    except PermissionError:
-        yield Row("disk full, read-only", "all", details=["not run: mounting is refused here"])
-    yield from clocks(options)
+            yield kills(task, 3 if few else options.kills, chance)
+    if "steps" in only:
+        for task in known.values():
+            yield steps(task, (1, 6) if few else range(0, 2000, options.stride))
+    if "twice" in only:
+        for task in list(known.values())[: 1 if few else None]:
+            yield twice(task, 1 if few else options.others, chance)
+    cifar = cifar_task() if {"damage", "disk"} & set(only) else None
+    if "damage" in only:
+        for kind in kinds(known, cifar):
+            yield damaged(kind, options.damages, chance)
+    if "disk" in only:
+        try:
+            for task in known.values():
+                yield full_disk(task, options.others, chance)
+                yield read_only_output(task)
+            if cifar is not None:
+                yield from read_only_cache(cifar)
+        except PermissionError:
+            yield Row("disk full, read-only", "all", details=["not run: mounting is refused here"])
+    if "clock" in only:
+        yield from clocks(options)
 
 
 def main() -> None:
@@ -682,13 +687,16 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=6, help="full disks, two at once, clocks set back: of every command")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="a few of everything")
+    parser.add_argument("--only", action="append", choices=FAMILIES, help="of these faults only; repeatable")
     parser.add_argument("--only-clock", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     begun, rows = time.monotonic(), []
     numbers = ("kills", "damages", "stride", "others", "seed")
     facts = {
-        "command": "python benchmarks/faults.py " + " ".join(f"--{name} {getattr(options, name)}" for name in numbers),
+        "command": "python benchmarks/faults.py "
+        + " ".join(f"--{name} {getattr(options, name)}" for name in numbers)
+        + "".join(f" --only {name}" for name in options.only or ()),
         "when": datetime.now(UTC).strftime("%Y-%m"),
         "mabench": mabench.__version__,
         "torch": torch.__version__,
