@@ -179,7 +179,7 @@ def test_divergence_is_recorded() -> None:
     assert record.diverged_epoch is not None and record.last < 0.2
     assert record.model_validate_json(record.model_dump_json()) == record
     one_step = PLAIN.model_copy(
-        update={"epochs": 1, "test_every": 1, "batch_size": 1000, "learning_rate": 3e38, "weight_decay": 0.0}
+        update={"epochs": 1, "test_every": 1, "batch_size": 1000, "learning_rate": 3e38, "weight_decay": 1e3}
     )
     late = protocol.run(small_set(), cell(one_step), TEST, device=CPU)
     assert late.diverged_epoch == 1 and late.train_loss[0][1] > 0, "the very last step did it: no loss has seen it"
