@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mabench.files import held, sweep
 from mabench.schema import MabenchError, lookup
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
@@ -377,44 +378,52 @@ def _remove_download(dataset: Dataset) -> str:
 
 def _build(dataset: Dataset, split: Split, folder: Path) -> None:
     """Decode into a temporary folder beside `folder`, then rename: that `folder` exists means that it is complete."""
+    folder.parent.mkdir(parents=True, exist_ok=True)  # before the download: an unusable cache shows at once
+    sweep(folder)
+    partial = Path(tempfile.mkdtemp(prefix=f".{split}.", suffix=".partial", dir=folder.parent))
+    try:
+        with held(partial):
+            _fill(dataset, split, partial)
+            try:
+                partial.rename(folder)
+            except OSError:
+                if not (
+                    folder / "meta.json"
+                ).exists():  # if it does, another process was faster: its copy is checked like any other
+                    raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(dataset: Dataset, split: Split, partial: Path) -> None:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    folder.parent.mkdir(parents=True, exist_ok=True)  # before the download: an unusable cache shows at once
-    partial = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=folder.parent))
-    try:
-        files = _fetch(dataset, split)
-        every = _read_labels(dataset, split, files)
-        labels = every[every >= 0]
-        size = dataset.size(split) or len(labels)
-        if len(labels) != size:
-            raise MabenchError(f"{dataset.title}'s {split} split has {len(labels)}, not {size}. {_remove_download(dataset)}")
-        shape, digester = (size, dataset.channels, dataset.image_size, dataset.image_size), _Digester(labels)
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        with (
-            open(partial / "images.npy", "wb") as out,  # not a writable memory map: a full disk would kill the process
-            Progress(*columns, console=Console(stderr=True), transient=True, disable=size < 5000) as progress,
-        ):
-            np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            task = progress.add_task(f"decoding {dataset.title} ({split})", total=size)
-            for images in _batches(dataset, files, every):
-                out.write(images.tobytes())
-                digester.update(images)
-                progress.advance(task, len(images))
-        digests = digester.result()
-        found = digests["order_independent_sha256"]
-        if found != dataset.digests.get(split, found):
-            raise MabenchError(f"{files[0].parent} is not {dataset.title}'s {split} split: found digest {found}, "
-                               f"expected {dataset.digests[split]}. {_remove_download(dataset)}")  # fmt: skip
-        np.save(partial / "labels.npy", labels)
-        source = {"repo": dataset.hub_repo, "snapshot": files[0].parents[1].name, "files": [f.name for f in files]}
-        meta = {"format": CACHE_FORMAT, "dataset": dataset.name, "split": split, "shape": shape, "digests": digests}
-        (partial / "meta.json").write_text(json.dumps({**meta, "source": source}, indent=1))
-        partial.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / "meta.json").exists():  # if it does, another process was faster: its copy is checked like any other
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    files = _fetch(dataset, split)
+    every = _read_labels(dataset, split, files)
+    labels = every[every >= 0]
+    size = dataset.size(split) or len(labels)
+    if len(labels) != size:
+        raise MabenchError(f"{dataset.title}'s {split} split has {len(labels)}, not {size}. {_remove_download(dataset)}")
+    shape, digester = (size, dataset.channels, dataset.image_size, dataset.image_size), _Digester(labels)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with (
+        open(partial / "images.npy", "wb") as out,  # not a writable memory map: a full disk would kill the process
+        Progress(*columns, console=Console(stderr=True), transient=True, disable=size < 5000) as progress,
+    ):
+        np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        task = progress.add_task(f"decoding {dataset.title} ({split})", total=size)
+        for images in _batches(dataset, files, every):
+            out.write(images.tobytes())
+            digester.update(images)
+            progress.advance(task, len(images))
+    digests = digester.result()
+    found = digests["order_independent_sha256"]
+    if found != dataset.digests.get(split, found):
+        raise MabenchError(f"{files[0].parent} is not {dataset.title}'s {split} split: found digest {found}, "
+                           f"expected {dataset.digests[split]}. {_remove_download(dataset)}")  # fmt: skip
+    np.save(partial / "labels.npy", labels)
+    source = {"repo": dataset.hub_repo, "snapshot": files[0].parents[1].name, "files": [f.name for f in files]}
+    meta = {"format": CACHE_FORMAT, "dataset": dataset.name, "split": split, "shape": shape, "digests": digests}
+    (partial / "meta.json").write_text(json.dumps({**meta, "source": source}, indent=1))
+    partial.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache

@@ -120,7 +120,7 @@ def evaluate(
     launcher: Ray | None = None,
 ) -> list[RunRecord]:
     """Run the cells here, or on the launcher's cluster, under one bar; every finished cell leaves a line."""
-    from mabench import report, runner
+    from mabench import report, runner, scoring
 
     resumed: list[str] = []
     with bar() as shown:
@@ -138,7 +138,10 @@ def evaluate(
                 resumed.append(record.cell.name)
                 return
             cell, took = record.cell, duration(record.seconds)
-            shown.line(f"{cell.evaluator.name} seed {cell.seed}: {report.percent(record.score)}% in {took}")
+            outcome = f"{report.percent(scoring.score(record))}%"
+            if record.diverged_epoch is not None:
+                outcome = f"diverged in epoch {record.diverged_epoch}, counts as chance level ({outcome}),"
+            shown.line(f"{cell.evaluator.name} seed {cell.seed}: {outcome} in {took}")
 
         def on_standing(now: Standing) -> None:
             nodes = f"{now.nodes} node" + ("s" if now.nodes != 1 else "")
@@ -164,6 +167,8 @@ def evaluate(
                 on_record=on_record,
                 on_event=shown.line,
             )
+    for text in folder.damaged.values():
+        click.echo(f"made again: {text}", err=True)
     if resumed:
         click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
     return records

@@ -6,6 +6,7 @@ gives the same record whichever cells run before it and however often it was int
 
 from __future__ import annotations
 
+import io
 import math
 import platform
 import time
@@ -26,7 +27,7 @@ from mabench import evaluators, recorded
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
 from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
-from mabench.files import whole
+from mabench.files import seal, unsealed, whole
 from mabench.recorded import RecordedLabels
 from mabench.schema import Cell, Evaluator, Interrupted, MabenchError, Recipe, RunRecord, stream
 from mabench.synthetic import SyntheticSet
@@ -226,7 +227,10 @@ class Sitting:
         self.epoch += 1
         self.permutation, self.position = None, 0
         loss = float(self.loss_sum) / len(self.images)
-        if not math.isfinite(loss) and self.phase == "student" and self.diverged_epoch is None:
+        finite = math.isfinite(loss)
+        if self.epoch == self.recipe.epochs:  # no further loss would show what the last step did to the weights
+            finite = finite and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        if not finite and self.phase == "student" and self.diverged_epoch is None:
             self.diverged_epoch = self.epoch
         if self._look_is_due():
             self.train_loss.append((self.epoch, loss if math.isfinite(loss) else -1.0))
@@ -446,12 +450,14 @@ class Sitting:
             self.checkpoint, "Free some space or make the folder writable, then run the same command: finished cells are kept."
         ) as partial:
             torch.save(state, partial)
+            seal(partial)  # torch itself does not notice a flipped bit
 
     def _resume(self) -> None:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            content = unsealed(self.checkpoint)
+            state = torch.load(io.BytesIO(content or b""), weights_only=True, map_location="cpu")
             matches = (state["cell"], state["engine"]) == (self.cell.model_dump_json(), self.engine_name)
         except Exception:  # any damage at all means the same: this cell starts again, which changes no result
             matches = False

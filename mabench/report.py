@@ -12,8 +12,8 @@ from typing import Any
 from tabulate import tabulate
 
 from mabench.files import whole, write_text
-from mabench.schema import RunRecord, SetSummary
-from mabench.scoring import Baseline, Row, rows, worst
+from mabench.schema import RunRecord, SetSummary, first_line
+from mabench.scoring import Baseline, Row, chance, rows, worst
 from mabench.suites import Exam
 
 
@@ -77,9 +77,10 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
         out.append(f"worst evaluator: {low.name} {percent(low.mean)}")
     engines = sorted({f"{r.engine} ({r.environment.get('arithmetic', 'float32')})" for r in records})
     out.append(f"engine: {', '.join(engines)}")
-    diverged = [r.cell.name for r in records if r.diverged_epoch is not None]
+    diverged = [r for r in records if r.diverged_epoch is not None]
     if diverged:
-        out.append(f"diverged: {', '.join(diverged)}; counted as the last look")
+        named = first_line(f"{r.cell.name} in epoch {r.diverged_epoch}" for r in diverged)
+        out.append(f"diverged: {named}; counted as chance level, {percent(chance(diverged[0]))} %")
     ipc = records[0].synthetic_set.ipc if records else 0
     if records and ipc not in exam.suite.ipcs:
         out.append(f"IPC {ipc} has no table in {exam.id} (tables: {', '.join(map(str, exam.suite.ipcs))})")
@@ -163,4 +164,4 @@ def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     with whole(path) as partial:
-        figure.savefig(partial, dpi=120, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})

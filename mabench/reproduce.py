@@ -343,7 +343,7 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
     panels[0, 0].legend(fontsize=8)
     panels[-1, 0].set_xlabel("test accuracy, %")
     with whole(path) as partial:
-        figure.savefig(partial, dpi=120, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
 
 
 def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:

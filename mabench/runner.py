@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from mabench.data import DATASETS, RealData
-from mabench.schema import Cell, Evaluator, MabenchError, RunRecord, first_line, lookup
+from mabench.schema import Cell, Evaluator, Interrupted, MabenchError, RunRecord, first_line, lookup
 from mabench.store import Folder
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from mabench.engine import EngineName
+
+WAIT_SECONDS = 0.5  # ours: between two looks whether another process has finished its cell
 
 
 def plan(
@@ -126,39 +129,57 @@ def evaluate(
     """Run what is not finished; returns the records of all cells, in order.
 
     `on_record(record, fresh)` hears of every cell once, first of those found on disk (fresh=False). SIGINT or SIGTERM saves a
-    checkpoint and raises schema.Interrupted; a second one ends the program at once.
+    checkpoint and raises schema.Interrupted; a second one ends the program at once. Two of these in one folder share the cells.
     """
     from mabench import protocol
 
     where = resolve_device(device)
     finished, cost = begin(synthetic_set, cells, folder, test, on_record)
     total, before = sum(cost.values()), 0.0
+    left = [(index, cell) for index, cell in enumerate(cells) if cell.name not in finished]
     with stop_on_signal() as should_stop, protocol.deterministic(where):
-        for index, cell in enumerate(cells):
-            if cell.name in finished:
-                continue
-            begun, own = before, cost[cell.name]
+        while left:
+            busy = []  # cells that other processes run in this folder
+            for index, cell in left:
+                with folder.working(cell) as mine:
+                    if not mine:
+                        busy.append((index, cell))
+                        continue
+                    begun, own = before, cost[cell.name]
 
-            def report(
-                progress: protocol.Progress, *, cell: Cell = cell, index: int = index, begun: float = begun, own: float = own
-            ) -> None:
-                share = min(progress.done / progress.total, 1.0)
-                on_step(Step(cell, index, begun + own * share, total, progress.epoch, progress.epochs, progress.accuracy))
+                    def report(
+                        progress: protocol.Progress,
+                        *,
+                        cell: Cell = cell,
+                        index: int = index,
+                        begun: float = begun,
+                        own: float = own,
+                    ) -> None:
+                        share = min(progress.done / progress.total, 1.0)
+                        on_step(Step(cell, index, begun + own * share, total, progress.epoch, progress.epochs, progress.accuracy))
 
-            record = protocol.run(
-                synthetic_set,
-                cell,
-                test,
-                device=where,
-                engine=engine,
-                checkpoint=folder.checkpoint_path(cell),
-                on_progress=report,
-                should_stop=should_stop,
-            )
-            folder.save(record)
-            finished[cell.name] = record
-            on_record(record, True)
-            before += own
+                    record = folder.finished(cell)  # by another process, a moment ago
+                    fresh = record is None
+                    if record is None:
+                        record = protocol.run(
+                            synthetic_set,
+                            cell,
+                            test,
+                            device=where,
+                            engine=engine,
+                            checkpoint=folder.checkpoint_path(cell),
+                            on_progress=report,
+                            should_stop=should_stop,
+                        )
+                        folder.save(record)
+                    finished[cell.name] = record
+                    on_record(record, fresh)
+                    before += own
+            if len(busy) == len(left):
+                time.sleep(WAIT_SECONDS)
+                if should_stop():
+                    raise Interrupted
+            left = busy
     return [finished[cell.name] for cell in cells]
 
 

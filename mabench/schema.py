@@ -298,9 +298,10 @@ class RunRecord(Frozen):
     curve: tuple[tuple[int, int], ...]
     """(epoch, correct) for every look, epochs counted from 1."""
     train_loss: tuple[tuple[int, float], ...] = ()
-    """(epoch, mean training loss of that epoch) for every look."""
+    """(epoch, mean training loss of that epoch) for every look; -1 where it was not finite."""
     diverged_epoch: int | None = None
-    """First epoch whose loss was not finite: from there the cell counts as chance."""
+    """First epoch whose loss, or the last one whose weights, were not finite; None = it did not happen. Such a cell counts as
+    chance level (`scoring.score`), its curve stays what was observed."""
     engine: Literal["reference", "fast"] = "reference"
     """`fast`: bfloat16 products, compiled, pruned looks (PROTOCOL.md has the equivalence)."""
     upper_bounds: tuple[int, ...] = ()
@@ -341,7 +342,7 @@ class RunRecord(Frozen):
 
     @property
     def score(self) -> float:
-        """`best` or `last`, as the recipe says."""
+        """`best` or `last`, as the recipe says, of what was observed: `scoring.score` is what counts."""
         return self.best if self.cell.recipe.score == "best" else self.last
 
 

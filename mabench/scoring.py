@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev, stdev
 from typing import TYPE_CHECKING
 
-from mabench.schema import RunRecord
+from mabench.data import DATASETS
+from mabench.schema import RunRecord, lookup
 from mabench.suites import Exam
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Row:
     random: float | None = None
     """Mean of the random baseline of the same budget, where known."""
     panel: bool = False
+    diverged: int = 0
+    """Runs whose loss was not finite; they are in the means with chance level."""
 
     @property
     def optimism(self) -> float:
@@ -57,9 +60,24 @@ def spread(values: Sequence[float], kind: str) -> float | None:
     return stdev(values) if kind == "unbiased" else pstdev(values)
 
 
+def chance(record: RunRecord) -> float:
+    """Accuracy of guessing, a fraction: one over the number of classes."""
+    return 1 / lookup(DATASETS, record.synthetic_set.dataset, "dataset").num_classes
+
+
 def score(record: RunRecord) -> float:
-    """The record's score; a diverged cell counts as its last look, which is what its network can do in the end."""
-    return record.last if record.diverged_epoch is not None else record.score
+    """The record's score; a diverged cell counts as chance level, however good it had been before."""
+    return chance(record) if record.diverged_epoch is not None else record.score
+
+
+def last(record: RunRecord) -> float:
+    """The record's last accuracy; a diverged cell counts as chance level here too, so that best - last is 0."""
+    return chance(record) if record.diverged_epoch is not None else record.last
+
+
+def diverged(records: Iterable[RunRecord]) -> int:
+    """How many of these cells diverged."""
+    return sum(record.diverged_epoch is not None for record in records)
 
 
 def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = None) -> list[Row]:
@@ -77,9 +95,7 @@ def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = N
         here = [e for e in evaluators if (track, e.name) in by_evaluator]
         for entry in here:
             runs = by_evaluator[track, entry.name]
-            table.append(
-                _row(exam, track, entry.name, [score(r) for r in runs.values()], [r.last for r in runs.values()], baseline)
-            )
+            table.append(_row(exam, track, entry.name, list(runs.values()), baseline))
         panels = {
             "CNN mean": [e.name for e in here if e.family == "cnn"],
             "transformer mean": [e.name for e in here if e.family == "transformer"],
@@ -93,17 +109,19 @@ def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = N
     return table
 
 
-def _row(exam: Exam, track: str, name: str, scores: list[float], lasts: list[float], baseline: Baseline | None) -> Row:
+def _row(exam: Exam, track: str, name: str, runs: Sequence[RunRecord], baseline: Baseline | None) -> Row:
     known = (baseline or {}).get(f"{track}/{name}")
+    scores = [score(r) for r in runs]
     return Row(
         track=track,
         name=name,
         mean=fmean(scores),
         std=spread(scores, exam.suite.std),
-        last=fmean(lasts),
+        last=fmean(last(r) for r in runs),
         runs=len(scores),
         planned=len(exam.suite.seeds),
         random=None if known is None else known[0],
+        diverged=diverged(runs),
     )
 
 
@@ -125,11 +143,12 @@ def _panel(
             name=label,
             mean=fmean(scores),
             std=spread(scores, exam.suite.std),
-            last=fmean(per_seed(lambda r: r.last)),
+            last=fmean(per_seed(last)),
             runs=len(seeds),
             planned=len(exam.suite.seeds),
             random=fmean(k[0] for k in known if k is not None) if all(k is not None for k in known) else None,
             panel=True,
+            diverged=diverged(r[seed] for r in runs.values() for seed in seeds),
         )
     ]
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from mabench.files import write_bytes
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
-from mabench.store import parse_record
+from mabench.store import parse_record, record_text
 
 CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
 MAX_CARD_BYTES = 64 * 1024  # ours: a card is a page of text
@@ -106,7 +106,7 @@ def record_name(record: RunRecord) -> str:
 
 def record_bytes(record: RunRecord) -> bytes:
     """The record's file: the same record gives the same bytes."""
-    return (record.model_dump_json(indent=1) + "\n").encode()
+    return record_text(record).encode()
 
 
 def sha256(content: bytes) -> str:
@@ -274,6 +274,10 @@ def read_all(root: Path) -> list[Submission]:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files, each whole or not at all, the audit log last: killed anywhere, the same call again completes it."""
-    for name in sorted(files, key=lambda n: (n == AUDIT, n)):
+    """Write the files, each whole or not at all, the audit log last: killed anywhere, the same call again completes it.
+
+    Where only the card changes with the log, the card is last: its change would else be there, and never logged.
+    """
+    last = CARD if set(files) == {CARD, AUDIT} else AUDIT
+    for name in sorted(files, key=lambda n: (n == last, n)):
         write_bytes(folder / name, files[name])

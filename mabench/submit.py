@@ -39,6 +39,7 @@ PROBE_LOSS = (
 PROBE_LOSS_CLEAR = (
     0.15  # ours: ... or this where the probe knows the classes (>= 2x chance, >= 0.25): two swapped of ten lose .20
 )
+PROBE_NOISE = 0.03  # ours: and never for less than this, which chance alone gives at a few thousand images
 ENVIRONMENT = ("mabench", "torch", "device", "arithmetic")
 
 
@@ -391,7 +392,7 @@ def _class_order(case: Examination) -> str:
     chance = 1 / chosen.num_classes
     lost = (best - stated) / max(best - chance, 1e-9)
     clear = best >= max(0.25, 2 * chance)
-    if best > chance and lost > (PROBE_LOSS_CLEAR if clear else PROBE_LOSS):
+    if best - stated > PROBE_NOISE and best > chance and lost > (PROBE_LOSS_CLEAR if clear else PROBE_LOSS):
         moved = [k for k in range(chosen.num_classes) if order[k] != k]
         named = first_line(f"{chosen.entry.class_name(k)} -> {chosen.entry.class_name(order[k])}" for k in moved)
         raise Refused(
@@ -563,8 +564,8 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
         set_sha256=sha,
         records={n: submissions.sha256(content) for n, content in records.items()},
     )
-    files[AUDIT] = submissions.appended(() if existing is None else existing.audit, entry)
-    return files
+    # an entry that is there already comes from a write that was killed before the card
+    return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
 
 
 def _tier(existing: Submission | None, added: bool) -> Tier:

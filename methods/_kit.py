@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 import mabench
 from mabench import compiling, networks, synthetic
 from mabench.data import Dataset, RealData
-from mabench.files import whole, write_bytes, write_text
+from mabench.files import seal, sweep, unsealed, whole, write_text
 from mabench.schema import Card, Interrupted, MabenchError, canonical_json, stream
 from mabench.synthetic import SyntheticSet
 
@@ -75,24 +76,37 @@ class Run:
         self._clock = self._saved = time.monotonic()
         if self.folder is None:
             return None
-        path = self.folder / "run.json"
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))["identity"]
-            if found != self.identity:
-                differing = [k for k in self.identity if found.get(k) != self.identity[k]]
-                raise MabenchError(
-                    f"{self.folder}: holds another condensation (its {' and '.join(differing)} differ). "
-                    "Name another folder with --out, or remove this one."
-                )
-        else:
+        found, kept = self._found(), kept_in(self.folder / "checkpoint.pt")
+        if found is None and isinstance(kept, dict):
+            found = kept.get("identity")  # a checkpoint knows as well whose it is
+        if found is None and (self.folder / SET).exists():
+            raise MabenchError(
+                f"{self.folder}: holds a set, but its run.json is missing or damaged, so nobody can tell how the set was made. "
+                "Name another folder with --out, or move this one away."
+            )
+        if found is not None and found != self.identity:
+            differing = [k for k in self.identity if found.get(k) != self.identity[k]]
+            raise MabenchError(
+                f"{self.folder}: holds another condensation (its {' and '.join(differing)} differ). "
+                "Name another folder with --out, or remove this one."
+            )
+        if self._found() is None:
             self._describe()
         try:
-            kept = torch.load(self.folder / "checkpoint.pt", weights_only=True, map_location="cpu")
             self.losses, self.seconds = [(int(s), dict(v)) for s, v in kept["losses"]], float(kept["seconds"])
             state: dict[str, Any] = kept["state"]
-        except Exception:  # absent or damaged in any way means the same: from the beginning, which changes no result
+        except (TypeError, KeyError):  # none, a damaged one, or another program's: from the beginning, which changes no result
             return None
         return state
+
+    def _found(self) -> dict[str, Any] | None:
+        """The identity in run.json; None where it is absent or damaged."""
+        assert self.folder is not None
+        try:
+            identity = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))["identity"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return identity if isinstance(identity, dict) else None
 
     def step(self, done: int, total: int, losses: Mapping[str, float], state: Callable[[], dict[str, Any]]) -> None:
         """`done` of `total` steps are behind us. Raises MabenchError for a loss that is not finite, Interrupted when asked."""
@@ -107,9 +121,8 @@ class Run:
         stop = self.should_stop() and done < total
         if self.folder is not None and (stop or time.monotonic() - self._saved >= CHECKPOINT_SECONDS):
             self._tick()
-            buffer = io.BytesIO()
-            torch.save({"losses": self.losses, "seconds": self.seconds, "state": state()}, buffer)
-            write_bytes(self.folder / "checkpoint.pt", buffer.getvalue())
+            kept = {"identity": self.identity, "losses": self.losses, "seconds": self.seconds, "state": state()}
+            keep_in(self.folder / "checkpoint.pt", kept)
             self._saved = time.monotonic()
         if stop:
             raise Interrupted
@@ -134,14 +147,25 @@ class Run:
         synthetic.preview(made, self.folder / "preview.png")
         write_text(self.folder / CARD, card.toml())
         made.save(self.folder / SET)  # last: that it exists says that everything does
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        self._drop_checkpoint()
         return made
 
     def finished(self) -> SyntheticSet | None:
-        """The set, if this condensation has been finished before. Call it after `begin`."""
+        """The set, if this condensation has been finished before and its file is whole. Call it after `begin`."""
         if self.folder is None or not (self.folder / SET).exists():
             return None
-        return synthetic.load(self.folder / SET)
+        try:
+            made = synthetic.load(self.folder / SET)
+        except MabenchError as error:
+            warnings.warn(f"{error} It is made again.", stacklevel=2)
+            return None
+        self._drop_checkpoint()
+        return made
+
+    def _drop_checkpoint(self) -> None:
+        assert self.folder is not None
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        sweep(self.folder / "checkpoint.pt")
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -158,6 +182,22 @@ class Run:
             "threads": torch.get_num_threads(),
         }
         write_text(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
+
+
+def keep_in(path: Path, value: Any) -> None:
+    """Write tensors, numbers and text in dictionaries and lists with torch, sealed: torch itself does not notice a flipped bit."""
+    with whole(path) as partial:
+        torch.save(value, partial)
+        seal(partial)
+
+
+def kept_in(path: Path) -> Any:
+    """What `keep_in` wrote, on the CPU; None where the file is absent or was changed."""
+    content = unsealed(path)
+    try:
+        return None if content is None else torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception:  # sealed by another program, or for another version of torch: as good as absent
+        return None
 
 
 def plot(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, *, log: bool = False) -> None:
@@ -179,7 +219,7 @@ def plot(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str,
     if len(lines) > 1:
         axes.legend(fontsize=8)
     with whole(path) as partial:
-        figure.savefig(partial, dpi=110, metadata={"Software": None})
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
 
 
 # -- real images ---------------------------------------------------------------------------------------------------------

@@ -160,7 +160,11 @@ def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -
         protocol.run(small_set(), cell(seed=1), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
     foreign = checkpoint.read_bytes()
     expected = curve()
-    for content in (foreign, foreign[: len(foreign) // 2], b"", b"<html>"):
+    with pytest.raises(Interrupted):
+        protocol.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
+    own = checkpoint.read_bytes()
+    flipped = [own[:i] + bytes([own[i] ^ 64]) + own[i + 1 :] for i in (200, len(own) // 2, len(own) - 3)]
+    for content in (foreign, foreign[: len(foreign) // 2], b"", b"<html>", *flipped):
         checkpoint.write_bytes(content)
         assert protocol.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint).curve == expected
 
@@ -204,6 +208,22 @@ def test_divergence_is_recorded() -> None:
     record = protocol.run(small_set(), cell(PLAIN.model_copy(update={"learning_rate": 1e30})), TEST, device=CPU)
     assert record.diverged_epoch is not None and record.last < 0.2
     assert record.model_validate_json(record.model_dump_json()) == record
+    one_step = PLAIN.model_copy(
+        update={"epochs": 1, "test_every": 1, "batch_size": 1000, "learning_rate": 3e38, "weight_decay": 1e3}
+    )
+    late = protocol.run(small_set(), cell(one_step), TEST, device=CPU)
+    assert late.diverged_epoch == 1 and late.train_loss[0][1] > 0, "the very last step did it: no loss has seen it"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cell_is_the_same_twice_on_as_many_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first, second = (protocol.run(small_set(), cell(), TEST, device=CPU) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert (first.curve, first.train_loss) == (second.curve, second.train_loss)
 
 
 def test_distillation_pulls_the_student_to_its_teacher() -> None:

@@ -64,9 +64,13 @@ def test_panel_means_use_only_seeds_that_all_finished() -> None:
     assert (panel.runs, panel.mean) == (2, pytest.approx(0.15))
 
 
-def test_divergence_counts_as_the_last_look() -> None:
-    (row,) = scoring.rows(EXAM, [record("mlp-scratch", 0, [400, 100], diverged=15)])
-    assert row.mean == 0.1
+def test_divergence_counts_as_chance_level() -> None:
+    """Neither an early success nor a lucky end of a network that has blown up counts."""
+    for counts in ([400, 180], [400, 20]):
+        (row,) = scoring.rows(EXAM, [record("mlp-scratch", 0, counts, diverged=15)])
+        assert (row.mean, row.last, row.optimism, row.diverged) == (0.1, 0.1, 0.0, 1)
+    (row,) = scoring.rows(EXAM, [record("mlp-scratch", 0, [400], diverged=15), record("mlp-scratch", 1, [300])])
+    assert row.mean == pytest.approx(0.2) and row.diverged == 1
 
 
 def test_baseline_lift_and_recovery() -> None:

@@ -120,10 +120,17 @@ COLUMNS = (
         "ranked, or why not: runs are missing, another state of the suite, a paper's number, challenged, withdrawn.",
         False,
     ),
+    Column(
+        "diverged",
+        "Diverged",
+        "count",
+        "Runs whose loss was not finite. Each counts as chance level, one over the number of classes; a dagger marks the network.",
+        False,
+    ),
     Column("runs", "Runs", "runs", "Finished cells (evaluator and seed) of those that the suite asks for.", False),
 )
 
 EVALUATOR_NOTE = (
     "Test accuracy of this network trained on the set: mean over seeds ± standard deviation. The darker the shade, the higher "
-    "within this table. Hollow: fewer seeds than the suite asks for."
+    "within this table. Hollow: fewer seeds than the suite asks for. A dagger: a run diverged and counts as chance level."
 )

@@ -25,7 +25,8 @@ BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "
 def markdown(rows: Sequence[Standing]) -> str:
     """The board as GitHub tables, one a suite, track, IPC and kind of labels."""
     out = ["# Leaderboard", "", "Made by `mabench leaderboard build` from records. Accuracies in percent; rank with its 95 % interval;", "rows without a rank say why.", ""]  # fmt: skip
-    for (suite, track, ipc, labels), group in groupby(rows, key=lambda row: row.table):
+    for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
+        group = list(found)
         chosen = exam(suite)
         names = [e.name for e in chosen.evaluators[track]]
         rule = "best look" if chosen.recipes[track].score == "best" else "last look"
@@ -40,12 +41,17 @@ def markdown(rows: Sequence[Standing]) -> str:
                 percent(row.worst),
                 percent(row.lift, signed=True),
                 "-" if row.bytes is None else f"{row.bytes:,}",
-                *(with_std(s.mean, s.std) if (s := row.sittings.get(name)) else "-" for name in names),
+                *(
+                    with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.sittings.get(name)) else "-"
+                    for name in names
+                ),
             ]
             for row in group
         ]
         align = ["right", "left", "left"] + ["right"] * (len(headers) - 3)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
+        if any(row.diverged for row in group):
+            out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return "\n".join(out)
 
 
@@ -78,6 +84,7 @@ def record_of(row: Standing) -> dict[str, Any]:
             "last": s.last,
             "runs": s.runs,
             "half_width": s.half_width,
+            "diverged": s.diverged,
             "seeds": {str(seed): v for seed, v in s.seeds},
         }
         for name, s in row.sittings.items()

@@ -202,12 +202,19 @@ def _manifest(out: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
         files, previews = dict(value["files"]), dict(value["previews"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MabenchError(f"{path}: is damaged ({error}). Delete {out} and build again.") from error
+        raise MabenchError(
+            f"{path}: is damaged ({error}). Delete it and {out / 'index.html'}, and build again; pages of sets that are gone since then stay."
+        ) from error
     return {"files": files, "previews": previews if value.get("mabench") == mabench.__version__ else {}}
 
 
 def _write(out: Path, files: dict[str, bytes], known: dict[str, Any], previews: dict[str, str]) -> None:
-    """Write what changed, then remove what an earlier build wrote and this one did not."""
+    """Write what changed, then remove what an earlier build wrote and this one did not.
+
+    The manifest comes first, with everything that will be there: a build that is killed leaves a folder that is a board's.
+    """
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    _write_manifest(out, known["files"] | sums, known["previews"])
     for name, content in sorted(files.items()):
         path = out / name
         if not (path.is_file() and path.read_bytes() == content):
@@ -219,9 +226,9 @@ def _write(out: Path, files: dict[str, bytes], known: dict[str, Any], previews: 
             path.unlink()
             if path.parent != root and not any(path.parent.iterdir()):
                 path.parent.rmdir()
-    manifest = {
-        "mabench": mabench.__version__,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        "previews": previews,
-    }
+    _write_manifest(out, sums, previews)
+
+
+def _write_manifest(out: Path, sums: dict[str, str], previews: dict[str, str]) -> None:
+    manifest = {"mabench": mabench.__version__, "files": sums, "previews": previews}
     write_bytes(out / MANIFEST, (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode())

@@ -26,6 +26,8 @@ class Sitting:
     runs: int | None
     half_width: float | None
     seeds: tuple[tuple[int, float], ...] = ()
+    diverged: int = 0
+    """Runs whose loss was not finite: they count as chance level."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Standing:
     set_sha256: str = ""
     engine: str = ""
     seconds: float | None = None
+    diverged: int = 0
+    """Runs of all evaluators whose loss was not finite."""
 
     @property
     def optimism(self) -> float | None:
@@ -146,6 +150,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
             line.runs,
             scoring.half_width(list(by_evaluator[line.name].values())),
             tuple(sorted(by_evaluator[line.name].items())),
+            line.diverged,
         )
         for line in lines
         if not line.panel
@@ -195,6 +200,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         decoded_images=summary.decoded_images,
         decode=plain(summary.decode, 20),
         set_sha256=summary.sha256,
+        diverged=scoring.diverged(records),
     )
 
 

@@ -16,7 +16,6 @@ Everything lives in the space that the dataset's mean and std normalise; pixels 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import shutil
@@ -31,7 +30,7 @@ from torch import Tensor
 from mabench import compiling
 from mabench import recorded as recorded_labels
 from mabench.data import RealData
-from mabench.files import write_bytes, write_text
+from mabench.files import write_text
 from mabench.schema import Card, Finding, MabenchError
 from mabench.synthetic import SyntheticSet
 
@@ -362,7 +361,7 @@ def recover(
                 images.copy_(torch.minimum(torch.maximum(images, low), high))
             last = step + 1 == total
             if last and path is not None:
-                _finish(path, _levels(train, config, images))
+                _kit.keep_in(path, _levels(train, config, images))
             if last or (step + 1) % TELL_EVERY == 0:
                 losses = {"classification": classification, "matching": matching, "densification": density}
                 place = (number + 1, 0) if last else (number, step + 1)
@@ -383,17 +382,10 @@ def _state(batch: int, done: int, images: Tensor, optimizer: torch.optim.Optimiz
     return {"batch": batch, "done": done, "images": images.detach().cpu(), "optimizer": optimizer.state_dict(), "past": past}
 
 
-def _finish(path: Path, images: Tensor) -> None:
-    buffer = io.BytesIO()
-    torch.save(images, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
 def _finished(path: Path) -> Tensor:
-    try:
-        images: Tensor = torch.load(path, weights_only=True)
-    except OSError as error:
-        raise MabenchError(f"{path}: gone, though the checkpoint counts on it. Remove checkpoint.pt to begin again.") from error
+    images: Tensor | None = _kit.kept_in(path)
+    if images is None:
+        raise MabenchError(f"{path}: gone or damaged, though the checkpoint counts on it. Remove checkpoint.pt to begin again.")
     return images
 
 

@@ -102,4 +102,4 @@ class Record:
         panels[0].set_ylabel("largest absolute gradient at a class's images")
         panels[0].legend(fontsize=8)
         with whole(path) as partial:
-            figure.savefig(partial, dpi=110, metadata={"Software": None})
+            figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})

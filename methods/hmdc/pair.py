@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from mabench import augment, evaluators
 from mabench.compiling import has_bfloat16
 from mabench.data import Dataset
-from mabench.files import write_bytes
 from mabench.schema import Augmentation, Evaluator
 
 from .. import _kit
@@ -108,8 +106,9 @@ def pretrain(
     """
     path = run.folder / f"{learner.evaluator.name}-trained.pt" if run.folder is not None else None
     network, batches = learner.network, config.pretraining
-    if path is not None and path.exists():
-        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    kept = _kit.kept_in(path) if path is not None else None
+    if kept is not None:
+        network.load_state_dict(kept)
         learner.start = learner._weights()
         return
     optimizer = torch.optim.AdamW(network.parameters(), lr=learner.evaluator.learning_rate, weight_decay=0.05)
@@ -150,6 +149,4 @@ def pretrain(
         run.step(done + 1, total, {"pretraining": float(loss.detach())}, checkpoint)
     learner.start = learner._weights()
     if path is not None:
-        buffer = io.BytesIO()
-        torch.save({name: value.cpu() for name, value in learner.start.items()}, buffer)
-        write_bytes(path, buffer.getvalue())
+        _kit.keep_in(path, {name: value.cpu() for name, value in learner.start.items()})

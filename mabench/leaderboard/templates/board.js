@@ -84,6 +84,7 @@
     if (key === "ipc") return state.ipc === "all";
     if (key === "labels") return new Set(here().map((r) => r.labels)).size > 1;
     if (key === "lift") return here().some((r) => r.lift !== null);
+    if (key === "diverged") return here().some((r) => r.diverged > 0);
     if (key.startsWith("e:")) return true;
     return BOARD.columns.find((c) => c.key === key)?.shown;
   };
@@ -160,7 +161,7 @@
         formatter: (cell) => {
           const entry = cell.getData().evaluators[name];
           if (!entry) return "–";
-          const box = make("div", { className: "heat", title: entry.last === null ? "" : `last look ${percent(entry.last)} %, ${entry.runs} runs` }, make("span", { textContent: percent(entry.mean) }), entry.std === null ? null : make("span", { className: "pm", textContent: `± ${percent(entry.std)}` }));
+          const box = make("div", { className: "heat", title: entry.last === null ? "" : `last look ${percent(entry.last)} %, ${entry.runs} runs${entry.diverged ? `, ${entry.diverged} diverged: chance level` : ""}` }, make("span", { textContent: percent(entry.mean) + (entry.diverged ? "†" : "") }), entry.std === null ? null : make("span", { className: "pm", textContent: `± ${percent(entry.std)}` }));
           box.style.setProperty("--h", ((entry.mean - low) / span).toFixed(3));
           if (entry.runs !== null && entry.runs < planned && cell.getData().tier !== "reported") box.classList.add("few");
           return box;
