@@ -345,6 +345,15 @@ def _show_reproduction_cost(
     click.echo(f"\nall together about {display.duration(total)} on this device")
 
 
+DEMO_CARD = {
+    "title": "k-means on digits, IPC 5",
+    "authors": ["mabench maintainers"],
+    "licence": "CC-BY-4.0",  # of the UCI digits that the images are means of
+    "slug": "digits-kmeans",
+    "method": "k-means",
+}
+
+
 @main.command(epilog="mabench demo")
 @click.option(
     "--out",
@@ -354,14 +363,16 @@ def _show_reproduction_cost(
     help="Folder for records and tables.",
 )
 def demo(out: Path) -> None:
-    """Evaluate a bundled set of handwritten digits beside its random baseline: no download, about a minute."""
+    """Evaluate a bundled set of handwritten digits beside its random baseline and show it on a page: no download, about a minute."""
     from importlib import resources
 
     from mabench import adapters
 
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)
-    sit(synthetic_set, "digits-agnostic", out=out, device="cpu")
+        sit(synthetic_set, "digits-agnostic", out=out, device="cpu")
+        page = cli_board.trial_board(path, out, DEMO_CARD)
+    click.echo(f"\nthe page of this run: {page}  (open it in a browser)")
     click.echo(
         "\nNext: mabench check YOUR_SET, then mabench eval YOUR_SET --suite cifar10-lite  (mabench list shows every suite)"
     )

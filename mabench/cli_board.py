@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mabench.engine import EngineName
+    from mabench.hub import Pushed
     from mabench.schema import AuditEntry
     from mabench.submissions import Submission
 
@@ -139,13 +140,14 @@ def _ask(path: Path, keep: bool) -> dict[str, Any]:
     return fields
 
 
-def _sent(pushed: Any) -> None:
+def _sent(pushed: Pushed, dry_run: bool = False) -> None:
     for problem in pushed.problems:
         click.echo(f"left out of the table: {problem}", err=True)
-    if pushed.changed:
-        click.echo(f"\nsent: {len(pushed.changed)} files, {pushed.url}")
-    else:
+    if not pushed.changed and not pushed.removed:
         click.echo(f"\nnothing to send, everything is there: {pushed.url}")
+        return
+    removed = f", {len(pushed.removed)} removed" if pushed.removed else ""
+    click.echo(f"\n{'to be sent' if dry_run else 'sent'}: {len(pushed.changed)} files{removed}, {pushed.url}")
 
 
 @click.command(cls=Examples, epilog="mabench pull kmeans-ipc10 --repo org/board")
@@ -314,6 +316,24 @@ def leaderboard() -> None:
     """The board: submissions become one static page that works from a file, with Markdown, CSV, JSON and parquet."""
 
 
+def trial_board(set_path: Path, run: Path, card: dict[str, Any]) -> Path:
+    """The page of one evaluated set in `run`/page, made as if it were submitted; returns its index.html. Nothing is submitted."""
+    import tempfile
+
+    from mabench import leaderboard as board
+    from mabench import papers, submissions
+    from mabench import submit as gates
+
+    case = gates.examine(set_path, [run], Path("card.toml"), card_fields=card)
+    if case.refusals:
+        raise MabenchError("\n".join(case.refusals))
+    assert case.card is not None
+    with tempfile.TemporaryDirectory() as root:
+        submissions.write(Path(root) / case.slug, gates.changes(case, None, who=gates.submitter(case.card)))
+        board.build(Path(root), run / "page", papers.INSTALLED)
+    return run / "page" / "index.html"
+
+
 @leaderboard.command("build", epilog="mabench leaderboard build --submissions submissions --out results/board")
 @click.option(
     "--submissions",
@@ -330,16 +350,33 @@ def leaderboard() -> None:
     type=click.Path(path_type=Path),
     help="Folder whose */paper.toml hold papers' numbers (default: those that came with mabench).",
 )
+@click.option("--repo", metavar="ORG/NAME", help="First pull every submission of this Hub dataset into --submissions.")
+@click.option(
+    "--readme", type=click.Path(path_type=Path, dir_okay=False), help="Also put the tables between the two marks in this file."
+)
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
-def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_: bool) -> None:
+def leaderboard_build(
+    submissions: Path, out: Path, methods: Path | None, repo: str | None, readme: Path | None, open_: bool
+) -> None:
     """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
+    from mabench import files, hub, papers
     from mabench import leaderboard as board
-    from mabench import papers
+    from mabench.leaderboard import exports
     from mabench.leaderboard.sources import unfinished
 
+    if repo is not None:
+        found, problems = hub.pull_all(repo, submissions)
+        for problem in problems:
+            click.echo(f"left out: {problem}", err=True)
+        click.echo(f"{len(found)} submissions of {repo} in {submissions}")
     rows = board.build(submissions, out, methods or papers.INSTALLED)
     for name in unfinished(submissions):
         click.echo(f"left out: {submissions / name}: no finished submission. Complete it with mabench submit or pull.", err=True)
+    if readme is not None:
+        try:
+            files.write_text(readme, exports.into_readme(readme.read_text(encoding="utf-8"), rows, readme))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MabenchError(f"{readme}: cannot read: {error}. Name a text file with --readme.") from error
     ranked = sum(row.rank is not None for row in rows)
     click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
     click.echo(
@@ -347,6 +384,26 @@ def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_:
     )
     if open_:
         click.launch((out / "index.html").resolve().as_uri())
+
+
+@leaderboard.command("publish", epilog="mabench leaderboard publish --repo org/board --dry-run")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.option("--repo", metavar="ORG/NAME", required=True, help="A static Space on the Hugging Face Hub (or on HF_ENDPOINT).")
+@click.option("--private", is_flag=True, help="If the Space has to be made, make it private.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent and removed; nothing is made or changed.")
+def leaderboard_publish(folder: Path, repo: str, private: bool, dry_run: bool) -> None:
+    """Bring a static Space up to date with a built page: one commit with what differs. The Space is made if there is none.
+
+    FOLDER holds what `leaderboard build` wrote and README.md, the Space's card. Files of the Space that no board wrote are kept.
+    """
+    from mabench import hub
+
+    pushed = hub.publish(repo, folder, private=private, dry_run=dry_run)
+    if dry_run:
+        for mark, names in (("+", pushed.changed), ("-", pushed.removed)):
+            for name in names:
+                click.echo(f"  {mark} {name}")
+    _sent(pushed, dry_run)
 
 
 @leaderboard.command("serve", epilog="mabench leaderboard serve results/board --port 8000")
