@@ -73,7 +73,7 @@ def submit(
         set_path, records, card_path, card_fields=fields, reading=reading, root=None if repo is not None else root
     )
     for gate in case.gates:
-        click.secho(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        display.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
     if case.refusals:
         closed = sum(bool(gate.refusals) for gate in case.gates)
         raise MabenchError(
@@ -84,20 +84,20 @@ def submit(
     for suite, exam in case.exams.items():
         mine = [r for r in case.records if r.cell.suite == suite]
         lines = scoring.rows(exam, mine, report.known_baseline(exam, mine[0].synthetic_set))
-        click.echo(f"\n{suite}\n" + report.table(exam, lines))
+        display.say(f"\n{suite}\n" + report.table(exam, lines))
     for track in case.tracks:
         if not track.complete:
-            click.echo(
+            display.say(
                 f"\nincomplete: {track.suite}, track {track.track}: {len(track.missing)} of {track.planned} cells are missing "
                 f"({', '.join(track.missing[:3])}{', ...' if len(track.missing) > 3 else ''}). The row is shown, but not ranked; "
                 f"mabench eval --suite {track.suite} --track {track.track} runs the rest."
             )
     if dry_run:
-        click.echo(f"\nall gates are open; without --dry-run this becomes {repo or root / case.slug}")
+        display.say(f"\nall gates are open; without --dry-run this becomes {repo or root / case.slug}")
     elif repo is None:
         changed = gates.changes(case, submissions.read(root / case.slug), who=gates.submitter(case.card))
         submissions.write(root / case.slug, changed)
-        click.echo(
+        display.say(
             f"\nwritten: {root / case.slug} ({len(changed)} files)" if changed else f"\n{root / case.slug}: nothing to add"
         )
     else:
@@ -142,12 +142,12 @@ def _ask(path: Path, keep: bool) -> dict[str, Any]:
 
 def _sent(pushed: Pushed, dry_run: bool = False) -> None:
     for problem in pushed.problems:
-        click.echo(f"left out of the table: {problem}", err=True)
+        display.say(f"left out of the table: {problem}", err=True)
     if not pushed.changed and not pushed.removed:
-        click.echo(f"\nnothing to send, everything is there: {pushed.url}")
+        display.say(f"\nnothing to send, everything is there: {pushed.url}")
         return
     removed = f", {len(pushed.removed)} removed" if pushed.removed else ""
-    click.echo(f"\n{'to be sent' if dry_run else 'sent'}: {len(pushed.changed)} files{removed}, {pushed.url}")
+    display.say(f"\n{'to be sent' if dry_run else 'sent'}: {len(pushed.changed)} files{removed}, {pushed.url}")
 
 
 @click.command(cls=Examples, epilog="mabench pull kmeans-ipc10 --repo org/board")
@@ -166,7 +166,7 @@ def pull(slug: str, repo: str, revision: str | None, root: Path) -> None:
     from mabench.submissions import SET
 
     display.describe(synthetic.load(path / SET))
-    click.echo(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
+    display.say(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
 
 
 @click.command(cls=Examples, epilog="mabench verify kmeans-ipc10 --cells 3 --seed 1 --who 'A. Reader'")
@@ -222,12 +222,12 @@ def verify(
          report.percent(c.tolerance), "identical" if c.identical else "agrees" if c.agrees else "DIFFERS"]
         for c in found
     ]  # fmt: skip
-    click.echo(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
+    display.say(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
     entry = reruns.entry(submission, found, who=who, seed=seed)
     _append(submission, root, repo, lambda log: reruns.entry(log, found, who=who, seed=seed), f"re-run: {slug}")
     if out is None:
         shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
-    click.echo(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
+    display.say(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
     if entry.contradicted:
         raise SystemExit(1)
 
@@ -297,7 +297,7 @@ def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, w
         _append(submission, root, repo, lambda log: reruns.decision(log, tier, who=name, why=why), f"{tier}: {slug}")
         submission = _local(slug, root)
     for entry in submission.audit:
-        click.echo(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
+        display.say(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
 
 
 @click.command(cls=Examples, epilog="mabench refresh --repo org/board")
@@ -367,19 +367,19 @@ def leaderboard_build(
     if repo is not None:
         found, problems = hub.pull_all(repo, submissions)
         for problem in problems:
-            click.echo(f"left out: {problem}", err=True)
-        click.echo(f"{len(found)} submissions of {repo} in {submissions}")
+            display.say(f"left out: {problem}", err=True)
+        display.say(f"{len(found)} submissions of {repo} in {submissions}")
     rows = board.build(submissions, out, methods or papers.INSTALLED)
     for name in unfinished(submissions):
-        click.echo(f"left out: {submissions / name}: no finished submission. Complete it with mabench submit or pull.", err=True)
+        display.say(f"left out: {submissions / name}: no finished submission. Complete it with mabench submit or pull.", err=True)
     if readme is not None:
         try:
             files.write_text(readme, exports.into_readme(readme.read_text(encoding="utf-8"), rows, readme))
         except (OSError, UnicodeDecodeError) as error:
             raise MabenchError(f"{readme}: cannot read: {error}. Name a text file with --readme.") from error
     ranked = sum(row.rank is not None for row in rows)
-    click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
-    click.echo(
+    display.say(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
+    display.say(
         f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
     )
     if open_:
@@ -402,7 +402,7 @@ def leaderboard_publish(folder: Path, repo: str, private: bool, dry_run: bool) -
     if dry_run:
         for mark, names in (("+", pushed.changed), ("-", pushed.removed)):
             for name in names:
-                click.echo(f"  {mark} {name}")
+                display.say(f"  {mark} {name}")
     _sent(pushed, dry_run)
 
 
@@ -421,11 +421,11 @@ def leaderboard_serve(folder: Path, port: int) -> None:
     except OSError as error:
         raise MabenchError(f"port {port}: {error.strerror}. Choose another with --port, or 0 for any free one.") from error
     with server:
-        click.echo(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
+        display.say(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            click.echo("")
+            display.say("")
 
 
 COMMANDS = (submit, pull, refresh, verify, audit, leaderboard)

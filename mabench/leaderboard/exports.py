@@ -40,7 +40,7 @@ def markdown(rows: Sequence[Standing]) -> str:
 
 
 def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
-    """`text` with the tables that hold a submission between its two marks, papers' rows of the same tables beside them.
+    """`text` with the tables of submissions between its two marks; papers' numbers stand on the page.
 
     Raises MabenchError, which names `path`, where a mark is missing.
     """
@@ -48,8 +48,7 @@ def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise MabenchError(f"{path}: has no lines {BEGIN} and {END}. Put both where the tables shall go.")
-    ours = {row.table for row in rows if row.tier != "reported"}
-    return "\n".join([head + begin, "", *_tables([row for row in rows if row.table in ours], "###"), end + tail])
+    return "\n".join([head + begin, "", *_tables([row for row in rows if row.tier != "reported"], "###"), end + tail])
 
 
 def _tables(rows: Sequence[Standing], heading: str) -> list[str]:

@@ -53,7 +53,13 @@
     element.dataset.drawn = String(turn);
   };
 
-  const percentAxis = (title) => ({ title, format: ".0f" });
+  const say = (element, text) => {
+    element.turn = (element.turn || 0) + 1;
+    element.replaceChildren(Object.assign(document.createElement("p"), { className: "faint", textContent: text }));
+    element.dataset.drawn = String(element.turn);
+  };
+
+  const percentAxis = (title) => ({ title, format: "~g", tickCount: 7 });
   const sets = (rows) => [...new Set(rows.map((r) => r.set))];
   const bySet = (rows, extra = {}) => ({ field: "set", type: "nominal", sort: sets(rows), scale: { domain: sets(rows) }, ...extra });
   const width = (element) => Math.max(230, element.clientWidth - 40);
@@ -125,6 +131,7 @@
 
   // curves: rows of {set, evaluator, epoch, mean, low, high}
   const curves = (element, rows, evaluators) => {
+    if (new Set(rows.map((r) => r.epoch)).size < 2) return say(element, "This suite looks once, after the last epoch: there is no curve to draw.");
     const columns = element.clientWidth < 640 ? 1 : element.clientWidth < 1000 ? 2 : 3;
     return draw(element, {
       description: "Test accuracy against epoch, a panel an evaluator, a line a set, mean over seeds.",
@@ -180,7 +187,12 @@
       pick(items[next].value);
       element.querySelector('[aria-selected="true"]')?.focus();
     };
-    if (had) element.querySelector('[aria-selected="true"]')?.focus();
+    const chosen = element.querySelector('[aria-selected="true"]');
+    if (had) chosen?.focus();
+    if (chosen && element.scrollWidth > element.clientWidth) {
+      const box = element.getBoundingClientRect(), own = chosen.getBoundingClientRect();
+      element.scrollLeft += own.left - box.left - (box.width - own.width) / 2;
+    }
   };
 
   // The page of one set.
