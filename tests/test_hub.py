@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -289,6 +290,132 @@ def test_killed_at_every_request_and_repeated(
             assert push(server, machine=f"k{n}").returncode == 0
             whole(server, submission)
             assert len([s for _, s in server.repos[REPO].history if s.startswith("submission")]) == 1
+
+
+PROGRAM = """
+import atexit, os, signal, sys
+left = [int(os.environ['KILL_AT_RENAME'])]
+def hook(event, _):
+    if event == 'os.rename':
+        left[0] -= 1
+        if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+from mabench.cli import run
+atexit.register(lambda: open(os.environ['RENAMES'], 'w').write(str(-left[0])))
+run()
+"""
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the steps 1..count, first and last among them."""
+    return sorted({1 + round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count else []
+
+
+@pytest.mark.slow
+def test_the_whole_way_killed_in_every_stage_and_repeated(
+    tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Submit as a pull request, merge, refresh, pull, build from the Hub, re-run a cell, publish; each killed at several of its
+    requests and of its renames, on a clean machine, then repeated: the outcome is that of the stage that was not killed."""
+    write_card(tmp_path / "card.toml")
+    with Hub() as server:
+        server.create(REPO)
+        runs = iter(range(10_000))
+
+        def start(arguments: tuple[object, ...], place: Path, user: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
+            variables = environment(server, user, place.name) | {
+                "KILL_AT_RENAME": str(kill_at), "RENAMES": str(tmp_path / "renames"), "PYTHONHASHSEED": "0",
+            }  # fmt: skip
+            command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+            return subprocess.Popen(command, cwd=place, env=os.environ | variables, stdout=subprocess.DEVNULL)
+
+        def fresh(source: Path | None) -> Path:
+            place = tmp_path / f"machine{next(runs)}"
+            return Path(shutil.copytree(source, place)) if source else (place.mkdir(), place)[1]
+
+        def sound() -> None:
+            """At any moment: all rows of the submission or none, and a submission on main is whole."""
+            files = server.repos[REPO].files()
+            assert len([n for n in files if n.startswith("submissions/")]) in (0, 15)
+            if "data/cells.parquet" in files:
+                assert len(table(server)) == 12
+
+        def stage(arguments: tuple[object, ...], user: str, outcome: Callable[[Path], Any], source: Path | None = None) -> Path:
+            """Run it whole from this state, then again from this state for every kill; leave the state of the whole run."""
+            before = copy.deepcopy(server.repos), dict(server.storage)
+            asked = len(server.requests)
+            place = fresh(source)
+            assert start(arguments, place, user).wait(timeout=300) == 0
+            expected = outcome(place)
+            after = copy.deepcopy(server.repos), dict(server.storage)
+            requests, renames = len(server.requests) - asked, int((tmp_path / "renames").read_text())
+            kills = [("request", n) for n in spread(requests, 4)] + [("rename", n) for n in spread(renames, 3)]
+            for kind, number in kills:
+                server.repos, server.storage = copy.deepcopy(before[0]), dict(before[1])
+                machine = fresh(source)
+                process: list[subprocess.Popen[bytes]] = []
+                seen = [0]
+
+                def at_request(
+                    limit: int = number, process: list[subprocess.Popen[bytes]] = process, seen: list[int] = seen
+                ) -> None:
+                    seen[0] += 1
+                    if seen[0] == limit:
+                        process[0].kill()
+
+                if kind == "request":
+                    server.fault(*(Fault(m, "", before=at_request, times=999) for m in ("GET", "HEAD", "POST", "PUT")))
+                process.append(start(arguments, machine, user, number if kind == "rename" else 0))
+                assert process[0].wait(timeout=300) == -signal.SIGKILL, (arguments, kind, number)
+                server.faults.clear()
+                sound()
+                assert start(arguments, machine, user).wait(timeout=300) == 0, (arguments, kind, number)
+                sound()
+                assert outcome(machine) == expected, (arguments, kind, number)
+            server.repos, server.storage = after
+            return place
+
+        def inside(ref: str) -> dict[str, bytes]:
+            files = server.repos[REPO].files(ref)
+            return {n: server.content(b) for n, b in files.items() if not n.endswith(AUDIT)}
+
+        def log(content: bytes) -> list[tuple[str, str, str, str]]:
+            return [(e.who, e.action, e.tier, e.why) for e in submissions.parse_audit(content, Path("log"))]
+
+        def hub_log(ref: str = "main") -> list[tuple[str, str, str, str]]:
+            return log(server.content(server.repos[REPO].files(ref)[f"submissions/digits-kmeans/{AUDIT}"]))
+
+        def commits() -> list[tuple[str, str]]:
+            return server.repos[REPO].history
+
+        def without_partials(folder: Path) -> dict[str, bytes]:
+            """What a reader sees: what a killed write left has a hidden name."""
+            return {n: c for n, c in tree(folder).items() if ".partial" not in n}
+
+        send = ("submit", BUNDLED, "--records", digits_run, "--card", tmp_path / "card.toml", "--repo", REPO, "--create-pr")
+        stage(send, "reader", lambda _: (inside("refs/pr/1"), hub_log("refs/pr/1"), len(server.repos[REPO].pulls), commits()))
+        merge = f"from huggingface_hub import HfApi; HfApi().merge_pull_request({REPO!r}, 1, repo_type='dataset')"
+        subprocess.run([sys.executable, "-c", merge], env=os.environ | environment(server, "bob", "merge"), check=True)
+
+        def rows() -> Any:
+            return [{k: v for k, v in r.items() if k != "audit_blob"} for r in table(server)]
+
+        stage(("refresh", "--repo", REPO), "bob", lambda _: (rows(), commits()))
+        pulled = stage(("pull", "digits-kmeans", "--repo", REPO), "carol", lambda m: without_partials(m / "submissions"))
+        assert submissions.read(pulled / "submissions" / "digits-kmeans") is not None
+        build = ("leaderboard", "build", "--repo", REPO, "--out", "page")
+        built = stage(build, "carol", lambda m: (without_partials(m / "page"), without_partials(m / "submissions")))
+        seed = next(n for n in range(200) if "mlp" in sampled(pulled, n)[0])
+        check = ("verify", "digits-kmeans", "--cells", "1", "--seed", seed, "--repo", REPO)
+        stage(
+            check,
+            "carol",
+            lambda m: (hub_log(), log((m / "submissions" / "digits-kmeans" / AUDIT).read_bytes()), rows(), commits()),
+        )
+        assert [tier for _, _, tier, _ in hub_log()] == ["self-run", "spot-checked"]
+        shutil.copy(CARD_OF_THE_SPACE, built / "page")
+        publish = ("leaderboard", "publish", "page", "--repo", SPACE)
+        stage(publish, "bob", lambda _: (space(server), server.repos[f"spaces/{SPACE}"].history), built)
 
 
 # -- what is sent --------------------------------------------------------------------------------------------------
