@@ -224,6 +224,7 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
     edit(first(run, "*mlp*seed1.json"), lambda r: r["cell"].update(suite=f"digits{OBEYED}@1", set_sha256=OBEYED))
     edit(first(run, "*mlp*seed2.json"), lambda r: r.update(started=OBEYED, environment={}))
     shutil.copytree(run, tmp_path / "submissions" / "digits-kmeans")
+    shutil.copy(tmp_path / "card.toml", tmp_path / "submissions" / "digits-kmeans")
     (tmp_path / "submissions" / "digits-kmeans" / "audit.jsonl").write_text(json.dumps({OBEYED: OBEYED}))
     (tmp_path / "mine.toml").write_text(f'name = "x"\ntitle = {json.dumps(OBEYED)}\n')
     calls: list[tuple[tuple[object, ...], int, str]] = [
