@@ -65,13 +65,13 @@
   const width = (element) => Math.max(230, element.clientWidth - 40);
 
   const pareto = (element, rows) => {
-    const narrow = element.clientWidth < 640, ipcs = [...new Set(rows.map((r) => r.ipc))].sort((a, b) => a - b), tiers = [...new Set(rows.map((r) => r.tier))].sort();
+    const narrow = element.clientWidth < 640, front = rows.filter((r) => r.front), ipcs = [...new Set(rows.map((r) => r.ipc))].sort((a, b) => a - b), tiers = [...new Set(rows.map((r) => r.tier))].sort();
     return draw(element, {
     description: "Score against stored bytes; the line joins the sets that no smaller set beats.",
     width: width(element) - 60, height: 380,
     layer: [
-      { data: { values: rows.filter((r) => r.front) }, mark: { type: "line", interpolate: "step-after", strokeDash: [5, 3], color: colour("faint") },
-        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" } } },
+      ...(front.length ? [{ data: { values: front }, mark: { type: "line", interpolate: "step-after", strokeDash: [5, 3], color: colour("faint") },
+        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" } } }] : []),
       ...[true, false].filter((ranked) => rows.some((r) => r.ranked === ranked)).map((ranked) => ({
         data: { values: rows.filter((r) => r.ranked === ranked) }, mark: { type: "point", size: 95, filled: ranked, strokeWidth: 1.8, opacity: 0.8 },
         encoding: {
@@ -82,7 +82,7 @@
           tooltip: [{ field: "set", title: "method" }, { field: "score", title: "score %", format: ".2f" }, { field: "bytes", format: ",", title: "bytes" }, { field: "tier", title: "trust" }, { field: "status" }],
         },
       })),
-      ...(narrow ? [] : [{ data: { values: rows.filter((r) => r.front) }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
+      ...(narrow || !front.length ? [] : [{ data: { values: front }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
         encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" }, text: { field: "set" } } }]),
     ],
   }, rows.length);
