@@ -32,7 +32,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except MabenchError as error:
-            click.echo(f"mabench: {error}", err=True)
+            display.say(f"mabench: {error}", err=True)
             ctx.exit(2)
 
 
@@ -59,42 +59,42 @@ def list_(what: str) -> None:
     from mabench.evaluators import EVALUATORS
 
     if what in ("suites", "all"):
-        click.secho("SUITES\n", bold=True)
+        display.say("SUITES\n", bold=True)
         for suite_id in suites.released():
             exam = suites.load(suite_id)
-            click.secho(f"{suite_id}  {exam.suite.title}", bold=True)
-            click.echo(textwrap.indent(textwrap.fill(exam.suite.measures, 100), "  "))
+            display.say(f"{suite_id}  {exam.suite.title}", bold=True)
+            display.say(textwrap.indent(textwrap.fill(exam.suite.measures, 100), "  "))
             for track, evaluators in exam.evaluators.items():
                 recipe = exam.recipes[track]
                 text = f"{track}: {len(evaluators)} evaluators x {len(exam.suite.seeds)} seeds, {recipe.epochs:,} epochs: "
-                click.echo(
+                display.say(
                     textwrap.fill(
                         text + ", ".join(e.name for e in evaluators), 100, initial_indent="  ", subsequent_indent="    "
                     )
                 )
-            click.echo()
+            display.say()
     if what in ("evaluators", "all"):
-        click.secho("EVALUATORS\n", bold=True)
+        display.say("EVALUATORS\n", bold=True)
         body = [
             [e.name, e.architecture, e.family, f"{e.input_size} px", f"{e.optimizer} {e.learning_rate:g}"]
             for e in EVALUATORS.values()
         ]
-        click.echo(tabulate(body, ["name", "architecture", "family", "input", "rate"]) + "\n")
+        display.say(tabulate(body, ["name", "architecture", "family", "input", "rate"]) + "\n")
     if what in ("methods", "all"):
         import mabench_methods
 
-        click.secho("METHODS (mabench reproduce NAME)\n", bold=True)
+        display.say("METHODS (mabench reproduce NAME)\n", bold=True)
         for method in mabench_methods.METHODS:
             lines = _presets_by_dataset(method) if what == "methods" else [""]
-            click.echo(f"{method:<13}" + f"\n{'':<13}".join(lines))
-        click.echo()
+            display.say(f"{method:<13}" + f"\n{'':<13}".join(lines))
+        display.say()
     if what in ("datasets", "all"):
-        click.secho("DATASETS\n", bold=True)
+        display.say("DATASETS\n", bold=True)
         body = [
             [d.name, f"{d.num_classes:,}", f"{d.image_size} px", f"{d.train_size:,}", f"{d.test_size:,}"]
             for d in DATASETS.values()
         ]
-        click.echo(tabulate(body, ["name", "classes", "side", "train", "test"]))
+        display.say(tabulate(body, ["name", "classes", "side", "train", "test"]))
 
 
 def _presets_by_dataset(method: str) -> list[str]:
@@ -122,7 +122,7 @@ def check(synthetic_set: SyntheticSet, preview: Path | None, per_class: int) -> 
     display.describe(synthetic_set)
     path = preview or Path(f"{synthetic_set.file_stem}.preview.png")
     synthetic.preview(synthetic_set, path, per_class)
-    click.echo(f"\npreview: {path}")
+    display.say(f"\npreview: {path}")
 
 
 @main.command(epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt -o dc_ipc10.safetensors")
@@ -139,7 +139,7 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
         raise MabenchError(f"{output}: exists already. Choose another name, or replace it with --force.")
     synthetic_set.save(output)
     display.describe(synthetic_set)
-    click.echo(f"\nwritten: {output} ({output.stat().st_size:,} bytes)")
+    display.say(f"\nwritten: {output} ({output.stat().st_size:,} bytes)")
 
 
 @main.command(
@@ -264,8 +264,8 @@ def reproduce_(
         runner.select(exam, evaluator=evaluator, seeds=wanted[exam.id])
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
     path = out or Path("results") / "reproduce" / f"{method}-{chosen.name}-{identity[:8]}"
-    click.echo(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
-    click.echo(f"  {chosen.config}\n")
+    display.say(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
+    display.say(f"  {chosen.config}\n")
     if dry_run:
         _show_reproduction_cost(chosen, given, exams, sets, evaluator, wanted, device, engine_name)
         return
@@ -278,7 +278,7 @@ def reproduce_(
                     place = path / f"set-seed{number}"
                     with display.condensing(method if sets == 1 else f"{method} seed {number}") as on_progress:
                         made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
-                    click.echo(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
+                    display.say(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
             except Interrupted as error:
                 stopped(path, error)
     lines = []
@@ -286,7 +286,7 @@ def reproduce_(
         own = wanted[exam.id]
         records = []
         test = data.load(exam.suite.dataset, "test")
-        click.echo(f"\n{exam.id}: {exam.suite.title}")
+        display.say(f"\n{exam.id}: {exam.suite.title}")
         for position, one in enumerate(made):
             cells = runner.plan(exam, one, evaluator=evaluator, seeds=own if own is None or sets == 1 else [own[position]])
             where_to = path / exam.id / (f"set{position}" if sets > 1 else "")
@@ -295,19 +295,19 @@ def reproduce_(
                 records += display.evaluate(exam, one, cells, folder, test, device, engine_name, launcher)
             except Interrupted as error:
                 stopped(path, error)
-        click.echo(report.table(exam, report.write(path / exam.id, exam, records)))
+        display.say(report.table(exam, report.write(path / exam.id, exam, records)))
         lines += reproduce.compare(tables, exam, records)
     source = (
         f"given as {from_set}" if given is not None else f"made here, seed {seed}" + (f" and on, {sets} sets" if sets > 1 else "")
     )
     due = chosen.comparable and bool(lines)
     reproduce.write(path, chosen, made[0].sha256, lines, source, due)
-    click.echo(("\n" + reproduce.text(lines) + "\n") if lines else "")
+    display.say(("\n" + reproduce.text(lines) + "\n") if lines else "")
     for note in reproduce.notes(chosen, made[0].sha256, lines, source):
-        click.echo(f"  {note}")
-    click.echo(f"\nwritten to {path}: reproduction.md reproduction.json" + (" reproduction.png" if lines else ""))
+        display.say(f"  {note}")
+    display.say(f"\nwritten to {path}: reproduction.md reproduction.json" + (" reproduction.png" if lines else ""))
     if due and reproduce.verdict(lines):
-        click.echo(f"outside: {', '.join(reproduce.verdict(lines))}", err=True)
+        display.say(f"outside: {', '.join(reproduce.verdict(lines))}", err=True)
         raise SystemExit(1)
 
 
@@ -342,10 +342,10 @@ def _show_reproduction_cost(
     total = 0.0
     stand_in = given
     if stand_in is None:
-        click.echo(f"condensing: trying the first steps of {chosen.method} ...", err=True)
+        display.say(f"condensing: trying the first steps of {chosen.method} ...", err=True)
         each = reproduce.condensation_seconds(chosen, runner.resolve_device(device))
         total += each * sets
-        click.echo(f"condensing: about {display.duration(each)}" + (f" for each of {sets} sets" if sets > 1 else ""))
+        display.say(f"condensing: about {display.duration(each)}" + (f" for each of {sets} sets" if sets > 1 else ""))
         packed = bool(getattr(chosen.config, "packed", False))
         random = reproduce.preset("random", None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
         random = replace(random, dataset=chosen.dataset)
@@ -354,12 +354,21 @@ def _show_reproduction_cost(
         exams = [replace(e, recipes={t: r.model_copy(update={"recorded": None}) for t, r in e.recipes.items()}) for e in exams]
     for exam in exams:
         cells = runner.plan(exam, stand_in, evaluator=evaluator, seeds=wanted[exam.id])
-        click.echo(f"\n{exam.id}")
+        display.say(f"\n{exam.id}")
         with TemporaryDirectory() as empty:
             total += display.show_plan(
                 exam, stand_in, cells, Folder(Path(empty), stand_in.sha256, exam.id, exam.digest), device, engine
             )
-    click.echo(f"\nall together about {display.duration(total)} on this device")
+    display.say(f"\nall together about {display.duration(total)} on this device")
+
+
+DEMO_CARD = {
+    "title": "k-means on digits, IPC 5",
+    "authors": ["mabench maintainers"],
+    "licence": "CC-BY-4.0",  # of the UCI digits that the images are means of
+    "slug": "digits-kmeans",
+    "method": "k-means",
+}
 
 
 @main.command(epilog="mabench demo")
@@ -371,15 +380,17 @@ def _show_reproduction_cost(
     help="Folder for records and tables.",
 )
 def demo(out: Path) -> None:
-    """Evaluate a bundled set of handwritten digits beside its random baseline: no download, about a minute."""
+    """Evaluate a bundled set of handwritten digits beside its random baseline and show it on a page: no download, about a minute."""
     from importlib import resources
 
     from mabench import adapters
 
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)
-    sit(synthetic_set, "digits-agnostic", out=out, device="cpu")
-    click.echo(
+        sit(synthetic_set, "digits-agnostic", out=out, device="cpu")
+        page = cli_board.trial_board(path, out, DEMO_CARD)
+    display.say(f"\nthe page of this run: {page}  (open it in a browser)")
+    display.say(
         "\nNext: mabench check YOUR_SET, then mabench eval YOUR_SET --suite cifar10-lite  (mabench list shows every suite)"
     )
 
@@ -412,7 +423,7 @@ def sit(
     path = out or runner.default_folder(synthetic_set, exam)
     folder = Folder(path, synthetic_set.sha256, exam.id, exam.digest)
     display.describe(synthetic_set)
-    click.echo(
+    display.say(
         f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where if launcher is None else 'Ray'}, {chosen} engine, records in {path}\n"
     )
     if dry_run:
@@ -424,10 +435,10 @@ def sit(
     except Interrupted as error:
         stopped(path, error)
     lines = report.write(path, exam, records)
-    click.echo("\n" + report.table(exam, lines))
+    display.say("\n" + report.table(exam, lines))
     for note in report.notes(exam, lines, records):
-        click.echo(f"  {note}")
-    click.echo(f"\nwritten to {path}: table.md results.csv results.json curves.png records/")
+        display.say(f"  {note}")
+    display.say(f"\nwritten to {path}: table.md results.csv results.json curves.png records/")
 
 
 def _seeds(text: str | None) -> list[int] | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mabench.engine import EngineName
+    from mabench.hub import Pushed
     from mabench.schema import AuditEntry
     from mabench.submissions import Submission
 
@@ -72,7 +73,7 @@ def submit(
         set_path, records, card_path, card_fields=fields, reading=reading, root=None if repo is not None else root
     )
     for gate in case.gates:
-        click.secho(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        display.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
     if case.refusals:
         closed = sum(bool(gate.refusals) for gate in case.gates)
         raise MabenchError(
@@ -83,20 +84,20 @@ def submit(
     for suite, exam in case.exams.items():
         mine = [r for r in case.records if r.cell.suite == suite]
         lines = scoring.rows(exam, mine, report.known_baseline(exam, mine[0].synthetic_set))
-        click.echo(f"\n{suite}\n" + report.table(exam, lines))
+        display.say(f"\n{suite}\n" + report.table(exam, lines))
     for track in case.tracks:
         if not track.complete:
-            click.echo(
+            display.say(
                 f"\nincomplete: {track.suite}, track {track.track}: {len(track.missing)} of {track.planned} cells are missing "
                 f"({', '.join(track.missing[:3])}{', ...' if len(track.missing) > 3 else ''}). The row is shown, but not ranked; "
                 f"mabench eval --suite {track.suite} --track {track.track} runs the rest."
             )
     if dry_run:
-        click.echo(f"\nall gates are open; without --dry-run this becomes {repo or root / case.slug}")
+        display.say(f"\nall gates are open; without --dry-run this becomes {repo or root / case.slug}")
     elif repo is None:
         changed = gates.changes(case, submissions.read(root / case.slug), who=gates.submitter(case.card))
         submissions.write(root / case.slug, changed)
-        click.echo(
+        display.say(
             f"\nwritten: {root / case.slug} ({len(changed)} files)" if changed else f"\n{root / case.slug}: nothing to add"
         )
     else:
@@ -139,13 +140,14 @@ def _ask(path: Path, keep: bool) -> dict[str, Any]:
     return fields
 
 
-def _sent(pushed: Any) -> None:
+def _sent(pushed: Pushed, dry_run: bool = False) -> None:
     for problem in pushed.problems:
-        click.echo(f"left out of the table: {problem}", err=True)
-    if pushed.changed:
-        click.echo(f"\nsent: {len(pushed.changed)} files, {pushed.url}")
-    else:
-        click.echo(f"\nnothing to send, everything is there: {pushed.url}")
+        display.say(f"left out of the table: {problem}", err=True)
+    if not pushed.changed and not pushed.removed:
+        display.say(f"\nnothing to send, everything is there: {pushed.url}")
+        return
+    removed = f", {len(pushed.removed)} removed" if pushed.removed else ""
+    display.say(f"\n{'to be sent' if dry_run else 'sent'}: {len(pushed.changed)} files{removed}, {pushed.url}")
 
 
 @click.command(cls=Examples, epilog="mabench pull kmeans-ipc10 --repo org/board")
@@ -164,7 +166,7 @@ def pull(slug: str, repo: str, revision: str | None, root: Path) -> None:
     from mabench.submissions import SET
 
     display.describe(synthetic.load(path / SET))
-    click.echo(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
+    display.say(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
 
 
 @click.command(cls=Examples, epilog="mabench verify kmeans-ipc10 --cells 3 --seed 1 --who 'A. Reader'")
@@ -220,12 +222,12 @@ def verify(
          report.percent(c.tolerance), "identical" if c.identical else "agrees" if c.agrees else "DIFFERS"]
         for c in found
     ]  # fmt: skip
-    click.echo(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
+    display.say(tabulate(body, ["cell", "recorded %", "again %", "difference", "tolerance", ""], disable_numparse=True))
     entry = reruns.entry(submission, found, who=who, seed=seed)
     _append(submission, root, repo, lambda log: reruns.entry(log, found, who=who, seed=seed), f"re-run: {slug}")
     if out is None:
         shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
-    click.echo(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
+    display.say(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {root / slug / submissions.AUDIT}")
     if entry.contradicted:
         raise SystemExit(1)
 
@@ -295,7 +297,7 @@ def audit(slug: str, tier: Any, why: str | None, root: Path, repo: str | None, w
         _append(submission, root, repo, lambda log: reruns.decision(log, tier, who=name, why=why), f"{tier}: {slug}")
         submission = _local(slug, root)
     for entry in submission.audit:
-        click.echo(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
+        display.say(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
 
 
 @click.command(cls=Examples, epilog="mabench refresh --repo org/board")
@@ -314,6 +316,24 @@ def leaderboard() -> None:
     """The board: submissions become one static page that works from a file, with Markdown, CSV, JSON and parquet."""
 
 
+def trial_board(set_path: Path, run: Path, card: dict[str, Any]) -> Path:
+    """The page of one evaluated set in `run`/page, made as if it were submitted; returns its index.html. Nothing is submitted."""
+    import tempfile
+
+    from mabench import leaderboard as board
+    from mabench import papers, submissions
+    from mabench import submit as gates
+
+    case = gates.examine(set_path, [run], Path("card.toml"), card_fields=card)
+    if case.refusals:
+        raise MabenchError("\n".join(case.refusals))
+    assert case.card is not None
+    with tempfile.TemporaryDirectory() as root:
+        submissions.write(Path(root) / case.slug, gates.changes(case, None, who=gates.submitter(case.card)))
+        board.build(Path(root), run / "page", papers.INSTALLED)
+    return run / "page" / "index.html"
+
+
 @leaderboard.command("build", epilog="mabench leaderboard build --submissions submissions --out results/board")
 @click.option(
     "--submissions",
@@ -330,23 +350,60 @@ def leaderboard() -> None:
     type=click.Path(path_type=Path),
     help="Folder whose */paper.toml hold papers' numbers (default: those that came with mabench).",
 )
+@click.option("--repo", metavar="ORG/NAME", help="First pull every submission of this Hub dataset into --submissions.")
+@click.option(
+    "--readme", type=click.Path(path_type=Path, dir_okay=False), help="Also put the tables between the two marks in this file."
+)
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
-def leaderboard_build(submissions: Path, out: Path, methods: Path | None, open_: bool) -> None:
+def leaderboard_build(
+    submissions: Path, out: Path, methods: Path | None, repo: str | None, readme: Path | None, open_: bool
+) -> None:
     """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
+    from mabench import files, hub, papers
     from mabench import leaderboard as board
-    from mabench import papers
+    from mabench.leaderboard import exports
     from mabench.leaderboard.sources import unfinished
 
+    if repo is not None:
+        found, problems = hub.pull_all(repo, submissions)
+        for problem in problems:
+            display.say(f"left out: {problem}", err=True)
+        display.say(f"{len(found)} submissions of {repo} in {submissions}")
     rows = board.build(submissions, out, methods or papers.INSTALLED)
     for name in unfinished(submissions):
-        click.echo(f"left out: {submissions / name}: no finished submission. Complete it with mabench submit or pull.", err=True)
+        display.say(f"left out: {submissions / name}: no finished submission. Complete it with mabench submit or pull.", err=True)
+    if readme is not None:
+        try:
+            files.write_text(readme, exports.into_readme(readme.read_text(encoding="utf-8"), rows, readme))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MabenchError(f"{readme}: cannot read: {error}. Name a text file with --readme.") from error
     ranked = sum(row.rank is not None for row in rows)
-    click.echo(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
-    click.echo(
+    display.say(f"{len(rows)} rows, {ranked} ranked: {out / 'index.html'}")
+    display.say(
         f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
     )
     if open_:
         click.launch((out / "index.html").resolve().as_uri())
+
+
+@leaderboard.command("publish", epilog="mabench leaderboard publish --repo org/board --dry-run")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.option("--repo", metavar="ORG/NAME", required=True, help="A static Space on the Hugging Face Hub (or on HF_ENDPOINT).")
+@click.option("--private", is_flag=True, help="If the Space has to be made, make it private.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent and removed; nothing is made or changed.")
+def leaderboard_publish(folder: Path, repo: str, private: bool, dry_run: bool) -> None:
+    """Bring a static Space up to date with a built page: one commit with what differs. The Space is made if there is none.
+
+    FOLDER holds what `leaderboard build` wrote and README.md, the Space's card. Files of the Space that no board wrote are kept.
+    """
+    from mabench import hub
+
+    pushed = hub.publish(repo, folder, private=private, dry_run=dry_run)
+    if dry_run:
+        for mark, names in (("+", pushed.changed), ("-", pushed.removed)):
+            for name in names:
+                display.say(f"  {mark} {name}")
+    _sent(pushed, dry_run)
 
 
 @leaderboard.command("serve", epilog="mabench leaderboard serve results/board --port 8000")
@@ -364,11 +421,11 @@ def leaderboard_serve(folder: Path, port: int) -> None:
     except OSError as error:
         raise MabenchError(f"port {port}: {error.strerror}. Choose another with --port, or 0 for any free one.") from error
     with server:
-        click.echo(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
+        display.say(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends it)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            click.echo("")
+            display.say("")
 
 
 COMMANDS = (submit, pull, refresh, verify, audit, leaderboard)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from mabench import display
 from mabench.schema import MabenchError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,5 +108,5 @@ def launcher_options(command: F) -> F:
 
 def stopped(path: Path, error: Exception) -> NoReturn:
     """End a command that was asked to stop: what it did lies in `path`. Exit code 130, as a shell has it for Ctrl-C."""
-    click.echo(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
+    display.say(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
     raise SystemExit(130) from error

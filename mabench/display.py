@@ -6,9 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from mabench.schema import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +30,11 @@ LINE_SECONDS = 60.0  # between two lines of a log file
 RECENT_SECONDS, RECENT_SHARE = 30.0, 0.2  # ours: the time left follows the last fifth of a run, at least half a minute
 
 
+def say(text: str = "", *, err: bool = False, **style: Any) -> None:
+    """Print a line, styled as `click.secho` does. Whatever names, cards and records hold, the terminal only shows it."""
+    click.secho(harmless(text), err=err, **style)
+
+
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
     """Print a set's facts, then every decision with its reason and the flag that overrides it."""
     from mabench import recorded
@@ -35,7 +42,7 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
     summary = synthetic_set.summary()
     images = synthetic_set.images
     channels, height, width = summary.image_shape
-    click.secho(f"{summary.name}", bold=True, err=err)
+    say(f"{summary.name}", bold=True, err=err)
     facts = [
         ("dataset", f"{summary.dataset}, {synthetic_set.num_classes} classes"),
         ("images", f"{summary.stored_images} stored ({summary.image_dtype}, {channels} x {height} x {width}), IPC {summary.ipc}"),
@@ -54,12 +61,12 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
         weight = sum(path.stat().st_size for path in recorded.files(synthetic_set.labels_folder).values())
         facts.append(("recorded labels", f"{weight:,} bytes in {synthetic_set.labels_folder}, for suites that replay them"))
     for label, value in facts:
-        click.echo(f"  {label:<16} {value}", err=err)
+        say(f"  {label:<16} {value}", err=err)
     if synthetic_set.findings:
-        click.echo("  read as", err=err)
+        say("  read as", err=err)
     for finding in synthetic_set.findings:
         flag = f"  [{finding.flag}]" if finding.flag else ""
-        click.echo(f"    {finding.field:<14} {finding.value}: {finding.reason}{flag}", err=err)
+        say(f"    {finding.field:<14} {finding.value}: {finding.reason}{flag}", err=err)
 
 
 class Bar:
@@ -87,7 +94,7 @@ class Bar:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -168,9 +175,9 @@ def evaluate(
                 on_event=shown.line,
             )
     for text in folder.damaged.values():
-        click.echo(f"made again: {text}", err=True)
+        say(f"made again: {text}", err=True)
     if resumed:
-        click.echo(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
+        say(f"{len(resumed)} of {len(cells)} cells were finished before and not repeated", err=True)
     return records
 
 
@@ -203,7 +210,7 @@ def show_plan(
         test_images,
         device=runner.resolve_device(device),
         engine=engine,
-        on_kind=lambda cell: click.echo(f"measuring {cell.evaluator.name} ...", err=True),
+        on_kind=lambda cell: say(f"measuring {cell.evaluator.name} ...", err=True),
     )
     decoded = synthetic_set.summary().decoded_images
     body, total = [], 0.0
@@ -218,13 +225,13 @@ def show_plan(
             time_here = sum(seconds[c.name] for c in mine)
             total += time_here
             body.append([track, entry.name, len(mine), f"{steps:,}", f"{flops:.1e}", duration(time_here)])
-    click.echo(tabulate(body, ["track", "evaluator", "cells", "steps each", "FLOPs", "time here"], disable_numparse=True))
+    say(tabulate(body, ["track", "evaluator", "cells", "steps each", "FLOPs", "time here"], disable_numparse=True))
     done = len(cells) - len(open_cells)
-    click.echo(
+    say(
         f"\n{len(open_cells)} cells to run ({done} finished), about {duration(total)} on this device (from a few seconds of calibration)"
     )
     if total > DAYS_SECONDS:
-        click.echo(
+        say(
             "That is days on this device. A first look in minutes: "
             f"{'--suite cifar10-lite' if exam.suite.dataset == 'cifar10' else '--suite digits-agnostic with a digits set'}; "
             "for the whole exam use a GPU, or run part of it with --track, --evaluator and --seeds."

@@ -1,8 +1,9 @@
 """Sets, records and one tidy table in a dataset repository on the Hugging Face Hub, or on any server that speaks its API.
 
-The repository holds `submissions/<slug>/` as a local folder does, `data/cells.parquet` with a row per cell, and a README whose
-`configs` lead the Hub's viewer and `datasets.load_dataset` to that table. Every change is one commit on a known parent: if
-somebody else was faster, everything is read again, merged again and sent again. Tokens are huggingface_hub's business.
+The repository holds `submissions/<slug>/` as a local folder does, `data/cells.parquet` with a row per cell (and one per number
+of a paper), and a README whose `configs` lead the Hub's viewer and `datasets.load_dataset` to that table. A built board goes to
+a static Space. Every change is one commit on a known parent: if somebody else was faster, everything is read again, merged again
+and sent again. Tokens are huggingface_hub's business.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mabench import scoring, submissions, suites
+from mabench import papers, scoring, submissions, suites
 from mabench.schema import RANKED_TIERS, MabenchError
 from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission
 
@@ -29,10 +32,14 @@ if TYPE_CHECKING:
 FOLDER = "submissions"
 TABLE = "data/cells.parquet"
 README = "README.md"
+MANIFEST = "manifest.json"
+"""In a built board: what the build wrote, with sha256."""
 CONFLICTS = 8  # ours: how often somebody else may be faster; each time the work is read, merged and sent again
 FAILURES = 3  # ours: the library itself already repeats most requests five times
 LONGEST_WAIT_SECONDS = 60.0  # ours: a server that asks for more gets its message shown instead
 BEGIN, END = "<!-- mabench: generated -->", "<!-- mabench: end -->"
+
+Kind = Literal["dataset", "space"]
 
 Make = Callable[["Submission | None"], Mapping[str, bytes]]
 """What is there -> the files that change, by path in the submission's folder; empty for nothing."""
@@ -45,6 +52,7 @@ class Pushed:
     url: str
     """Of the commit or the pull request; of the repository where nothing had to change."""
     changed: tuple[str, ...]
+    removed: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     """Submissions in the repository that could not be read; the table leaves them out."""
 
@@ -59,9 +67,13 @@ COLUMNS: dict[str, str] = {
     "stored_images": "int64", "decoded_images": "int64", "stored_bytes": "int64", "decoder_bytes": "int64", "set_sha256": "string",
     "source_networks": "string", "tier": "string", "engine": "string", "device": "string", "arithmetic": "string",
     "mabench": "string", "torch": "string", "seconds": "double", "started": "string", "paper": "string", "code": "string",
-    "licence": "string", "audit_blob": "string",
+    "licence": "string", "audit_blob": "string", "printed_std": "double", "printed_runs": "int64", "printed_where": "string",
 }  # fmt: skip
-"""The table's columns and arrow types. Accuracies are fractions; `audit_blob` is the git id of the log the row was made from."""
+"""The table's columns and arrow types. Accuracies are fractions; `audit_blob` is the git id of the log the row was made from.
+
+A row of tier `reported` is one number of a paper, a mean over its runs: `score` and the `printed_` columns say what is printed
+and where, seed and everything else that only a run has is null. In all other rows the `printed_` columns are null.
+"""
 
 
 def tidy(all_submissions: Iterable[Submission]) -> list[dict[str, Any]]:
@@ -115,13 +127,48 @@ def tidy(all_submissions: Iterable[Submission]) -> list[dict[str, Any]]:
                     "code": card.code,
                     "licence": card.licence,
                     "audit_blob": blob_id(submission.files[AUDIT]),
+                    "printed_std": None,
+                    "printed_runs": None,
+                    "printed_where": None,
                 }
             )
     return sorted(rows, key=_order)
 
 
+def reported(tables: Iterable[tuple[str, papers.PaperTable]]) -> list[dict[str, Any]]:
+    """One row per number of these papers, the columns of `COLUMNS`, sorted. Tier `reported`: copied, not run, never ranked."""
+    rows = []
+    for key, table in tables:
+        exam = suites.load(table.suite)
+        for name, (mean, std) in table.values.items():
+            track = exam.track_of(name)
+            evaluator = next(e for e in exam.evaluators[track] if e.name == name)
+            said = {
+                "slug": key,
+                "title": table.title,
+                "method": table.method,
+                "suite": exam.id,
+                "suite_digest": exam.digest,
+                "track": track,
+                "track_complete": {e.name for e in exam.evaluators[track]} <= set(table.values),
+                "evaluator": name,
+                "family": evaluator.family,
+                "pretrained": evaluator.pretrained,
+                "score": mean / 100,
+                "dataset": table.dataset,
+                "ipc": table.ipc,
+                "labels": "hard",
+                "tier": "reported",
+                "printed_std": None if std is None else std / 100,
+                "printed_runs": table.runs,
+                "printed_where": table.where,
+            }
+            rows.append(dict.fromkeys(COLUMNS) | said)
+    return sorted(rows, key=_order)
+
+
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[k] for k in ("suite", "track", "slug", "evaluator", "seed"))
+    return (*(row[k] for k in ("suite", "track", "slug", "evaluator")), -1 if row["seed"] is None else row["seed"])
 
 
 def complete_tracks(submission: Submission) -> set[tuple[str, str]]:
@@ -168,12 +215,12 @@ def _rows(content: Path) -> list[dict[str, Any]]:
 
 def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:
     """The repository's card. What people wrote outside the generated part of `before` is kept."""
+    printed = [r for r in rows if r["tier"] == "reported"]
+    rows = [r for r in rows if r["tier"] != "reported"]
     suites_seen = sorted({(r["suite"], r["track"]) for r in rows})
     lines = [
         BEGIN,
         f"{len({r['slug'] for r in rows})} submissions, {len(rows):,} cells. Accuracies are percent; a row's mean is over",
-    ]
-    lines += [
         "evaluators and seeds; incomplete, challenged, superseded and withdrawn rows have none. Columns: `COLUMNS` in",
         "`mabench/hub.py`.",
         "",
@@ -198,6 +245,7 @@ def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:
                 f"| [{shown(one['title'])}]({FOLDER}/{slug}) | {one['tier']} | {one['ipc']} | {one['labels']} | {size:,} | {len(cells)} | {number} |"
             )
         lines.append("")
+    lines += _printed(printed)
     generated = "\n".join(lines) + END
     if BEGIN in before and END in before and before.startswith("---\n"):
         head, rest = before.split(BEGIN, 1)
@@ -219,11 +267,31 @@ tags:
 ---
 # Condensed datasets and what networks learn from them
 
-Results of [mabench](https://pypi.org/project/mabench/): one row per set, evaluator and seed in `{TABLE}`, and the sets with
-their records, cards and audit logs in `{FOLDER}/`. `mabench pull SLUG --repo THIS/REPOSITORY` fetches a set and checks it,
+Results of [mabench](https://pypi.org/project/mabench/): one row per set, evaluator and seed in `{TABLE}`, beside it the numbers
+that papers report (tier `reported`), and the sets with their records, cards and audit logs in `{FOLDER}/`. `mabench pull SLUG --repo THIS/REPOSITORY` fetches a set and checks it,
 `mabench verify SLUG` re-runs some of its cells, `mabench submit` adds your own.
 
 """
+
+
+def _printed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What papers report, in a part of its own: not run here, not ranked, the mean only where a whole track is printed."""
+    if not rows:
+        return []
+    lines = [
+        "## Numbers from papers", "",
+        "Copied from papers, not run here and not ranked: rows of tier `reported`, one a number, without a seed.", "",
+        "| method | suite | IPC | where | numbers | mean |", "|---|---|--:|---|--:|--:|",
+    ]  # fmt: skip
+    for _, group in groupby(rows, key=lambda r: (r["suite"], r["track"], r["slug"])):
+        numbers = list(group)
+        one = numbers[0]
+        mean = f"{100 * fmean(n['score'] for n in numbers):.2f}" if one["track_complete"] else "-"
+        place = f"{shown(one['suite'])}, {shown(one['track'])}"
+        lines.append(
+            f"| {shown(one['method'])} | {place} | {one['ipc']} | {shown(one['printed_where'])} | {len(numbers)} | {mean} |"
+        )
+    return [*lines, ""]
 
 
 def _mean(cells: Sequence[Mapping[str, Any]]) -> float | None:
@@ -240,14 +308,14 @@ def shown(text: str) -> str:
 
 
 @contextmanager
-def _explained(repo: str) -> Iterator[None]:
+def _explained(repo: str, kind: Kind = "dataset") -> Iterator[None]:
     """Whatever the Hub's client raises, as a MabenchError with a cure."""
     try:
         yield
     except MabenchError:
         raise
     except _failures() as error:
-        raise _explain(repo, error) from error
+        raise _explain(repo, kind, error) from error
 
 
 def _failures() -> tuple[type[BaseException], ...]:
@@ -257,7 +325,7 @@ def _failures() -> tuple[type[BaseException], ...]:
     return (HfHubHTTPError, HFValidationError, OSError, RuntimeError, *HfHubHTTPError.__bases__)
 
 
-def _explain(repo: str, error: BaseException) -> MabenchError:
+def _explain(repo: str, kind: Kind, error: BaseException) -> MabenchError:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -279,20 +347,19 @@ def _explain(repo: str, error: BaseException) -> MabenchError:
             f"{repo}: not reachable, and the Hub cache has no copy ({found}). Check the network, HF_ENDPOINT and HF_HUB_OFFLINE."
         )
     if isinstance(error, GatedRepoError):
-        return MabenchError(f"{repo}: is gated. Accept its terms on {constants.ENDPOINT}/datasets/{repo}, then: hf auth login")
+        return MabenchError(f"{repo}: is gated. Accept its terms on {constants.ENDPOINT}/{kind}s/{repo}, then: hf auth login")
     if isinstance(error, RevisionNotFoundError):
         return MabenchError(f"{repo}: has no such revision ({found}). Leave --revision away for the newest.")
     if isinstance(error, LocalTokenNotFoundError) or (status == 401 and not isinstance(error, RepositoryNotFoundError)):
         return MabenchError(f"{repo}: no valid Hub token. Log in with: hf auth login, or set HF_TOKEN.")
     if isinstance(error, RepositoryNotFoundError):
         return MabenchError(
-            f"{repo}: no dataset repository of this name on {constants.ENDPOINT} that you may read. Check ORG/NAME; for a private one "
+            f"{repo}: no {kind} repository of this name on {constants.ENDPOINT} that you may read. Check ORG/NAME; for a private one "
             "log in with: hf auth login, or set HF_TOKEN."
         )
     if status == 403:
-        return MabenchError(
-            f"{repo}: your token may not write there. Open a pull request with --create-pr, or use a token that may write."
-        )
+        request = "Open a pull request with --create-pr, or use" if kind == "dataset" else "Name a Space of your own, or use"
+        return MabenchError(f"{repo}: your token may not write there. {request} a token that may write.")
     if status in (409, 412):
         return MabenchError(
             f"{repo}: others changed it {CONFLICTS} times while this was sent. Nothing was lost; run the same command again."
@@ -346,11 +413,11 @@ def _wait(error: BaseException, attempt: int) -> float | None:
     return 2.0 ** (attempt - 1)
 
 
-def whoami(repo: str) -> str:
-    """The account that huggingface_hub's token belongs to."""
+def whoami(repo: str, kind: Kind = "dataset") -> str:
+    """The account that huggingface_hub's token belongs to; `repo` only names what it is wanted for."""
     from huggingface_hub import HfApi
 
-    with _explained(repo):
+    with _explained(repo, kind):
         return str(HfApi().whoami()["name"])
 
 
@@ -366,10 +433,10 @@ def push(
     """
     submissions.check_slug(slug)
 
-    def build(api: HfApi, head: str) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    def build(api: HfApi, head: str) -> tuple[Changes, tuple[str, ...]]:
         existing = _remote(api, repo, slug, head)
         changes = dict(make(existing))
-        files = {f"{FOLDER}/{slug}/{name}": content for name, content in changes.items()}
+        files: Changes = {f"{FOLDER}/{slug}/{name}": content for name, content in changes.items()}
         if create_pr:
             return files, ()
         kept = dict(existing.files) if existing is not None else {}
@@ -386,43 +453,110 @@ def refresh(repo: str) -> Pushed:
     return _commit(repo, lambda api, head: _tables(api, repo, head, None), "table: up to date with the submissions", "")
 
 
+Changes = dict[str, bytes | None]
+"""Path in the repository -> its new content; None removes it."""
+
+
+def publish(repo: str, folder: Path, *, private: bool = False, dry_run: bool = False) -> Pushed:
+    """Bring a static Space up to date with the board built in `folder`: what its manifest names, the manifest and README.md.
+
+    A Space that does not exist is made. Only files that differ are sent, what an earlier board left there is removed, other files
+    of the Space are kept, all in one commit. `dry_run` reads and changes nothing. Raises MabenchError for a folder that is no
+    intact board, for a Space of another kind or of something else, and for everything that the Hub may answer.
+    """
+    board = _board(folder)
+
+    def build(api: HfApi, head: str) -> tuple[Changes, tuple[str, ...]]:
+        if not head:
+            return dict(board), ()
+        info = api.space_info(repo, revision=head)
+        if info.sdk != "static":
+            raise MabenchError(f"{repo}: is a Space of kind {info.sdk}, the board needs a static one. Name another.")
+        before = _file(repo, "space", MANIFEST, head)
+        if before is None and api.file_exists(repo, "index.html", repo_type="space", revision=head):
+            raise MabenchError(
+                f"{repo}: holds an index.html that is not of a board. Name another Space, or delete that file there first."
+            )
+        try:
+            left = set(json.loads(before.read_bytes())["files"] if before else ()) - set(board)
+        except (ValueError, KeyError, TypeError) as error:
+            raise MabenchError(f"{repo}: its {MANIFEST} is damaged ({error}). Delete that file and index.html there.") from error
+        return board | dict.fromkeys(left), ()
+
+    message = "board: up to date with the records"
+    whoami(repo, "space")  # a missing login is said first, even by a dry run
+    return _commit(repo, build, message, "", kind="space", private=private, dry_run=dry_run)
+
+
+def _board(folder: Path) -> Changes:
+    """The files of a built board, checked against its manifest."""
+    cure = f"Build it: mabench leaderboard build --out {folder}"
+    try:
+        named = dict(json.loads((folder / MANIFEST).read_bytes())["files"])
+    except OSError as error:
+        raise MabenchError(f"{folder}: holds no built board ({MANIFEST}: {error.strerror}). {cure}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MabenchError(f"{folder / MANIFEST}: is damaged ({error}). Delete it and index.html. {cure}") from error
+    files: Changes = {}
+    for name in sorted({*named, MANIFEST, README}):
+        path = folder / name
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            what = (
+                "the Space's card is missing; copy the one of the repository"
+                if name == README
+                else "a file of the board is missing"
+            )
+            raise MabenchError(f"{path}: {what}. {cure}")
+        content = path.read_bytes()
+        if name in named and hashlib.sha256(content).hexdigest() != named[name]:
+            raise MabenchError(f"{path}: was changed after it was built. {cure}")
+        files[name] = content
+    head = (folder / README).read_text(encoding="utf-8", errors="replace").split("---\n")
+    if len(head) < 3 or "sdk: static" not in head[1].splitlines():
+        raise MabenchError(f"{folder / README}: is no card of a static Space. Begin it with lines ---, sdk: static, ---.")
+    return files
+
+
 def _commit(
     repo: str,
-    build: Callable[[HfApi, str], tuple[dict[str, bytes], tuple[str, ...]]],
+    build: Callable[[HfApi, str], tuple[Changes, tuple[str, ...]]],
     message: str,
     description: str,
     *,
+    kind: Kind = "dataset",
     create_pr: bool = False,
     private: bool = False,
+    dry_run: bool = False,
 ) -> Pushed:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    """Commit what `build` makes of the repository's head (empty: there is none yet) until nobody else was faster."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api, plain = HfApi(), False
     conflicts = failures = 0
-    with _explained(repo):
+    with _explained(repo, kind):
         while True:
             try:
                 revision = _open_pull_request(api, repo, message) if create_pr else None
-                head = _head(api, repo, revision, private=private, may_create=not create_pr)
+                head = _head(api, repo, kind, revision, private=private, may_create=not create_pr, dry_run=dry_run)
                 files, problems = build(api, head)
-                files = _differing(api, repo, head, files)
-                if not files:
-                    url = f"{api.endpoint}/datasets/{repo}" + (f"/discussions/{revision.rpartition('/')[2]}" if revision else "")
-                    return Pushed(url, (), problems)
-                operations = [
-                    CommitOperationAdd(path, io.BytesIO(content) if plain else content) for path, content in files.items()
-                ]
+                files = _differing(api, repo, kind, head, files)
+                written = {path: content for path, content in files.items() if content is not None}
+                removed = tuple(path for path in files if path not in written)
+                if not files or dry_run:
+                    url = f"{api.endpoint}/{kind}s/{repo}" + (f"/discussions/{revision.rpartition('/')[2]}" if revision else "")
+                    return Pushed(url, tuple(written), removed, problems)
+                added = [CommitOperationAdd(path, io.BytesIO(content) if plain else content) for path, content in written.items()]
                 info = api.create_commit(
                     repo,
-                    operations,
+                    [*added, *(CommitOperationDelete(path) for path in removed)],
                     commit_message=message,
                     commit_description=description,
-                    repo_type="dataset",
+                    repo_type=kind,
                     revision=revision,
                     create_pr=create_pr and revision is None,
                     parent_commit=head,
                 )
-                return Pushed(info.pr_url or info.commit_url, tuple(files), problems)
+                return Pushed(info.pr_url or info.commit_url, tuple(written), removed, problems)
             except _failures() as error:
                 if not plain and _status(error) is None and "xet" in f"{type(error).__name__} {error}".lower():
                     plain = True  # a server without Xet storage: binary streams go the way that every Hub knows
@@ -435,16 +569,20 @@ def _commit(
                 time.sleep(wait)
 
 
-def _head(api: HfApi, repo: str, revision: str | None, *, private: bool, may_create: bool) -> str:
+def _head(api: HfApi, repo: str, kind: Kind, revision: str | None, *, private: bool, may_create: bool, dry_run: bool) -> str:
+    """The newest commit of the repository, which is made if it may be; empty where it is not there and must not be made."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return str(api.repo_info(repo, repo_type="dataset", revision=revision).sha)
+        return str(api.repo_info(repo, repo_type=kind, revision=revision).sha)
     except RepositoryNotFoundError:
         if not may_create:
             raise
-    api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)  # somebody may be faster
-    return str(api.repo_info(repo, repo_type="dataset").sha)
+    if dry_run:
+        return ""
+    sdk = "static" if kind == "space" else None
+    api.create_repo(repo, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)  # somebody may be faster
+    return str(api.repo_info(repo, repo_type=kind).sha)
 
 
 def _open_pull_request(api: HfApi, repo: str, message: str) -> str | None:
@@ -455,19 +593,34 @@ def _open_pull_request(api: HfApi, repo: str, message: str) -> str | None:
     return next((d.git_reference for d in found if d.title == message), None)
 
 
-def _differing(api: HfApi, repo: str, head: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Of these files those that the repository does not hold with this content."""
+def _differing(api: HfApi, repo: str, kind: Kind, head: str, files: Changes) -> Changes:
+    """Of these changes those that are not yet true of the repository at `head`."""
     there = {}
-    names = sorted(files)
+    names = sorted(files) if head else []
     for begin in range(0, len(names), 100):
-        for entry in api.get_paths_info(repo, names[begin : begin + 100], repo_type="dataset", revision=head):
+        for entry in api.get_paths_info(repo, names[begin : begin + 100], repo_type=kind, revision=head):
             lfs = getattr(entry, "lfs", None)
             there[entry.path] = lfs.sha256 if lfs else getattr(entry, "blob_id", None)
-    return {
-        name: content
-        for name, content in files.items()
-        if there.get(name) not in (blob_id(content), hashlib.sha256(content).hexdigest())
-    }
+
+    def differs(name: str, content: bytes | None) -> bool:
+        if content is None:
+            return name in there
+        return there.get(name) not in (blob_id(content), hashlib.sha256(content).hexdigest())
+
+    return {name: content for name, content in files.items() if differs(name, content)}
+
+
+def _file(repo: str, kind: Kind, name: str, head: str) -> Path | None:
+    """A file of the repository at this commit, in the Hub cache; None where the commit has none of this name."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, name, repo_type=kind, revision=head))
+    except LocalEntryNotFoundError:
+        raise  # not reachable at the moment, which says nothing about what is there
+    except EntryNotFoundError:
+        return None
 
 
 def _remote(api: HfApi, repo: str, slug: str, revision: str) -> Submission | None:
@@ -489,16 +642,13 @@ def _remote(api: HfApi, repo: str, slug: str, revision: str) -> Submission | Non
     return submissions.read(Path(place) / FOLDER / slug, links=True)
 
 
-def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """Table and README for the submissions at `head`, with `mine` in its new state. Only what changed is fetched."""
-    from huggingface_hub import RepoFolder, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[Changes, tuple[str, ...]]:
+    """Table and README for the submissions at `head`, with `mine` in its new state, and for what papers report.
 
-    def fetched(name: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(repo, name, repo_type="dataset", revision=head))
-        except EntryNotFoundError:
-            return None
+    Only what changed is fetched.
+    """
+    from huggingface_hub import RepoFolder
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
         listed = list(api.list_repo_tree(repo, FOLDER, repo_type="dataset", revision=head))
@@ -510,7 +660,7 @@ def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[
         paths = [f"{FOLDER}/{slug}/{AUDIT}" for slug in slugs[begin : begin + 100]]
         for entry in api.get_paths_info(repo, paths, repo_type="dataset", revision=head):
             blobs[entry.path.split("/")[1]] = str(getattr(entry, "blob_id", ""))
-    before = fetched(TABLE)
+    before = _file(repo, "dataset", TABLE, head)
     known: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(before) if before else []:
         known.setdefault(row["slug"], []).append(row)
@@ -526,8 +676,9 @@ def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[
             problems.append(str(error))
             continue
         rows += tidy([submission]) if submission is not None else []
+    rows += reported(papers.read(papers.INSTALLED))
     rows.sort(key=_order)
-    old = fetched(README)
+    old = _file(repo, "dataset", README, head)
     text = readme(rows, old.read_text(encoding="utf-8", errors="replace") if old else "")
     return {TABLE: parquet(rows), README: text.encode()}, tuple(problems)
 
@@ -538,49 +689,51 @@ def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tu
     Works offline from the Hub cache. Raises MabenchError where anything differs (nothing is then written), and where the
     folder holds another submission or log entries that the repository lacks.
     """
+    submissions.check_slug(slug)
+    place = _fetched(repo, slug, revision)
+    return root / slug, _taken(repo, place / slug, root / slug)
+
+
+def pull_all(repo: str, root: Path, *, revision: str | None = None) -> tuple[list[Submission], tuple[str, ...]]:
+    """`pull` every submission of the repository: those that could be taken, by slug, and why others could not."""
+    place = _fetched(repo, "*", revision)
+    found, problems = [], []
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        try:
+            found.append(_taken(repo, path, root / submissions.check_slug(path.name)))
+        except MabenchError as error:
+            problems.append(str(error))
+    return found, tuple(problems)
+
+
+def _fetched(repo: str, slug: str, revision: str | None) -> Path:
+    """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there."""
     from huggingface_hub import snapshot_download
 
-    submissions.check_slug(slug)
     patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", SET)]
     with _explained(repo):
-        place = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    source, target = Path(place) / FOLDER / slug, root / slug
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)) / FOLDER
+
+
+def _taken(repo: str, source: Path, target: Path) -> Submission:
+    """Check the submission in `source` of the Hub cache, then write it to `target`."""
     submission = submissions.read(source, links=True)
     if submission is None:
-        raise MabenchError(f"{repo}: has no submission {slug}. Its table and {FOLDER}/ list those that it has.")
+        raise MabenchError(f"{repo}: has no submission {source.name}. Its table and {FOLDER}/ list those that it has.")
     if not (source / SET).is_file():
-        raise MabenchError(f"{repo}: submission {slug} has no {SET}. Tell its submitter.")
-    from mabench import synthetic  # torch: only when there is a set to read
-
-    chosen = synthetic.load(source / SET)
-    if chosen.sha256 != submission.set_sha256:
-        raise MabenchError(
-            f"{repo}: the set of {slug} is {chosen.sha256[:16]}, its audit log says {submission.set_sha256[:16]}. Do not use it; "
-            "tell the repository's owners."
-        )
+        raise MabenchError(f"{repo}: submission {source.name} has no {SET}. Tell its submitter.")
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:
         raise MabenchError(
             f"{target}: holds log entries that {repo} lacks. Send them first, or move the folder away, and pull again."
         )
+    from mabench import synthetic  # torch: only when there is a set to read
+
+    chosen = synthetic.load(source / SET)
+    if chosen.sha256 != submission.set_sha256:
+        raise MabenchError(
+            f"{repo}: the set of {source.name} is {chosen.sha256[:16]}, its audit log says {submission.set_sha256[:16]}. Do not use it; "
+            "tell the repository's owners."
+        )
     submissions.write(target, {**submission.files, SET: (source / SET).read_bytes()})
-    return target, submission
-
-
-def read_all(repo: str, *, revision: str | None = None) -> tuple[list[Submission], tuple[str, ...]]:
-    """All readable submissions of a repository, without their sets, by slug; and why others could not be read."""
-    from huggingface_hub import snapshot_download
-
-    patterns = [f"{FOLDER}/*/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json")]
-    with _explained(repo):
-        place = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)) / FOLDER
-    found, problems = [], []
-    for path in sorted(place.iterdir()) if place.is_dir() else ():
-        try:
-            submission = submissions.read(path, links=True)
-        except MabenchError as error:
-            problems.append(str(error))
-            continue
-        if submission is not None:
-            found.append(submission)
-    return found, tuple(problems)
+    return submission

@@ -37,6 +37,12 @@ class PaperTable(Frozen):
     values: Annotated[dict[str, tuple[Percent, Percent | None]], Field(min_length=1)]
     """Evaluator -> (mean, standard deviation), percent; in the file the second may be left out."""
 
+    @property
+    def where(self) -> str:
+        """Title, settings and note on one line."""
+        settings = ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else v}" for k, v in self.config.items())
+        return "; ".join(part for part in (self.title, settings, self.note) if part)
+
     @field_validator("values", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:

@@ -346,9 +346,19 @@ class RunRecord(Frozen):
         return self.best if self.cell.recipe.score == "best" else self.last
 
 
+def _obeyed(character: str) -> bool:
+    """Whether a terminal or a page would obey it instead of showing it: controls, direction overrides, half characters."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
+
+
+def harmless(text: str) -> str:
+    """Text that may come from a stranger's file, for a terminal: what it would obey is written out, as in `\\x1b`."""
+    return "".join(c.encode("unicode_escape").decode() if _obeyed(c) else c for c in text)
+
+
 def _visible(text: str) -> str:
-    """Text of a stranger: nothing that a terminal or a page would obey instead of show (controls, direction overrides)."""
-    bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"})
+    """Text of a stranger that holds nothing but what it shows. Raises ValueError, which pydantic turns into its own."""
+    bad = sorted({f"U+{ord(c):04X}" for c in text if _obeyed(c)})
     if bad:
         raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")
     return text

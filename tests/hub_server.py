@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on loopback: as much of its API as the unmodified huggingface_hub and datasets clients use for dataset
-repositories, with faults to order. Commits, pull requests, LFS and Xet storage, private repositories, tokens; all in memory.
+"""A Hugging Face Hub on loopback: as much of its API as the unmodified huggingface_hub and datasets clients use for datasets and
+Spaces, with faults to order. Commits, pull requests, LFS and Xet storage, private repositories, tokens; all in memory.
 
-Tokens: `hf_<user>` is that user; a user may write to repositories of his own name and of the organisation `board`.
+Datasets are called `owner/name`, Spaces `spaces/owner/name`, as on the Hub's own site. Tokens: `hf_<user>` is that user; a user may write to repositories of his own name and of the organisation `board`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".safetensors", ".parquet")  # as the Hub's own .gitattributes for dataset repositories
 PAGE = 40  # entries a page of a tree, so that clients have to turn pages
+REPO = r"/(?:datasets/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+?)"  # in a path: a dataset's name, a Space's with its prefix
 READERS_ONLY = "reader"  # a user without the right to write to `board`
 
 
@@ -50,6 +51,8 @@ Files = dict[str, Blob]
 @dataclass
 class Repo:
     private: bool
+    sdk: str = ""
+    """Of a Space: static, gradio, ..."""
     commits: dict[str, tuple[str, Files]] = field(default_factory=dict)
     """oid -> (parent oid, files)."""
     refs: dict[str, str] = field(default_factory=dict)
@@ -126,9 +129,12 @@ class Hub:
         with self.lock:
             self.faults.extend(faults)
 
-    def create(self, name: str, private: bool = False) -> Repo:
-        repo = Repo(private)
-        repo.commit("main", "", {".gitattributes": Blob(b"*.parquet filter=lfs\n*.safetensors filter=lfs\n")}, "initial commit")
+    def create(self, name: str, private: bool = False, sdk: str = "") -> Repo:
+        repo = Repo(private, sdk)
+        files = {".gitattributes": Blob(b"*.parquet filter=lfs\n*.safetensors filter=lfs\n")}
+        if sdk:
+            files["README.md"] = Blob(f"---\ntitle: x\nsdk: {sdk}\n---\n".encode())  # as the Hub does for Spaces
+        repo.commit("main", "", files, "initial commit")
         self.repos[name] = repo
         return repo
 
@@ -141,6 +147,8 @@ class Hub:
         return sum(m == method and re.search(pattern, p) is not None for m, p, _ in self.requests)
 
     def content(self, blob: Blob) -> bytes:
+        if blob.xet and blob.lfs not in self.storage:
+            self.bridge(blob.lfs, blob.xet)
         return self.storage[blob.lfs] if blob.lfs else blob.content
 
     def xet_files(self) -> dict[str, str]:
@@ -272,9 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
         return repo
 
     def _may_write(self, name: str) -> bool:
-        return self.user is not None and (
-            name.split("/")[0] == self.user or (name.startswith("board/") and self.user != READERS_ONLY)
-        )
+        owner = name.removeprefix("spaces/").split("/")[0]
+        return self.user is not None and (owner == self.user or (owner == "board" and self.user != READERS_ONLY))
 
     def _commit_of(self, repo: Repo, revision: str) -> str:
         oid = repo.refs.get(revision, revision)
@@ -293,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(self.body))
         if path == "/api/validate-yaml":
             return self._validate_yaml(json.loads(self.body)["content"])
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if match := re.fullmatch(REPO + r"\.git/info/lfs/objects/batch", path):
             return self._lfs_batch(match[1], json.loads(self.body))
         if match := re.fullmatch(r"/storage/([0-9a-f]{64})", path):
             return self._storage(match[1])
@@ -302,9 +309,9 @@ class _Handler(BaseHTTPRequestHandler):
             if len(self.hub.storage.get(asked["oid"], b"")) != asked["size"]:
                 raise Refusal(422, message="object is not there or has another size")
             return 200, {}, {}
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/(refs%2Fpr%2F\d+|[^/]+)/(.+)", raw):
+        if match := re.fullmatch(REPO + r"/resolve/(refs%2Fpr%2F\d+|[^/]+)/(.+)", raw):
             return self._resolve(match[1], unquote(match[2]), unquote(match[3]))
-        if match := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+))?(?:/(.+))?)?", raw):
+        if match := re.fullmatch("/api" + REPO + r"(?:/([a-z-]+)(?:/([^/]+))?(?:/(.+))?)?", raw):
             name, what, first, rest = match[1], match[2], unquote(match[3] or ""), unquote(match[4] or "")
             if what in (None, "revision"):
                 return self._info(name, first or "main")
@@ -313,14 +320,16 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refusal(404, message=f"no such route: {self.command} {path}")
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
-        name = f"{asked.get('organization') or self.user}/{asked['name']}"
+        own = f"{asked.get('organization') or self.user}/{asked['name']}"
+        name, url = (own, f"/datasets/{own}") if asked["type"] == "dataset" else (f"spaces/{own}", f"/spaces/{own}")
         if not self._may_write(name):
             raise Refusal(403 if self.user else 401, message="You don't have the rights to create a repository here")
-        url = f"{self.hub.endpoint}/datasets/{name}"
+        if asked["type"] == "space" and not asked.get("sdk"):
+            raise Refusal(400, message="sdk is required")
         if name in self.hub.repos:
-            raise Refusal(409, message="You already created this dataset repo", url=url)
-        self.hub.create(name, asked.get("private") or asked.get("visibility") == "private")
-        return 200, {"url": url, "name": name}, {}
+            raise Refusal(409, message="You already created this repo", url=self.hub.endpoint + url)
+        self.hub.create(name, asked.get("private") or asked.get("visibility") == "private", asked.get("sdk", ""))
+        return 200, {"url": self.hub.endpoint + url, "name": own}, {}
 
     def _validate_yaml(self, content: str) -> tuple[int, Any, dict[str, str]]:
         import yaml
@@ -336,7 +345,9 @@ class _Handler(BaseHTTPRequestHandler):
         oid = self._commit_of(repo, revision)
         siblings = [{"rfilename": n, "size": b.size or len(b.content), "blobId": b.oid} for n, b in repo.commits[oid][1].items()]
         when = "2026-11-01T00:00:00.000Z"
-        value = {"_id": name, "id": name, "author": name.split("/")[0], "sha": oid, "lastModified": when, "createdAt": when}
+        own = name.removeprefix("spaces/")
+        value = {"_id": own, "id": own, "author": own.split("/")[0], "sha": oid, "lastModified": when, "createdAt": when}
+        value |= {"sdk": repo.sdk} if repo.sdk else {}
         return 200, value | {"private": repo.private, "gated": False, "disabled": False, "tags": [], "siblings": siblings}, {}
 
     def _entry(self, path: str, blob: Blob) -> dict[str, Any]:
@@ -457,7 +468,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"X-Linked-Etag": f'"{blob.lfs}"', "X-Linked-Size": str(blob.size)}
         if blob.xet:
             headers |= {"X-Xet-Hash": blob.xet}
-            headers["Link"] = f'<{self.hub.endpoint}/api/datasets/{name}/xet-read-token/{oid}>; rel="xet-auth"'
+            headers["Link"] = f'<{self.hub.endpoint}/api/{_address(name)}/xet-read-token/{oid}>; rel="xet-auth"'
         return 302, b"", headers | {"Location": f"{self.hub.storage_endpoint}/storage/{blob.lfs}"}
 
     def _xet_token(self, name: str) -> tuple[int, Any, dict[str, str]]:
@@ -501,9 +512,9 @@ class _Handler(BaseHTTPRequestHandler):
             number = len(repo.pulls) + 1
             ref = f"refs/pr/{number}"
             repo.pulls[number] = {"title": summary, "author": self.user, "status": "open", "base": head}
-            answer["pullRequestUrl"] = f"{self.hub.endpoint}/datasets/{name}/discussions/{number}"
+            answer["pullRequestUrl"] = f"{self.hub.endpoint}/{_address(name)}/discussions/{number}"
         oid = repo.commit(ref, head, files, summary)
-        return 200, answer | {"commitOid": oid, "commitUrl": f"{self.hub.endpoint}/datasets/{name}/commit/{oid}"}, {}
+        return 200, answer | {"commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{_address(name)}/commit/{oid}"}, {}
 
     def _api_discussions(self, name: str, number: str, action: str) -> tuple[int, Any, dict[str, str]]:
         repo = self._repo(name)
@@ -530,6 +541,10 @@ class _Handler(BaseHTTPRequestHandler):
         pull["status"] = "merged"
         repo.commit("main", repo.refs["main"], theirs | changed, f"merge: {pull['title']}")
         return 200, {}, {}
+
+
+def _address(name: str) -> str:
+    return name if name.startswith("spaces/") else f"datasets/{name}"
 
 
 def unquote_keep(path: str) -> str:

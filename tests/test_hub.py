@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 from conftest import Command
 from hub_server import Blob, Fault, Hub
+from test_leaderboard import submit as make_submission
 from test_submit import BUNDLED, tree, write_card
 
-from mabench import hub, submissions, submit
+from mabench import hub, leaderboard, papers, submissions, submit
 from mabench.submissions import AUDIT, CARD, Submission
 
 REPO = "board/results"
+SPACE = "board/page"
+CARD_OF_THE_SPACE = Path(__file__).parents[1] / "leaderboard" / "README.md"
 Client = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PUSH = """
@@ -99,19 +103,25 @@ def whole(server: Hub, folder: Path, slug: str = "digits-kmeans") -> None:
 
 
 def table(server: Hub) -> list[dict[str, Any]]:
+    """The rows that were run; papers' numbers are checked to be those of the program, each told apart."""
     import io
 
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(server.content(server.repos[REPO].files()["data/cells.parquet"]))).to_pylist()
+    rows = pq.read_table(io.BytesIO(server.content(server.repos[REPO].files()["data/cells.parquet"]))).to_pylist()
+    printed = [r for r in rows if r["tier"] == "reported"]
+    assert printed == hub.reported(papers.read(papers.INSTALLED)) and len(printed) > 100
+    assert all(r["seed"] is None and r["printed_where"] and r["slug"].startswith("paper.") for r in printed)
+    return [r for r in rows if r["tier"] != "reported"]
 
 
 # -- the whole way -------------------------------------------------------------------------------------------------
 
 LOAD = """
 import sys, datasets
-rows = datasets.load_dataset(sys.argv[1], split='train')
-print(len(rows), rows.column_names == sys.argv[2].split(','), round(sum(rows['score']) / len(rows), 6), rows[0]['tier'])
+every = datasets.load_dataset(sys.argv[1], split='train')
+rows = every.filter(lambda r: r['tier'] != 'reported')
+print(len(rows), every.column_names == sys.argv[2].split(','), round(sum(rows['score']) / len(rows), 6), rows[0]['tier'])
 """
 
 
@@ -282,6 +292,132 @@ def test_killed_at_every_request_and_repeated(
             assert len([s for _, s in server.repos[REPO].history if s.startswith("submission")]) == 1
 
 
+PROGRAM = """
+import atexit, os, signal, sys
+left = [int(os.environ['KILL_AT_RENAME'])]
+def hook(event, _):
+    if event == 'os.rename':
+        left[0] -= 1
+        if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+from mabench.cli import run
+atexit.register(lambda: open(os.environ['RENAMES'], 'w').write(str(-left[0])))
+run()
+"""
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` of the steps 1..count, first and last among them."""
+    return sorted({1 + round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count else []
+
+
+@pytest.mark.slow
+def test_the_whole_way_killed_in_every_stage_and_repeated(
+    tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Submit as a pull request, merge, refresh, pull, build from the Hub, re-run a cell, publish; each killed at several of its
+    requests and of its renames, on a clean machine, then repeated: the outcome is that of the stage that was not killed."""
+    write_card(tmp_path / "card.toml")
+    with Hub() as server:
+        server.create(REPO)
+        runs = iter(range(10_000))
+
+        def start(arguments: tuple[object, ...], place: Path, user: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
+            variables = environment(server, user, place.name) | {
+                "KILL_AT_RENAME": str(kill_at), "RENAMES": str(tmp_path / "renames"), "PYTHONHASHSEED": "0",
+            }  # fmt: skip
+            command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+            return subprocess.Popen(command, cwd=place, env=os.environ | variables, stdout=subprocess.DEVNULL)
+
+        def fresh(source: Path | None) -> Path:
+            place = tmp_path / f"machine{next(runs)}"
+            return Path(shutil.copytree(source, place)) if source else (place.mkdir(), place)[1]
+
+        def sound() -> None:
+            """At any moment: all rows of the submission or none, and a submission on main is whole."""
+            files = server.repos[REPO].files()
+            assert len([n for n in files if n.startswith("submissions/")]) in (0, 15)
+            if "data/cells.parquet" in files:
+                assert len(table(server)) == 12
+
+        def stage(arguments: tuple[object, ...], user: str, outcome: Callable[[Path], Any], source: Path | None = None) -> Path:
+            """Run it whole from this state, then again from this state for every kill; leave the state of the whole run."""
+            before = copy.deepcopy(server.repos), dict(server.storage)
+            asked = len(server.requests)
+            place = fresh(source)
+            assert start(arguments, place, user).wait(timeout=300) == 0
+            expected = outcome(place)
+            after = copy.deepcopy(server.repos), dict(server.storage)
+            requests, renames = len(server.requests) - asked, int((tmp_path / "renames").read_text())
+            kills = [("request", n) for n in spread(requests, 4)] + [("rename", n) for n in spread(renames, 3)]
+            for kind, number in kills:
+                server.repos, server.storage = copy.deepcopy(before[0]), dict(before[1])
+                machine = fresh(source)
+                process: list[subprocess.Popen[bytes]] = []
+                seen = [0]
+
+                def at_request(
+                    limit: int = number, process: list[subprocess.Popen[bytes]] = process, seen: list[int] = seen
+                ) -> None:
+                    seen[0] += 1
+                    if seen[0] == limit:
+                        process[0].kill()
+
+                if kind == "request":
+                    server.fault(*(Fault(m, "", before=at_request, times=999) for m in ("GET", "HEAD", "POST", "PUT")))
+                process.append(start(arguments, machine, user, number if kind == "rename" else 0))
+                assert process[0].wait(timeout=300) == -signal.SIGKILL, (arguments, kind, number)
+                server.faults.clear()
+                sound()
+                assert start(arguments, machine, user).wait(timeout=300) == 0, (arguments, kind, number)
+                sound()
+                assert outcome(machine) == expected, (arguments, kind, number)
+            server.repos, server.storage = after
+            return place
+
+        def inside(ref: str) -> dict[str, bytes]:
+            files = server.repos[REPO].files(ref)
+            return {n: server.content(b) for n, b in files.items() if not n.endswith(AUDIT)}
+
+        def log(content: bytes) -> list[tuple[str, str, str, str]]:
+            return [(e.who, e.action, e.tier, e.why) for e in submissions.parse_audit(content, Path("log"))]
+
+        def hub_log(ref: str = "main") -> list[tuple[str, str, str, str]]:
+            return log(server.content(server.repos[REPO].files(ref)[f"submissions/digits-kmeans/{AUDIT}"]))
+
+        def commits() -> list[tuple[str, str]]:
+            return server.repos[REPO].history
+
+        def without_partials(folder: Path) -> dict[str, bytes]:
+            """What a reader sees: what a killed write left has a hidden name."""
+            return {n: c for n, c in tree(folder).items() if ".partial" not in n}
+
+        send = ("submit", BUNDLED, "--records", digits_run, "--card", tmp_path / "card.toml", "--repo", REPO, "--create-pr")
+        stage(send, "reader", lambda _: (inside("refs/pr/1"), hub_log("refs/pr/1"), len(server.repos[REPO].pulls), commits()))
+        merge = f"from huggingface_hub import HfApi; HfApi().merge_pull_request({REPO!r}, 1, repo_type='dataset')"
+        subprocess.run([sys.executable, "-c", merge], env=os.environ | environment(server, "bob", "merge"), check=True)
+
+        def rows() -> Any:
+            return [{k: v for k, v in r.items() if k != "audit_blob"} for r in table(server)]
+
+        stage(("refresh", "--repo", REPO), "bob", lambda _: (rows(), commits()))
+        pulled = stage(("pull", "digits-kmeans", "--repo", REPO), "carol", lambda m: without_partials(m / "submissions"))
+        assert submissions.read(pulled / "submissions" / "digits-kmeans") is not None
+        build = ("leaderboard", "build", "--repo", REPO, "--out", "page")
+        built = stage(build, "carol", lambda m: (without_partials(m / "page"), without_partials(m / "submissions")))
+        seed = next(n for n in range(200) if "mlp" in sampled(pulled, n)[0])
+        check = ("verify", "digits-kmeans", "--cells", "1", "--seed", seed, "--repo", REPO)
+        stage(
+            check,
+            "carol",
+            lambda m: (hub_log(), log((m / "submissions" / "digits-kmeans" / AUDIT).read_bytes()), rows(), commits()),
+        )
+        assert [tier for _, _, tier, _ in hub_log()] == ["self-run", "spot-checked"]
+        shutil.copy(CARD_OF_THE_SPACE, built / "page")
+        publish = ("leaderboard", "publish", "page", "--repo", SPACE)
+        stage(publish, "bob", lambda _: (space(server), server.repos[f"spaces/{SPACE}"].history), built)
+
+
 # -- what is sent --------------------------------------------------------------------------------------------------
 
 
@@ -336,6 +472,148 @@ def test_a_broken_submission_does_not_stop_the_others(
         and "broken-one" in done.stderr
         and "huge-one" in done.stderr
     )
+
+
+# -- the board as a static Space -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A built board of two submissions, with the Space's card."""
+    make_submission(tmp_path / "made-up", "alpha", 0.7)
+    make_submission(tmp_path / "made-up", "beta", 0.6)
+    leaderboard.build(tmp_path / "made-up", tmp_path / "board")
+    shutil.copy(CARD_OF_THE_SPACE, tmp_path / "board")
+    return tmp_path / "board"
+
+
+def space(server: Hub) -> dict[str, bytes]:
+    files = server.repos[f"spaces/{SPACE}"].files()
+    return {name: server.content(blob) for name, blob in files.items() if name != ".gitattributes"}
+
+
+FETCH = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1], repo_type='space', local_dir='space')"
+
+
+@pytest.mark.parametrize("storage", ["lfs", "xet"])
+def test_publish_makes_a_space_and_sends_only_what_differs(
+    mabench: Command, tmp_path: Path, board: Path, environment: Callable[..., dict[str, str]], storage: str
+) -> None:
+    with Hub(xet=storage == "xet") as server:
+        bob = environment(server, "bob", "b", xet=storage == "xet")
+        publish = ("leaderboard", "publish", board, "--repo", SPACE)
+        dry = mabench(*publish, "--dry-run", **bob)
+        assert dry.returncode == 0 and "+ index.html" in dry.stdout and f"to be sent: {len(tree(board))} files" in dry.stdout
+        assert not server.repos, "a dry run makes nothing"
+        (board / "notes.txt").write_text("what no build wrote stays here")
+        done = mabench(*publish, **bob)
+        assert done.returncode == 0 and "/spaces/board/page/commit/" in done.stdout, done.stderr
+        assert server.repos[f"spaces/{SPACE}"].sdk == "static"
+        (board / "notes.txt").unlink()
+        subprocess.run([sys.executable, "-c", FETCH, SPACE], env=os.environ | bob, cwd=tmp_path, check=True, capture_output=True)
+        fetched = {n: c for n, c in tree(tmp_path / "space").items() if not n.startswith((".cache/", ".gitattributes"))}
+        assert fetched == tree(board), "a client gets the page, byte for byte"
+        again = mabench(*publish, **bob)
+        assert again.returncode == 0 and "nothing to send" in again.stdout, again.stderr
+        assert len(server.repos[f"spaces/{SPACE}"].history) == 2
+        server.put(f"spaces/{SPACE}", "by-hand.txt", b"kept")
+        shutil.rmtree(tmp_path / "made-up" / "beta")
+        old = tree(board)
+        leaderboard.build(tmp_path / "made-up", board)
+        new = tree(board)
+        changed = {n for n, c in new.items() if old.get(n) != c}
+        assert 0 < len(changed) < len(new) / 2 and set(old) - set(new)
+        sent = f"{len(changed)} files, {len(set(old) - set(new))} removed"
+        dry = mabench(*publish, "--dry-run", **bob)
+        assert (
+            f"to be sent: {sent}" in dry.stdout
+            and "- sets/beta/index.html" in dry.stdout
+            and space(server) == old | {"by-hand.txt": b"kept"}
+        )
+        assert f"sent: {sent}" in mabench(*publish, **bob).stdout
+        assert space(server) == new | {"by-hand.txt": b"kept"}
+
+
+SPACE_FAULTS: dict[str, list[Fault]] = {
+    "somebody else was faster": [Fault("POST", r"/commit/main$", status=412)],
+    "429 with Retry-After": [Fault("POST", r"/commit/main$", status=429, headers={"Retry-After": "1"})],
+    "500 when reading": [Fault("GET", r"^/api/spaces/board/page$", status=500)],
+    "cut in the middle of an upload": [Fault("PUT", r"^/storage/", cut=True)],
+    "answer to the commit lost": [Fault("POST", r"/commit/main$", lost=True)],
+}
+
+
+@pytest.mark.parametrize("name", SPACE_FAULTS)
+def test_publish_survives(
+    server: Hub, mabench: Command, board: Path, environment: Callable[..., dict[str, str]], name: str
+) -> None:
+    server.create(f"spaces/{SPACE}", sdk="static")
+    server.fault(*SPACE_FAULTS[name])
+    done = mabench("leaderboard", "publish", board, "--repo", SPACE, **environment(server))
+    assert done.returncode == 0, done.stderr
+    assert not any(f.times for f in server.faults), "the fault happened"
+    assert space(server) == tree(board)
+    assert [s for _, s in server.repos[f"spaces/{SPACE}"].history if s.startswith("board")] == [
+        "board: up to date with the records"
+    ]
+
+
+def test_publish_refuses_with_a_cure(
+    server: Hub, mabench: Command, tmp_path: Path, board: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    server.create(f"spaces/{SPACE}", sdk="static")
+    server.create("spaces/board/app", sdk="gradio")
+    server.create("spaces/board/other", sdk="static")
+    server.put("spaces/board/other", "index.html", b"somebody's own page")
+    before = {name: repo.files() for name, repo in server.repos.items()}
+    base = environment(server)
+    altered, carded, plain = (Path(shutil.copytree(board, tmp_path / name)) for name in ("altered", "carded", "plain"))
+    (altered / "data.js").write_text("window.BOARD={}")
+    (carded / "README.md").write_text("---\nsdk: gradio\n---\n")
+    (plain / "README.md").unlink()
+    cases: list[tuple[Path, str, dict[str, str], str]] = [
+        (board, SPACE, base | {"HF_TOKEN": ""}, "hf auth login"),
+        (board, SPACE, base | {"HF_TOKEN": "stolen"}, "hf auth login"),
+        (board, SPACE, base | {"HF_HUB_OFFLINE": "1"}, "Unset HF_HUB_OFFLINE"),
+        (board, SPACE, base | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "Check the network and HF_ENDPOINT"),
+        (board, "a/b/c", base, "Write it as ORG/NAME"),
+        (board, SPACE, environment(server, "reader", "r"), "a token that may write"),
+        (board, "board/new", environment(server, "reader", "r"), "a token that may write"),
+        (board, "board/app", base, "kind gradio"),
+        (board, "board/other", base, "not of a board"),
+        (tmp_path, SPACE, base, "mabench leaderboard build --out"),
+        (altered, SPACE, base, "data.js: was changed after it was built"),
+        (carded, SPACE, base, "no card of a static Space"),
+        (plain, SPACE, base, "README.md: the Space's card is missing"),
+    ]
+    for folder, repo, variables, words in cases:
+        for flags in (["--dry-run"], []):
+            if flags and repo == SPACE and variables["HF_TOKEN"] == "hf_reader":
+                continue  # reading is allowed
+            if flags and repo == "board/new":
+                continue
+            done = mabench("leaderboard", "publish", folder, "--repo", repo, *flags, **variables)
+            assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (words, done.stderr)
+    assert {name: repo.files() for name, repo in server.repos.items()} == before
+
+
+def test_the_page_is_built_from_the_hub_dataset(
+    server: Hub, push: Client, mabench: Command, tmp_path: Path, submission: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    """On a clean machine, from the repository alone; a broken submission is named and left out; offline the same again."""
+    assert push(server).returncode == 0
+    server.put(REPO, "submissions/broken-one/audit.jsonl", b"{}\n")
+    clean = environment(server, "carol", "clean")
+    build = ("leaderboard", "build", "--repo", REPO, "--submissions", "pulled", "--out")
+    done = mabench(*build, "page", **clean)
+    assert done.returncode == 0 and "left out: " in done.stderr and "broken-one" in done.stderr, done.stderr
+    assert "1 submissions of board/results" in done.stdout and "1 ranked" in done.stdout
+    assert tree(tmp_path / "pulled" / "digits-kmeans") == tree(submission)
+    assert (tmp_path / "page" / "sets" / "digits-kmeans" / "preview.png").is_file()
+    leaderboard.build(submission.parent, tmp_path / "here", papers.INSTALLED)
+    assert tree(tmp_path / "here") == tree(tmp_path / "page"), "the page of the local folder, byte for byte"
+    assert mabench(*build, "again", **clean | {"HF_HUB_OFFLINE": "1"}).returncode == 0
+    assert tree(tmp_path / "again") == tree(tmp_path / "page")
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

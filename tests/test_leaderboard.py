@@ -18,10 +18,11 @@ import pandas
 import pytest
 from click.testing import CliRunner
 
-from mabench import leaderboard, scoring, submissions, suites
+from mabench import hub, leaderboard, scoring, submissions, suites, synthetic
 from mabench.cli import main
 from mabench.leaderboard import exports
 from mabench.leaderboard.sources import TIERS, plain, read_submissions, web_address
+from mabench.leaderboard.standings import standings
 from mabench.report import percent
 from mabench.schema import Card, Cell, MabenchError, RunRecord, SetSummary, digest
 
@@ -266,6 +267,35 @@ def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
             line = rows[entry.name]
             assert lines[title][7 + position] == f"{percent(line.mean)} ± {percent(line.std)}"
     assert lines["Partial"][0] == "incomplete: 11 of 12 runs" and lines["Alpha"][0] == "1 (1-1)"
+
+
+def test_a_readme_gets_the_tables_between_its_marks(folder: Path) -> None:
+    readme = folder.parent / "README.md"
+    arguments = ["leaderboard", "build", "--submissions", str(folder), "--out", str(folder.parent / "o"), "--readme", str(readme)]
+    for text in (None, "no marks", f"{hub.END} {hub.BEGIN}"):
+        if text is not None:
+            readme.write_text(text)
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2 and "README.md: " in result.output and (text is None or readme.read_text() == text)
+    readme.write_text(f"before\n{hub.BEGIN}\nold\n{hub.END}\nafter\n")
+    for _ in range(2):
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+        text = readme.read_text()
+        assert text.startswith(f"before\n{hub.BEGIN}\n") and text.endswith(f"{hub.END}\nafter\n") and "old" not in text
+        assert "| Alpha " in text and "digits-paper" not in text
+
+
+def test_the_readme_of_this_repository_shows_its_submissions() -> None:
+    """Its tables are those of `leaderboard build`, and what is submitted here is whole, small and of the released suites."""
+    root = Path(__file__).parents[1]
+    rows = standings(read_submissions(root / "submissions"), [])
+    text = (root / "README.md").read_text()
+    assert exports.into_readme(text, rows, root / "README.md") == text, "run: mabench leaderboard build --readme README.md"
+    assert rows and not any("another state" in row.why_unranked or "other settings" in row.why_unranked for row in rows)
+    size = sum(p.stat().st_size for p in (root / "submissions").rglob("*") if p.is_file())
+    assert size < 2_000_000, "sets and records of this repository stay small"
+    for row in rows:
+        assert synthetic.load(root / "submissions" / row.key / "set.safetensors").sha256 == row.set_sha256
 
 
 def test_downloads_agree(folder: Path) -> None:

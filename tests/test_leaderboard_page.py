@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from test_leaderboard import DIGITS, HOSTILE, LITE, PAPER, records_of, submit
 
-from mabench import leaderboard, scoring
+from mabench import leaderboard, papers, scoring
+
+REPOSITORY = Path(__file__).parents[1]
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -280,6 +283,40 @@ def test_narrow_screens_do_not_scroll_sideways(browser: Any, site: Path, width: 
     tab.page.wait_for_selector("#curves[data-drawn]")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.trouble == [] and tab.page.evaluate("window.hacked") is None
+
+
+def test_the_demo_ends_with_a_page_that_shows_it(browser: Any, mabench: Command, digits_run: Path, tmp_path: Path) -> None:
+    """The path that `mabench demo` prints, opened as a reader would; papers' rows are not of its suite."""
+    shutil.copytree(digits_run, tmp_path / "demo", ignore=shutil.ignore_patterns("page"))
+    done = mabench("demo", "--out", "demo")
+    (path,) = re.findall(r"the page of this run: (\S+)", done.stdout)
+    tab = Reader(browser, (tmp_path / path).parent).go()
+    assert tab.count() == "1 of 1 rows, 1 ranked" and tab.methods() == ["k-means on digits, IPC 5"]
+    score = re.search(r"panel mean\]\D+([\d.]+)", done.stdout)
+    assert score is not None and score[1] in tab.page.inner_text(".tabulator-row")
+    tab.page.locator(".tabulator-row a").first.click()
+    tab.page.wait_for_selector("#curves[data-drawn] svg")
+    assert tab.page.locator("img.preview").evaluate("e => e.naturalWidth") > 100 and tab.trouble == []
+
+
+def test_the_submissions_of_this_repository_make_a_page(browser: Any, tmp_path: Path) -> None:
+    """The real rows: the page opens on what was submitted, every set's page and plot draws, nothing is asked of the network."""
+    leaderboard.build(REPOSITORY / "submissions", tmp_path / "out", papers.INSTALLED)
+    slugs = sorted(p.parent.name for p in (REPOSITORY / "submissions").glob("*/audit.jsonl"))
+    tab = Reader(browser, tmp_path / "out").go()
+    assert tab.page.locator(".tabulator-row:not(.reported)").count() > 0, "opens where there are submissions, not papers only"
+    assert tab.page.locator(".tabulator-row.reported .tier").first.inner_text() == "reported"
+    chosen = tab.page.locator("#suites [aria-selected=true]").bounding_box()
+    strip = tab.page.locator("#suites").bounding_box()
+    assert strip["x"] <= chosen["x"] and chosen["x"] + chosen["width"] <= strip["x"] + strip["width"], (
+        "the chosen suite is in view"
+    )
+    for slug in slugs:
+        tab.go(page=f"sets/{slug}/index.html")
+        tab.page.wait_for_selector("#curves[data-drawn]")
+        assert tab.page.locator("img.preview").evaluate("e => e.naturalWidth") > 100
+        assert tab.page.locator("main img[src^=badge]").first.evaluate("e => e.naturalWidth") > 100
+    assert tab.trouble == [] and all(r.startswith((tab.site.as_uri() + "/", "about:", "data:")) for r in tab.requests)
 
 
 def test_the_page_of_a_set(reader: Reader) -> None:

@@ -202,6 +202,64 @@ def test_hostile_cards_are_refused(digits_run: Path, tmp_path: Path, fields: dic
     assert said.startswith("card: ") and words in said and said.count("\n") == 0
 
 
+TEXT_FIELDS = [name for name, field in Card.model_fields.items() if "str" in str(field.annotation) and name != "slug"]
+
+
+@pytest.mark.parametrize("name", TEXT_FIELDS)
+def test_every_text_field_refuses_controls_and_takes_markup_as_text(digits_run: Path, tmp_path: Path, name: str) -> None:
+    """What a terminal would obey is refused; a script tag is text, which whoever shows it escapes, except in an address."""
+    several = name in ("authors", "source_networks")
+    address = "https://example.org/" if name in ("paper", "code") else ""
+    for hostile, shown in (("\x1b]0;gone\x07", "U+0007, U+001B"), ("\u202edesrever", "U+202E"), ("a\x00b", "U+0000")):
+        said = refusals(digits_run, tmp_path, **{name: [address + hostile] if several else address + hostile})
+        assert said.startswith("card: ") and shown in said and f"{name}" in said, said
+        assert not set("\x00\x07\x1b\u202e") & set(said)
+    script = address + "<script>alert(1)</script>"
+    said = refusals(digits_run, tmp_path, **{name: [script] if several else script})
+    assert (f"card: {tmp_path / 'gate-card.toml'}: {name}: " in said) if address else (said == "")
+
+
+OBEYED = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\x08"
+"""Clears the screen, renames the window, colours, reverses, goes back: what a stranger's file may try on a terminal."""
+
+
+def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path: Path, run: Path) -> None:
+    """Names in headers, records, tables, cards, logs and file names reach the terminal in messages and tables: as text only."""
+    own = bundled()
+    saved(tmp_path / "named.safetensors", own.images, own.labels, name=f"set {OBEYED}")
+    saved(tmp_path / "classes.safetensors", own.images, own.labels, class_names=tuple(f"{k}{OBEYED}" for k in range(10)))
+    (tmp_path / f"no{OBEYED}set.pt").write_bytes(b"not a set")
+    torch.save({f"images{OBEYED}": own.images, "labels": own.labels}, tmp_path / "keys.pt")
+    write_card(tmp_path / "card.toml")
+    (tmp_path / "hostile.toml").write_text(f"{json.dumps(OBEYED)} = 1\n")
+    edit(first(run), lambda r: r.update({OBEYED: 1}))
+    edit(first(run, "*mlp*seed1.json"), lambda r: r["cell"].update(suite=f"digits{OBEYED}@1", set_sha256=OBEYED))
+    edit(first(run, "*mlp*seed2.json"), lambda r: r.update(started=OBEYED, environment={}))
+    shutil.copytree(run, tmp_path / "submissions" / "digits-kmeans")
+    shutil.copy(tmp_path / "card.toml", tmp_path / "submissions" / "digits-kmeans")
+    (tmp_path / "submissions" / "digits-kmeans" / "audit.jsonl").write_text(json.dumps({OBEYED: OBEYED}))
+    (tmp_path / "mine.toml").write_text(f'name = "x"\ntitle = {json.dumps(OBEYED)}\n')
+    calls: list[tuple[tuple[object, ...], int, str]] = [
+        (("check", "named.safetensors"), 0, "set \\x1b[2J"),
+        (("check", f"no{OBEYED}set.pt"), 2, "no\\x1b[2J"),
+        (("check", "keys.pt", "--dataset", "digits"), 0, "keys"),
+        (("submit", "named.safetensors", "--records", run), 2, "digits\\x1b[2J"),
+        (("submit", "classes.safetensors", "--records", run), 2, "is called"),
+        (("submit", "named.safetensors", "--records", run, "--card", "hostile.toml"), 2, "\\x1b[2J"),
+        (("audit", "digits-kmeans"), 2, "line 1 is no audit entry"),
+        (("leaderboard", "build", "--out", "page"), 2, "line 1 is no audit entry"),
+        (("eval", "named.safetensors", "--suite", "mine.toml"), 2, "mine.toml"),
+    ]
+    for arguments, code, words in calls:
+        done = mabench(*arguments)
+        said = done.stdout + done.stderr
+        assert done.returncode == code and words in said and "Traceback" not in said, (arguments, said)
+        assert not [c for c in said if c not in "\n\t" and (ord(c) < 32 or 127 <= ord(c) < 160 or c == "\u202e")], (
+            arguments,
+            said,
+        )
+
+
 def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
     (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals

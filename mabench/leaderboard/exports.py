@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import fields
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pandas
 from tabulate import tabulate
 
+from mabench.hub import BEGIN, END
 from mabench.leaderboard.sources import cells, exam, plain, web_address
 from mabench.leaderboard.standings import Standing
 from mabench.report import percent
+from mabench.schema import MabenchError
 from mabench.submissions import Submission
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
@@ -24,13 +27,43 @@ BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "
 
 def markdown(rows: Sequence[Standing]) -> str:
     """The board as GitHub tables, one a suite, track, IPC and kind of labels."""
-    out = ["# Leaderboard", "", "Made by `mabench leaderboard build` from records. Accuracies in percent; rank with its 95 % interval;", "rows without a rank say why.", ""]  # fmt: skip
+    return "\n".join(
+        [
+            "# Leaderboard",
+            "",
+            "Made by `mabench leaderboard build` from records. Accuracies in percent; rank with its 95 % interval;",
+            "rows without a rank say why.",
+            "",
+            *_tables(rows, "##"),
+        ]
+    )
+
+
+def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
+    """`text` with the tables of submissions between its two marks; papers' numbers stand on the page.
+
+    Raises MabenchError, which names `path`, where a mark is missing.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise MabenchError(f"{path}: has no lines {BEGIN} and {END}. Put both where the tables shall go.")
+    return "\n".join([head + begin, "", *_tables([row for row in rows if row.tier != "reported"], "###"), end + tail])
+
+
+def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
+    out: list[str] = []
     for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
         group = list(found)
         chosen = exam(suite)
         names = [e.name for e in chosen.evaluators[track]]
         rule = "best look" if chosen.recipes[track].score == "best" else "last look"
-        out += [f"## {suite}, {track}, IPC {ipc}, {labels} labels", "", f"{chosen.suite.title}. Counts: {rule} of each run.", ""]
+        out += [
+            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
+            "",
+            f"{chosen.suite.title}. Counts: {rule} of each run.",
+            "",
+        ]
         headers = ["rank", "method", "trust", "score", "worst", "lift", "bytes", *names]
         body = [
             [
@@ -52,7 +85,7 @@ def markdown(rows: Sequence[Standing]) -> str:
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
-    return "\n".join(out)
+    return out
 
 
 def rank_text(row: Standing) -> str:

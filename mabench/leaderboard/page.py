@@ -154,6 +154,8 @@ def _about(entry: Submission, rows: list[Standing], has_preview: bool) -> dict[s
             ("Paper", plain(card.paper), web_address(card.paper)),
             ("Code", plain(card.code), web_address(card.code)),
             ("Command that made it", plain(card.command), None),
+            ("What to know", plain(card.note, 2000), None),
+            ("GPU hours", "" if card.gpu_hours is None else f"{card.gpu_hours:g}", None),
             ("Licence", plain(card.licence), None),
             ("Source networks", plain(", ".join(card.source_networks)), None),
         ],

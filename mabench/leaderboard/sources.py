@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from mabench import submissions
-from mabench.papers import PaperTable
 from mabench.schema import MabenchError, RunRecord, Tier, lookup
 from mabench.submissions import AUDIT, SLUG, Submission
 from mabench.suites import Exam, load
@@ -85,20 +84,9 @@ def _known(path: Path, record: RunRecord) -> None:
         raise MabenchError(f"{path}: a record does not fit {chosen.id}: {error} Submit what `mabench eval` wrote.") from error
 
 
-def where(table: PaperTable) -> str:
-    """Title, settings and note of a paper's table on one line."""
-    settings = ", ".join(f"{k} {str(v).lower() if isinstance(v, bool) else v}" for k, v in table.config.items())
-    return plain("; ".join(part for part in (table.title, settings, table.note) if part), 300)
-
-
 @cache
 def exam(name: str) -> Exam:
     """The released suite `name`. Raises MabenchError, with the nearest name, for one that this program does not have."""
     if name.endswith(".toml"):
         raise MabenchError(f"suite '{plain(name, 80)}' is a file of somebody's own; a board holds released suites only.")
     return load(name)
-
-
-def track_of(chosen: Exam, evaluator: str) -> str:
-    """The track of a suite that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
-    return lookup({e.name: track for track, entries in chosen.evaluators.items() for e in entries}, evaluator, "evaluator")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from mabench import scoring
-from mabench.leaderboard.sources import cells, exam, plain, track_of, web_address, where
+from mabench.leaderboard.sources import cells, exam, plain, web_address
 from mabench.papers import PaperTable
 from mabench.report import known_baseline, known_full_data
 from mabench.schema import MabenchError, RunRecord, Tier
@@ -242,7 +242,7 @@ def _reported(key: str, table: PaperTable) -> list[Standing]:
         )
     tracks: dict[str, dict[str, tuple[float, float | None]]] = defaultdict(dict)
     for name, values in table.values.items():
-        tracks[track_of(chosen, name)][name] = values
+        tracks[chosen.track_of(name)][name] = values
     out = []
     for track, evaluators in sorted(tracks.items()):
         order = [e.name for e in chosen.evaluators[track] if e.name in evaluators]
@@ -269,7 +269,7 @@ def _reported(key: str, table: PaperTable) -> list[Standing]:
                     for n in order
                 },
                 why_unranked="reported",
-                where=where(table),
+                where=plain(table.where, 300),
                 score=fmean(means.values()) if whole else None,
                 cnn=_family_mean(means, families, "cnn") if whole else None,
                 transformer=_family_mean(means, families, "transformer") if whole else None,

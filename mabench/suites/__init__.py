@@ -30,6 +30,10 @@ class Exam:
     def id(self) -> str:
         return self.suite.id
 
+    def track_of(self, evaluator: str) -> str:
+        """The track that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
+        return lookup({e.name: track for track, entries in self.evaluators.items() for e in entries}, evaluator, "evaluator")
+
     @property
     def digest(self) -> str:
         """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out.

@@ -37,14 +37,15 @@
   let state;
 
   const busiest = (values, count) => [...values].sort((a, b) => count(b) - count(a))[0];
+  const weight = (test) => rows.filter(test).reduce((sum, r) => sum + (r.rank !== null ? 1000 : r.tier !== "reported" ? 1 : 0), 0);  // ranked first, then submitted
   const fit = (s) => {  // whatever an address says, the state names tables that exist
     s.dataset = datasets.includes(s.dataset) ? s.dataset : "";
     const suites = suitesOf(s.dataset);
-    if (!suites.includes(s.suite)) s.suite = busiest(suites, (suite) => rows.filter((r) => r.suite === suite && r.rank !== null).length) || "";
+    if (!suites.includes(s.suite)) s.suite = busiest(suites, (suite) => weight((r) => r.suite === suite)) || "";
     const tracks = tracksOf(s.suite);
     if (!tracks.includes(s.track)) s.track = tracks[0] || "";
     const ipcs = ipcsOf(s.suite, s.track);
-    if (s.ipc !== "all" && !ipcs.includes(Number(s.ipc))) s.ipc = String(busiest(ipcs, (ipc) => rows.filter((r) => r.suite === s.suite && r.track === s.track && r.ipc === ipc && r.rank !== null).length) ?? "all");
+    if (s.ipc !== "all" && !ipcs.includes(Number(s.ipc))) s.ipc = String(busiest(ipcs, (ipc) => weight((r) => r.suite === s.suite && r.track === s.track && r.ipc === ipc)) ?? "all");
     const here = new Set(rows.filter((r) => r.suite === s.suite && r.track === s.track).map((r) => r.key));
     s.cmp = [...new Set(s.cmp)].filter((key) => here.has(key)).slice(0, MAX_PICKS);
     if (!PLOTS.some((p) => p.value === s.plot)) s.plot = PLOTS[0].value;
@@ -189,7 +190,7 @@
       table = new window.Tabulator("#table", {
         data: tableData(), columns: columns(), index: "key", layout: "fitColumns", maxHeight: "76vh", nestedFieldSeparator: false, resizableColumnFit: false, columnHeaderVertAlign: "middle",
         placeholder: () => make("span", { textContent: "No row fits. Clear the filters, or choose another table." }),
-        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], headerSortTristate: true, renderVerticalBuffer: 240, columnDefaults: { headerTooltip: false, resizable: "header" },
+        initialSort: state.sort && columnKeys().includes(state.sort.column) ? [state.sort] : [], headerSortTristate: true, renderVerticalBuffer: 240, columnDefaults: { headerTooltip: false, vertAlign: "middle", resizable: "header" },
         rowFormatter: (row) => {
           const data = row.getData(), list = row.getElement().classList;
           list.toggle("unranked", data.rank === null && data.tier !== "reported");

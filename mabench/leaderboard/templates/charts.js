@@ -53,19 +53,25 @@
     element.dataset.drawn = String(turn);
   };
 
-  const percentAxis = (title) => ({ title, format: ".0f" });
+  const say = (element, text) => {
+    element.turn = (element.turn || 0) + 1;
+    element.replaceChildren(Object.assign(document.createElement("p"), { className: "faint", textContent: text }));
+    element.dataset.drawn = String(element.turn);
+  };
+
+  const percentAxis = (title) => ({ title, format: "~g", tickCount: 7 });
   const sets = (rows) => [...new Set(rows.map((r) => r.set))];
   const bySet = (rows, extra = {}) => ({ field: "set", type: "nominal", sort: sets(rows), scale: { domain: sets(rows) }, ...extra });
   const width = (element) => Math.max(230, element.clientWidth - 40);
 
   const pareto = (element, rows) => {
-    const narrow = element.clientWidth < 640, ipcs = [...new Set(rows.map((r) => r.ipc))].sort((a, b) => a - b), tiers = [...new Set(rows.map((r) => r.tier))].sort();
+    const narrow = element.clientWidth < 640, front = rows.filter((r) => r.front), ipcs = [...new Set(rows.map((r) => r.ipc))].sort((a, b) => a - b), tiers = [...new Set(rows.map((r) => r.tier))].sort();
     return draw(element, {
     description: "Score against stored bytes; the line joins the sets that no smaller set beats.",
     width: width(element) - 60, height: 380,
     layer: [
-      { data: { values: rows.filter((r) => r.front) }, mark: { type: "line", interpolate: "step-after", strokeDash: [5, 3], color: colour("faint") },
-        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" } } },
+      ...(front.length ? [{ data: { values: front }, mark: { type: "line", interpolate: "step-after", strokeDash: [5, 3], color: colour("faint") },
+        encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" } } }] : []),
       ...[true, false].filter((ranked) => rows.some((r) => r.ranked === ranked)).map((ranked) => ({
         data: { values: rows.filter((r) => r.ranked === ranked) }, mark: { type: "point", size: 95, filled: ranked, strokeWidth: 1.8, opacity: 0.8 },
         encoding: {
@@ -76,7 +82,7 @@
           tooltip: [{ field: "set", title: "method" }, { field: "score", title: "score %", format: ".2f" }, { field: "bytes", format: ",", title: "bytes" }, { field: "tier", title: "trust" }, { field: "status" }],
         },
       })),
-      ...(narrow ? [] : [{ data: { values: rows.filter((r) => r.front) }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
+      ...(narrow || !front.length ? [] : [{ data: { values: front }, mark: { type: "text", dy: -13, fontSize: 11, limit: 160, color: colour("ink") },
         encoding: { x: { field: "bytes", type: "quantitative" }, y: { field: "score", type: "quantitative" }, text: { field: "set" } } }]),
     ],
   }, rows.length);
@@ -125,6 +131,7 @@
 
   // curves: rows of {set, evaluator, epoch, mean, low, high}
   const curves = (element, rows, evaluators) => {
+    if (new Set(rows.map((r) => r.epoch)).size < 2) return say(element, "This suite looks once, after the last epoch: there is no curve to draw.");
     const columns = element.clientWidth < 640 ? 1 : element.clientWidth < 1000 ? 2 : 3;
     return draw(element, {
       description: "Test accuracy against epoch, a panel an evaluator, a line a set, mean over seeds.",
@@ -180,7 +187,12 @@
       pick(items[next].value);
       element.querySelector('[aria-selected="true"]')?.focus();
     };
-    if (had) element.querySelector('[aria-selected="true"]')?.focus();
+    const chosen = element.querySelector('[aria-selected="true"]');
+    if (had) chosen?.focus();
+    if (chosen && element.scrollWidth > element.clientWidth) {
+      const box = element.getBoundingClientRect(), own = chosen.getBoundingClientRect();
+      element.scrollLeft += own.left - box.left - (box.width - own.width) / 2;
+    }
   };
 
   // The page of one set.
