@@ -97,6 +97,10 @@ def read_record(path: Path) -> RunRecord:
 
 def parse_record(content: bytes, path: Path) -> RunRecord:
     """As `read_record`, from a file's bytes; `path` only names it in messages."""
+    try:
+        return RunRecord.model_validate_json(content)  # four times as fast; what it refuses, the slow way explains
+    except ValidationError:
+        pass
     return _record(_object(content, path), path)
 
 

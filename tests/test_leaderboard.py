@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from mabench import leaderboard, scoring, submissions, suites
 from mabench.cli import main
 from mabench.leaderboard import exports
-from mabench.leaderboard.sources import TIERS, plain, read_submissions, web_address
+from mabench.leaderboard.sources import TIERS, plain, read_submission, web_address
 from mabench.report import percent
 from mabench.schema import Card, Cell, MabenchError, RunRecord, SetSummary, digest
 
@@ -292,7 +292,7 @@ def test_a_decoder_counts_and_is_shown(tmp_path: Path) -> None:
 def test_the_cards_own_citation_wins(tmp_path: Path) -> None:
     submit(tmp_path / "s", "made", 0.5)
     submit(tmp_path / "s", "own", 0.5, card={"bibtex": "@article{x,\n  title = {A <b> of A & B},\n}\n"})
-    made, own = read_submissions(tmp_path / "s")
+    made, own = map(read_submission, submissions.folders(tmp_path / "s"))
     assert exports.bibtex(made).startswith("@misc{made,") and exports.bibtex(own) == "@article{x,\n  title = {A <b> of A & B},\n}"
     leaderboard.build(tmp_path / "s", tmp_path / "out")
     page = (tmp_path / "out" / "sets" / "own" / "index.html").read_text()
@@ -450,7 +450,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert frame["authors"][0].startswith("'=HYPERLINK")
     markdown = (out / "leaderboard.md").read_text()
     assert "&#60;script&#62;" in markdown and "](javascript" not in markdown and "`" not in markdown.split("##", 1)[1]
-    bib = exports.bibtex(read_submissions(tmp_path / "s")[0])
+    bib = exports.bibtex(read_submission(submissions.folders(tmp_path / "s")[0]))
     body = re.sub(r"\\[{}]", "", bib)
     assert body.count("{") == body.count("}") and "javascript" in bib and "\x1b" not in bib
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,7 +31,7 @@ class Exam:
     def id(self) -> str:
         return self.suite.id
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out.
 
