@@ -299,6 +299,8 @@ class RunRecord(Frozen):
 
 def _visible(text: str) -> str:
     """Text of a stranger: nothing that a terminal or a page would obey instead of show (controls, direction overrides)."""
+    if text.isprintable():
+        return text
     bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"})
     if bad:
         raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")

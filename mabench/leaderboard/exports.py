@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import groupby
@@ -222,6 +222,19 @@ def commands(submission: Submission) -> list[tuple[str, str]]:
             )
         )
     return out
+
+
+def json_lines(board: Mapping[str, Any]) -> str:
+    """The board as JSON to read and to compare: a key a line, and under `rows` a row a line."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+
+    lines = [
+        f"{text(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if key == "rows" else text(value))
+        for key, value in sorted(board.items())
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def json_text(value: Any) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import accumulate
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from mabench.schema import MabenchError
 from mabench.submissions import SET, Submission, folders
 
 MANIFEST = "manifest.json"
+MANY = 500  # ours: submissions from which helpers pay: each takes a second to start, 500 submissions take two or more
+MAX_PROCESSES = 8  # ours: beyond that the one process that writes is what takes time
 LIBRARIES = ("tabulator.min.js", "tabulator.min.css", "vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 OWN = ("board.js", "charts.js", "page.js", "board.css")
 LICENCES = ("LICENSE-tabulator.txt", "LICENSE-vega.txt", "LICENSE-vega-lite.txt", "LICENSE-vega-embed.txt")
@@ -42,12 +47,14 @@ def build(submissions: Path, out: Path, methods: Path | None = None) -> list[Sta
     if not submissions.is_dir():
         raise MabenchError(f"{submissions}: no such folder. Name the folder of submissions with --submissions.")
     known = _manifest(out)
-    sheets = _sheets(submissions, out, known)
+    sheets = _sheets(submissions)
+    previews = _previews(sheets, submissions, out, known)
     reported = [] if methods is None else papers.read(methods)
     rows = placed(
         [*(row for sheet in sheets for row in sheet.rows), *(row for key, table in reported for row in of_paper(key, table))]
     )
-    _write(out, _files(sheets, rows), known, {sheet.slug: sheet.set_sha256 for sheet in sheets if sheet.preview is not None})
+    shas = {sheet.slug: sheet.set_sha256 for sheet in sheets if sheet.slug in previews}
+    _write(out, _files(sheets, rows, previews), known, shas)
     return rows
 
 
@@ -60,30 +67,30 @@ class _Sheet:
     rows: list[Standing]
     """Without their places, which take all submissions."""
     runs: list[exports.Run]
-    preview: bytes | None
     curves: bytes
     """The script of the curves, packed by zlib."""
     about: dict[str, Any]
 
 
-def _sheet(folder: Path, out: Path, known: dict[str, Any]) -> _Sheet | None:
+def _sheet(folder: Path) -> _Sheet | None:
     """Read one submission; None for an unfinished one."""
     entry = read_submission(folder)
     if entry is None:
         return None
-    preview = _preview(entry, folder / SET, out / "sets" / entry.slug / "preview.png", known)
-    rows, runs = submitted(entry), exports.runs(entry)
-    curves = zlib.compress(_curves(entry), 1)
-    return _Sheet(entry.slug, entry.set_sha256, rows, runs, preview, curves, _about(entry, preview is not None))
+    curves, about = zlib.compress(_curves(entry), 1), _about(entry, (folder / SET).exists())
+    return _Sheet(entry.slug, entry.set_sha256, submitted(entry), exports.runs(entry), curves, about)
 
 
-def _sheets(submissions: Path, out: Path, known: dict[str, Any]) -> list[_Sheet]:
-    """Every finished submission, by slug."""
-    found = (_sheet(folder, out, known) for folder in folders(submissions))
-    return [sheet for sheet in found if sheet is not None]
+def _sheets(submissions: Path) -> list[_Sheet]:
+    """Every finished submission, by slug; where there are many, read by as many processes as there are processors."""
+    places, processes = folders(submissions), min(os.cpu_count() or 1, MAX_PROCESSES)
+    if len(places) < MANY or processes < 2:
+        return [sheet for sheet in map(_sheet, places) if sheet is not None]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return [sheet for sheet in pool.map(_sheet, places, chunksize=16) if sheet is not None]
 
 
-def _files(sheets: list[_Sheet], rows: list[Standing]) -> Iterator[tuple[str, bytes]]:
+def _files(sheets: list[_Sheet], rows: list[Standing], previews: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """(name, content) of every file of the board, one at a time, the sets' before those that lead to them."""
     templates = Environment(loader=PackageLoader("mabench.leaderboard", "templates"), autoescape=True, undefined=StrictUndefined)
     templates.filters.update(percent=percent, plain=plain)
@@ -93,8 +100,8 @@ def _files(sheets: list[_Sheet], rows: list[Standing]) -> Iterator[tuple[str, by
     page = templates.get_template("set.html.j2")
     for sheet in sheets:
         folder, mine = f"sets/{sheet.slug}", by_slug[sheet.slug]
-        if sheet.preview is not None:
-            yield f"{folder}/preview.png", sheet.preview
+        if sheet.slug in previews:
+            yield f"{folder}/preview.png", previews[sheet.slug]
         for row in mine:
             yield f"{folder}/{exports.badge_name(row)}", exports.badge(row).encode()
         yield f"{folder}/curves.js", zlib.decompress(sheet.curves)
@@ -118,7 +125,7 @@ def _data_files(runs: list[exports.Run], rows: list[Standing]) -> Iterator[tuple
     yield from ((f"assets/{name}", folder.joinpath(name).read_bytes()) for name in OWN)
     yield from ((f"assets/{name}", folder.joinpath("vendor", name).read_bytes()) for name in LIBRARIES + LICENCES)
     yield "data.js", f"window.BOARD={exports.json_text(board)};\n".encode()
-    yield "leaderboard.json", (json.dumps(board, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+    yield "leaderboard.json", exports.json_lines(board).encode()
     del board
     yield "leaderboard.md", exports.markdown(rows).encode()
     for name, frame in (("leaderboard", exports.board_frame(rows)), ("cells", exports.cells_frame(runs))):
@@ -149,6 +156,11 @@ def _suite(name: str) -> dict[str, Any]:
     }
 
 
+@lru_cache(2**17)
+def _fraction(correct: int, total: int) -> float:
+    return round(correct / total, 6)
+
+
 def _curves(entry: Submission) -> bytes:
     """A script with every run's test accuracy at every look; where looks were pruned, the best so far."""
     found: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -158,7 +170,7 @@ def _curves(entry: Submission) -> bytes:
             counts = list(accumulate(counts, max))
         here = found[f"{record.cell.suite}/{record.cell.track}"].setdefault(record.cell.evaluator.name, {"best_so_far": False})
         here["best_so_far"] |= bool(record.upper_bounds)
-        here[str(record.cell.seed)] = [[epoch for epoch, _ in record.curve], [round(c / record.total, 6) for c in counts]]
+        here[str(record.cell.seed)] = [[epoch for epoch, _ in record.curve], [_fraction(c, record.total) for c in counts]]
     return f"(window.CURVES=window.CURVES||{{}})[{json.dumps(entry.slug)}]={exports.json_text(found)};\n".encode()
 
 
@@ -199,7 +211,13 @@ def _about(entry: Submission, has_preview: bool) -> dict[str, Any]:
     }
 
 
-def _preview(entry: Submission, path: Path, place: Path, known: dict[str, Any]) -> bytes | None:
+def _previews(sheets: list[_Sheet], submissions: Path, out: Path, known: dict[str, Any]) -> dict[str, bytes]:
+    """Slug -> PNG of every set that is here."""
+    found = {s.slug: _preview(s, submissions / s.slug / SET, out / "sets" / s.slug / "preview.png", known) for s in sheets}
+    return {slug: picture for slug, picture in found.items() if picture is not None}
+
+
+def _preview(entry: _Sheet, path: Path, place: Path, known: dict[str, Any]) -> bytes | None:
     """The PNG of the set in `path`: the one of an earlier build in `place` if it is intact and of this set, else drawn (with
     torch); None where the set is kept elsewhere. Raises MabenchError for a file that is not the set that was submitted."""
     if not path.exists():

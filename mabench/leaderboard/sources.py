@@ -32,7 +32,9 @@ def plain(text: str, limit: int = MAX_SHOWN) -> str:
 
     Markup is not touched: whoever writes HTML, Markdown or CSV escapes for that format.
     """
-    kept = "".join(" " if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c for c in text[: 8 * limit])
+    kept = text[: 8 * limit]
+    if not kept.isprintable():  # most text is, and needs no look at every character
+        kept = "".join(" " if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c for c in kept)
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
 
