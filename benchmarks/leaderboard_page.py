@@ -190,15 +190,33 @@ def main(suite: str, records: int, keep: Path | None) -> None:
         first, second = build(root / "submissions", root / "out"), build(root / "submissions", root / "again")
         same = digests(root / "out") == digests(root / "again")
         onto = build(root / "submissions", root / "out")
-        result = {"suite": suite, "submissions": number, "records": found, **first, "second_build_seconds": second["build_seconds"]}
-        result |= {"same_bytes": same, "build_again_onto_it_seconds": onto["build_seconds"], **weight(root / "out"), **use(root / "out")}
-        print(json.dumps(result | {"load_average_before": round(load, 1), "cores": os.cpu_count(), "python": sys.version.split()[0]}, indent=1))
+        result = {
+            "suite": suite,
+            "submissions": number,
+            "records": found,
+            **first,
+            "second_build_seconds": second["build_seconds"],
+        }
+        result |= {
+            "same_bytes": same,
+            "build_again_onto_it_seconds": onto["build_seconds"],
+            **weight(root / "out"),
+            **use(root / "out"),
+        }
+        print(
+            json.dumps(
+                result | {"load_average_before": round(load, 1), "cores": os.cpu_count(), "python": sys.version.split()[0]},
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("records", nargs="?", type=int, default=18_000)
     parser.add_argument("--suite", default="cifar10-lite")
-    parser.add_argument("--keep", type=Path, help="generate and build here, and leave it there; records that are there already are used")
+    parser.add_argument(
+        "--keep", type=Path, help="generate and build here, and leave it there; records that are there already are used"
+    )
     chosen = parser.parse_args()
     main(chosen.suite, chosen.records, chosen.keep)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,12 +29,24 @@ SET = resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetens
 
 def run(out: Path, *flags: str) -> dict[str, Any]:
     """Startup and every cell's overhead, seconds."""
-    command = [sys.executable, "-m", "mabench.cli", "eval", str(SET), "--suite", "digits-agnostic", "--device", "cpu", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "mabench.cli",
+        "eval",
+        str(SET),
+        "--suite",
+        "digits-agnostic",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     begun = time.time()
     subprocess.run([*command, *flags], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
     ended = time.time()
     written = sorted((path.stat().st_mtime, read_record(path).seconds) for path in (out / "records").glob("*.json"))
-    over = [at - before - seconds for (before, _), (at, seconds) in zip(written, written[1:], strict=False)]
+    over = [at - before - seconds for (before, _), (at, seconds) in pairwise(written)]
     return {
         "overhead_seconds_median": round(median(over), 3),
         "overhead_seconds": [round(value, 3) for value in over],

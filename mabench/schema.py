@@ -278,7 +278,8 @@ class RunRecord(Frozen):
     @property
     def best(self) -> float:
         """Highest test accuracy of the run, a fraction in [0,1]."""
-        return max(map(itemgetter(1), self.curve)) / self.total
+        top: int = max(map(itemgetter(1), self.curve))
+        return top / self.total
 
     @property
     def best_epoch(self) -> int:
