@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help install demo test test-slow lint docs build clean
+.PHONY: help install demo test test-slow test-lowest lint docs build clean
 help:
 	@echo "make install    make $(VENV) and install mabench with its development tools"
 	@echo "make demo       install, examine a bundled set of digits, and print the path of its page"
 	@echo "make test       install, then run the default tests (under 10 minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make test-lowest  the default tests with the oldest dependencies, in an environment of their own"
 	@echo "make lint       style, types and import contracts"
 	@echo "make docs       the documentation site: open site/index.html"
 	@echo "make build      wheel and sdist in dist/ (.ci/wheel tries them in an empty environment)"
@@ -32,6 +33,12 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+# on Python 3.11: the oldest NumPy that is allowed has no wheels for 3.13
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -e '.[dev]' -c constraints-lowest.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +59,4 @@ build: install
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) .venv-lowest build dist site *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from itertools import accumulate
 from pathlib import Path
@@ -17,13 +18,18 @@ from mabench.scoring import Baseline, Row, chance, rows, worst
 from mabench.suites import Exam
 
 
+@cache
+def _baselines() -> list[dict[str, Any]]:
+    text = resources.files("mabench.suites").joinpath("baselines.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
 def known_baseline(exam: Exam, summary: SetSummary) -> Baseline | None:
     """Random real images of the same budget and label kind, as measured for exactly this exam; None if never run.
 
     `suites/baselines.json` holds them with the command and the machine they come from.
     """
-    text = resources.files("mabench.suites").joinpath("baselines.json").read_text(encoding="utf-8")
-    for entry in json.loads(text):
+    for entry in _baselines():
         if (entry["suite_digest"], entry["ipc"], entry["labels"]) == (exam.digest, summary.ipc, summary.labels):
             return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
     return None
@@ -31,8 +37,7 @@ def known_baseline(exam: Exam, summary: SetSummary) -> Baseline | None:
 
 def known_full_data(exam: Exam) -> Baseline | None:
     """The whole real training split under this exam: the entry of `suites/baselines.json` whose `ipc` is null; None if never run."""
-    text = resources.files("mabench.suites").joinpath("baselines.json").read_text(encoding="utf-8")
-    for entry in json.loads(text):
+    for entry in _baselines():
         if (entry["suite_digest"], entry["ipc"]) == (exam.digest, None):
             return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
     return None

@@ -7,6 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -317,8 +318,8 @@ class RunRecord(Frozen):
     def _curve_is_plausible(self) -> RunRecord:
         if not self.curve:
             raise ValueError("the curve is empty")
-        epochs = [e for e, _ in self.curve]
-        if epochs != sorted(set(epochs)) or any(not 0 <= c <= self.total for _, c in self.curve):
+        epochs, counts = (list(column) for column in zip(*self.curve, strict=True))
+        if epochs != sorted(set(epochs)) or min(counts) < 0 or max(counts) > self.total:
             raise ValueError("the curve's epochs must rise and its counts lie in 0..total")
         if not set(self.upper_bounds) <= set(epochs[:-1]):
             raise ValueError("upper_bounds must be epochs of the curve; the last look is whole")
@@ -327,12 +328,13 @@ class RunRecord(Frozen):
     @property
     def best(self) -> float:
         """Highest test accuracy of the run, a fraction in [0,1]."""
-        return max(c for _, c in self.curve) / self.total
+        top: int = max(map(itemgetter(1), self.curve))
+        return top / self.total
 
     @property
     def best_epoch(self) -> int:
         """First epoch that reached `best`."""
-        top = max(c for _, c in self.curve)
+        top = max(map(itemgetter(1), self.curve))
         return next(e for e, c in self.curve if c == top)
 
     @property
@@ -358,6 +360,8 @@ def harmless(text: str) -> str:
 
 def _visible(text: str) -> str:
     """Text of a stranger that holds nothing but what it shows. Raises ValueError, which pydantic turns into its own."""
+    if text.isprintable():
+        return text
     bad = sorted({f"U+{ord(c):04X}" for c in text if _obeyed(c)})
     if bad:
         raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")

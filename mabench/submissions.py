@@ -6,7 +6,9 @@ A submission exists from the moment that its audit log does: the log is always w
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -243,7 +245,8 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
         if {record.cell.set_sha256, record.synthetic_set.sha256} != {audit[-1].set_sha256}:
             raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
         records[record_name(record)] = record
-    kept = {n: c for n, c in files.items() if n in (CARD, AUDIT) or n in {f"{RECORDS}{r}.json" for r in records}}
+    known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records)}
+    kept = {name: content for name, content in files.items() if name in known}
     return Submission(slug, make_card(_toml(files[CARD], place / CARD), place / CARD), records, audit, kept)
 
 
@@ -252,25 +255,39 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
 
     Links are followed only where `links` says so: in the Hub's own cache, which is made of them.
     """
-    if not (folder / AUDIT).is_file() or ((folder / AUDIT).is_symlink() and not links):
+    if _size(folder / AUDIT, links) is None:
         return None
-    paths = [folder / CARD, folder / AUDIT, *sorted((folder / RECORDS).glob("*.json"))]
+    records = folder / RECORDS
+    stems = sorted(name for name in os.listdir(records) if name.endswith(".json")) if records.is_dir() else []
     files: dict[str, bytes] = {}
-    for path in paths:
-        if not path.is_file() or (path.is_symlink() and not links):
+    for name in (CARD, AUDIT, *(RECORDS + stem for stem in stems)):
+        path = folder / name
+        size = _size(path, links)
+        if size is None:
             continue
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
-        files[path.relative_to(folder).as_posix()] = path.read_bytes()
+        if size > MAX_RECORD_BYTES:
+            raise MabenchError(f"{path}: {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
+        files[name] = path.read_bytes()
     return parse(folder.name, files, folder)
+
+
+def _size(path: Path, links: bool) -> int | None:
+    """Bytes of the plain file at `path`, None where there is none; a link counts only where `links` says so."""
+    try:
+        found = path.stat(follow_symlinks=links)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def folders(root: Path) -> list[Path]:
+    """The folders under `root` that may hold a submission, by slug; none where there is no `root`."""
+    return sorted(path for path in root.iterdir() if SLUG.fullmatch(path.name) and path.is_dir()) if root.is_dir() else []
 
 
 def read_all(root: Path) -> list[Submission]:
     """All finished submissions under `root`, by slug."""
-    found = (
-        (read(path) for path in sorted(root.iterdir()) if path.is_dir() and SLUG.fullmatch(path.name)) if root.is_dir() else ()
-    )
-    return [submission for submission in found if submission is not None]
+    return [submission for path in folders(root) if (submission := read(path)) is not None]
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:

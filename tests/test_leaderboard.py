@@ -21,10 +21,11 @@ from click.testing import CliRunner
 from mabench import hub, leaderboard, scoring, submissions, suites, synthetic
 from mabench.cli import main
 from mabench.leaderboard import exports
-from mabench.leaderboard.sources import TIERS, plain, read_submissions, web_address
-from mabench.leaderboard.standings import standings
+from mabench.leaderboard.sources import TIERS, plain, read_submission, web_address
+from mabench.leaderboard.standings import placed, submitted
 from mabench.report import percent
 from mabench.schema import Card, Cell, MabenchError, RunRecord, SetSummary, digest
+from mabench.store import read_record
 
 DIGITS = suites.load("digits-agnostic")
 LITE = suites.load("cifar10-lite")
@@ -126,7 +127,7 @@ def put(
 
 
 def records_of(path: Path) -> list[RunRecord]:
-    return [RunRecord.model_validate_json(p.read_text()) for p in sorted((path / "records").glob("*"))]
+    return [read_record(p) for p in sorted((path / "records").glob("*"))]
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -288,7 +289,7 @@ def test_a_readme_gets_the_tables_between_its_marks(folder: Path) -> None:
 def test_the_readme_of_this_repository_shows_its_submissions() -> None:
     """Its tables are those of `leaderboard build`, and what is submitted here is whole, small and of the released suites."""
     root = Path(__file__).parents[1]
-    rows = standings(read_submissions(root / "submissions"), [])
+    rows = placed(row for entry in submissions.read_all(root / "submissions") for row in submitted(entry))
     text = (root / "README.md").read_text()
     assert exports.into_readme(text, rows, root / "README.md") == text, "run: mabench leaderboard build --readme README.md"
     assert rows and not any("another state" in row.why_unranked or "other settings" in row.why_unranked for row in rows)
@@ -322,7 +323,7 @@ def test_a_decoder_counts_and_is_shown(tmp_path: Path) -> None:
 def test_the_cards_own_citation_wins(tmp_path: Path) -> None:
     submit(tmp_path / "s", "made", 0.5)
     submit(tmp_path / "s", "own", 0.5, card={"bibtex": "@article{x,\n  title = {A <b> of A & B},\n}\n"})
-    made, own = read_submissions(tmp_path / "s")
+    made, own = map(read_submission, submissions.folders(tmp_path / "s"))
     assert exports.bibtex(made).startswith("@misc{made,") and exports.bibtex(own) == "@article{x,\n  title = {A <b> of A & B},\n}"
     leaderboard.build(tmp_path / "s", tmp_path / "out")
     page = (tmp_path / "out" / "sets" / "own" / "index.html").read_text()
@@ -480,7 +481,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert frame["authors"][0].startswith("'=HYPERLINK")
     markdown = (out / "leaderboard.md").read_text()
     assert "&#60;script&#62;" in markdown and "](javascript" not in markdown and "`" not in markdown.split("##", 1)[1]
-    bib = exports.bibtex(read_submissions(tmp_path / "s")[0])
+    bib = exports.bibtex(read_submission(submissions.folders(tmp_path / "s")[0]))
     body = re.sub(r"\\[{}]", "", bib)
     assert body.count("{") == body.count("}") and "javascript" in bib and "\x1b" not in bib
 

@@ -19,7 +19,7 @@ from conftest import Command
 
 from mabench import adapters, cli, cluster, costs, data, runner, suites
 from mabench.schema import MabenchError, RunRecord
-from mabench.store import read_records
+from mabench.store import read_record, read_records
 
 ASSETS = Path(cli.__file__).parent / "assets"
 BUNDLED = ASSETS / "digits_kmeans_ipc5.safetensors"
@@ -205,6 +205,18 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(mabench: Command, tmp_path:
     assert again.returncode == 0 and f"{len(finished)} of 6 cells were finished before" in errors
     assert all(p.stat().st_mtime_ns == t for p, t in finished.items()), "nothing finished is repeated"
     assert [facts(r) for r in read_records(tmp_path / "out")] == expected
+
+
+@pytest.mark.slow
+def test_a_reproduction_is_examined_on_the_cluster(mabench: Command, tmp_path: Path, nodes: Any) -> None:
+    command = ("reproduce", "random", "--preset", "smoke", "--evaluator", "mlp*")
+    found = {}
+    for out, flags in (("plain", ()), ("cluster", ("--launcher", "ray", "--address", nodes.address))):
+        done = mabench(*command, "--out", out, *flags, OMP_NUM_THREADS="1")
+        assert done.returncode in (0, 1), done.stderr  # 1: a number of the paper was not met
+        paths = sorted((tmp_path / out).rglob("records/*.json"))
+        found[out] = {str(path.relative_to(tmp_path / out)): facts(read_record(path)) for path in paths}
+    assert found["plain"] and found["cluster"] == found["plain"]
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
+
+import mabench
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +71,23 @@ def test_every_rule_names_a_test_that_exists() -> None:
     for file, name in re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", text):
         source = (ROOT / "tests" / file).read_text()
         assert not name or f"def {name}(" in source, f"{file}::{name}"
+
+
+def test_the_lowest_versions_are_those_that_are_declared() -> None:
+    """`make test-lowest` runs what pyproject.toml promises, every dependency of it and nothing else."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lowest = [line for line in (ROOT / "constraints-lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lowest)
+    assert set(pinned) == {line.split(">=")[0] for line in declared}
+    for name, version in (line.split(">=") for line in declared):
+        assert f"{pinned[name]}.".startswith(f"{version}."), name
+
+
+def test_the_citation_and_the_typing_marker_are_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {mabench.__version__}\n" in text and re.search(r"^cff-version: 1\.2\.0$", text, re.M)
+    assert all(re.search(rf"^{field}:", text, re.M) for field in ("title", "message", "authors", "license"))
+    assert (Path(mabench.__file__).parent / "py.typed").is_file()
 
 
 def test_the_readmes_table_is_what_was_measured() -> None:

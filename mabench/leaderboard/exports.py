@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 from tabulate import tabulate
@@ -138,29 +139,51 @@ def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
     return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
 
 
-def cells_frame(submissions: Sequence[Submission]) -> pandas.DataFrame:
-    """A line a run: what every number of the board is computed from."""
-    flat = [
-        {
-            "key": submission.slug,
-            "tier": submission.tier,
-            "set_sha256": record.cell.set_sha256,
-            "suite": record.cell.suite,
-            "suite_digest": record.cell.suite_digest,
-            "track": record.cell.track,
-            "evaluator": inert(plain(record.cell.evaluator.name, 80)),
-            "seed": record.cell.seed,
-            "acc_best": record.best,
-            "best_epoch": record.best_epoch,
-            "acc_last": record.last,
-            "diverged_epoch": record.diverged_epoch,
-            "engine": record.engine,
-            "seconds": record.seconds,
-        }
-        for submission in submissions
+class Run(NamedTuple):
+    """What the board keeps of one record: a line of `cells.csv` and of the set's page. Accuracies are fractions."""
+
+    key: str
+    tier: str
+    set_sha256: str
+    suite: str
+    suite_digest: str
+    track: str
+    evaluator: str
+    seed: int
+    acc_best: float
+    best_epoch: int
+    acc_last: float
+    diverged_epoch: int | None
+    engine: str
+    seconds: float
+
+
+def runs(submission: Submission) -> list[Run]:
+    """A line a record, by suite, track, evaluator and seed."""
+    return [
+        Run(
+            key=submission.slug,
+            tier=submission.tier,
+            set_sha256=submission.set_sha256,
+            suite=sys.intern(record.cell.suite),  # one string for all records: 100,000 of them are kept
+            suite_digest=sys.intern(record.cell.suite_digest),
+            track=sys.intern(record.cell.track),
+            evaluator=sys.intern(inert(plain(record.cell.evaluator.name, 80))),
+            seed=record.cell.seed,
+            acc_best=record.best,
+            best_epoch=record.best_epoch,
+            acc_last=record.last,
+            diverged_epoch=record.diverged_epoch,
+            engine=sys.intern(record.engine),
+            seconds=record.seconds,
+        )
         for record in cells(submission)
     ]
-    return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
+
+
+def cells_frame(lines: Sequence[Run]) -> pandas.DataFrame:
+    """A line a run: what every number of the board is computed from."""
+    return pandas.DataFrame(lines).convert_dtypes() if lines else pandas.DataFrame({"key": pandas.Series(dtype="string")})
 
 
 def inert(value: Any) -> Any:
@@ -239,6 +262,19 @@ def commands(submission: Submission) -> list[tuple[str, str]]:
             )
         )
     return out
+
+
+def json_lines(board: Mapping[str, Any]) -> str:
+    """The board as JSON to read and to compare: a key a line, and under `rows` a row a line."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+
+    lines = [
+        f"{text(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if key == "rows" else text(value))
+        for key, value in sorted(board.items())
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def json_text(value: Any) -> str:

@@ -31,7 +31,9 @@ def plain(text: str, limit: int = MAX_SHOWN) -> str:
 
     Markup is not touched: whoever writes HTML, Markdown or CSV escapes for that format.
     """
-    kept = "".join(" " if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c for c in text[: 8 * limit])
+    kept = text[: 8 * limit]
+    if not kept.isprintable():  # most text is, and needs no look at every character
+        kept = "".join(" " if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c for c in kept)
     line = " ".join(kept.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
 
@@ -41,17 +43,16 @@ def web_address(text: str) -> str | None:
     return text if re.fullmatch(r"https?://[A-Za-z0-9][^\s\"'<>\\`\x00-\x20\x7f-\x9f]{0,2000}", text) else None
 
 
-def read_submissions(folder: Path) -> list[Submission]:
-    """Every finished submission under `folder`, by slug. Raises MabenchError for a damaged one and for one that no board fits."""
-    if not folder.is_dir():
-        raise MabenchError(f"{folder}: no such folder. Name the folder of submissions with --submissions.")
-    found = submissions.read_all(folder)
-    for submission in found:
+def read_submission(path: Path) -> Submission | None:
+    """The submission in the folder `path`, None for an unfinished one. Raises MabenchError for a damaged one and for one that no
+    board fits."""
+    submission = submissions.read(path)
+    if submission is not None:
         if not submission.records:
-            raise MabenchError(f"{folder / submission.slug}: has no records. Submit what `mabench eval` wrote.")
+            raise MabenchError(f"{path}: has no records. Submit what `mabench eval` wrote.")
         for record in submission.records.values():
-            _known(folder / submission.slug, record)
-    return found
+            _known(path, record)
+    return submission
 
 
 def unfinished(folder: Path) -> list[str]:

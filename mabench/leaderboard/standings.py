@@ -108,12 +108,10 @@ class Standing:
         return (self.suite, self.track, self.ipc, self.labels)
 
 
-def standings(submissions: Sequence[Submission], reported: Iterable[tuple[str, PaperTable]]) -> list[Standing]:
-    """All rows of the board: by table, ranked ones first, then by score and key."""
-    found = [row for submission in submissions for row in _submitted(submission)]
-    found += [row for key, table in reported for row in _reported(key, table)]
+def placed(rows: Iterable[Standing]) -> list[Standing]:
+    """All rows of the board with their places: by table, ranked ones first, then by score and key."""
     tables: dict[tuple[str, str, int, str], list[Standing]] = defaultdict(list)
-    for row in found:
+    for row in rows:
         tables[row.table].append(row)
     out = []
     for name in sorted(tables):
@@ -129,7 +127,8 @@ def standings(submissions: Sequence[Submission], reported: Iterable[tuple[str, P
     return out
 
 
-def _submitted(submission: Submission) -> list[Standing]:
+def submitted(submission: Submission) -> list[Standing]:
+    """A row for every suite and track of a submission, not placed yet."""
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in cells(submission):
         tracks[record.cell.suite, record.cell.track].append(record)
@@ -234,7 +233,8 @@ def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Seq
     return ""
 
 
-def _reported(key: str, table: PaperTable) -> list[Standing]:
+def of_paper(key: str, table: PaperTable) -> list[Standing]:
+    """A row for every track of a paper's table. Raises MabenchError where its suite is about another dataset."""
     chosen = exam(table.suite)
     if table.dataset != chosen.suite.dataset:
         raise MabenchError(

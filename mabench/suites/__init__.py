@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +35,7 @@ class Exam:
         """The track that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
         return lookup({e.name: track for track, entries in self.evaluators.items() for e in entries}, evaluator, "evaluator")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over everything that can change a number: evaluators and recipes resolved; prose and notes left out.
 

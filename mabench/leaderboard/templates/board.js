@@ -174,9 +174,10 @@
 
   // ---- the table
   let table = null, built = "", ready = false;
+  let asked = "", words = [];
   const matches = (row) => {
-    const q = state.q.trim().toLowerCase();
-    if (q && !q.split(/\s+/).every((word) => row.haystack.includes(word))) return false;
+    if (asked !== state.q) { asked = state.q; words = asked.trim().toLowerCase().split(/\s+/).filter(Boolean); }
+    if (!words.every((word) => row.haystack.includes(word))) return false;
     return FACETS.every((f) => !state.facets[f.key].length || f.values(row).some((v) => state.facets[f.key].includes(v)));
   };
   const shownRows = () => here().filter(matches);
