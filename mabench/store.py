@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.files import write_text
+from mabench.files import read_bytes, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord
 
+MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
 CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
 
 
@@ -69,13 +70,7 @@ class Folder:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out."
-        ) from error
-    return _object(content, path)
+    return _object(read_bytes(path, MAX_RECORD_BYTES, "Make it readable, or name another folder with --out."), path)
 
 
 def _object(content: bytes, path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.files import write_bytes
+from mabench.files import parse_toml, read_bytes, read_toml, write_bytes
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
-from mabench.store import parse_record
+from mabench.store import MAX_RECORD_BYTES, parse_record
 
 CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
-MAX_CARD_BYTES = 64 * 1024  # ours: a card is a page of text
-MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
+CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
 SLUG = re.compile(r"^[a-z0-9-]{3,64}$")
 
 
@@ -123,25 +121,7 @@ def read_card(path: Path) -> Card:
 
 def card_fields(path: Path) -> dict[str, Any]:
     """What a card file says, not yet validated. Raises MabenchError for one that is too large, unreadable or no TOML."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_CARD_BYTES + 1)
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read the card: {error.strerror}. Write one, or let --interactive ask for it."
-        ) from error
-    return _toml(content, path)
-
-
-def _toml(content: bytes, path: Path) -> dict[str, Any]:
-    if len(content) > MAX_CARD_BYTES:
-        raise MabenchError(f"{path}: the card is larger than {MAX_CARD_BYTES:,} bytes. Keep it to a page of text.")
-    try:
-        return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MabenchError(
-            f"{path}: the card is not TOML: {error}. submissions/README.md has one to copy, or use --interactive."
-        ) from error
+    return read_toml(path, CARD_CURE)
 
 
 def make_card(fields: Mapping[str, Any], path: Path) -> Card:
@@ -244,7 +224,7 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
             raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
         records[record_name(record)] = record
     kept = {n: c for n, c in files.items() if n in (CARD, AUDIT) or n in {f"{RECORDS}{r}.json" for r in records}}
-    return Submission(slug, make_card(_toml(files[CARD], place / CARD), place / CARD), records, audit, kept)
+    return Submission(slug, make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD), records, audit, kept)
 
 
 def read(folder: Path, *, links: bool = False) -> Submission | None:
@@ -259,9 +239,7 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
     for path in paths:
         if not path.is_file() or (path.is_symlink() and not links):
             continue
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
-        files[path.relative_to(folder).as_posix()] = path.read_bytes()
+        files[path.relative_to(folder).as_posix()] = read_bytes(path, MAX_RECORD_BYTES, "Pull it again.")
     return parse(folder.name, files, folder)
 
 

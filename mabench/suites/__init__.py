@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mabench.evaluators import EVALUATORS
+from mabench.files import read_toml
 from mabench.schema import Evaluator, MabenchError, Recipe, Suite, digest, lookup
 
 FOLDER = Path(__file__).parent
@@ -76,16 +76,10 @@ def load(name: str) -> Exam:
 
 
 def _read(path: Path, *, released: bool) -> Exam:
+    raw = read_toml(path, f"Give the name of a suite of `mabench list`, or start from a copy of one in {FOLDER}.")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
         suite = Suite.model_validate(raw)
         recipes = {track: suite.recipe_for(track) for track in suite.tracks}
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read the suite: {error.strerror}. Give a TOML file or a name of `mabench list`."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MabenchError(f"{path}: not TOML: {error}. Start from a copy of a suite in {FOLDER}.") from error
     except ValidationError as error:
         raise MabenchError(f"{path}: {_problems(error)}. Start from a copy of a suite in {FOLDER}.") from error
     unknown = (set(suite.track_recipe) - set(suite.tracks)) | (
