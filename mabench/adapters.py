@@ -44,7 +44,7 @@ class _Draft:
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, name: str, value: object, reason: str, flag: str = "") -> None:
-        self.findings.append(Finding(field=name, value=str(value), reason=reason, flag=flag))
+        self.findings.append(Finding(field=name, value=printable(str(value)), reason=printable(reason), flag=flag))
 
 
 def read(

@@ -17,11 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mabench.files import size_of
 from mabench.schema import MabenchError, lookup
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
@@ -258,11 +260,13 @@ def _open_cached(dataset: Dataset, split: Split, folder: Path) -> RealData:
         return MabenchError(f"the cached {split} split of {dataset.name} is damaged: {what}. Remove it and rerun: rm -r {folder}")
 
     try:
+        for name in ("meta.json", "images.npy", "labels.npy"):
+            size_of(folder / name)
         meta = json.loads((folder / "meta.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         n, sha256 = meta["digests"]["n"], meta["digests"]["order_independent_sha256"]
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as problem:
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError) as problem:
         raise damaged(str(problem)) from problem
     shape = (n, dataset.channels, dataset.image_size, dataset.image_size)
     if meta.get("format") != CACHE_FORMAT or images.shape != shape or labels.shape != (n,) or n != (dataset.size(split) or n):
@@ -322,6 +326,7 @@ def _read_labels(dataset: Dataset, split: Split, files: list[Path]) -> Labels:
 
     parts = []
     for file in files:
+        size_of(file)
         with _reading(dataset, file), pq.ParquetFile(file) as source:
             parts.append(source.read(columns=[dataset.label_column]).column(0).to_numpy().astype(np.int64))
     raw = np.concatenate(parts)
@@ -342,7 +347,7 @@ def _decode(dataset: Dataset, data: bytes) -> Images:
     """An encoded image -> uint8 [C,H,W], RGB; resized and centre-cropped where the dataset says so (torchvision's rounding)."""
     from PIL import Image
 
-    image: Image.Image = Image.open(io.BytesIO(data)).convert("RGB")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).convert("RGB")
     side = dataset.image_size
     if dataset.resize_side is not None:
         short = min(image.size)

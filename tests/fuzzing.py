@@ -7,12 +7,14 @@ Every input follows from the reader's name and its number, so that a failure is 
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
 import pickletools
 import random
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -30,6 +32,7 @@ from typing import Any
 from mabench.schema import MabenchError
 
 HANG_SECONDS = 10.0
+MEMORY_BYTES = 2 * 2**30
 NAMES = ["../../escaped", "/tmp/mabench-escaped", "..\\escaped", "a/b", "", ".", "\x1b[31mred\x07", "\u202egnp", "é" * 300, "con\nfig", "²"]
 """Texts that would leave a folder, a line or a colour behind them if somebody obeyed them."""
 TEXTS = [*NAMES, "a" * 20_000, "[" * 5000, "NaN", "1e999", "-1", "9" * 5000, "grid²", "grid8", "cifar10", "none", "²" * 9]
@@ -378,6 +381,18 @@ def no_longer_than(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def no_more_than(more_bytes: int) -> Iterator[None]:
+    """Whoever asks for more address space than this within, on top of what the process has, gets a MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def fuzz(reader: Reader, inputs: int, scratch: Path, first: int = 0) -> Outcome:
     """Give `inputs` damaged samples to the reader. Each must be read or end in a MabenchError that a terminal can show."""
     outcome = Outcome(reader.name)
@@ -389,7 +404,8 @@ def fuzz(reader: Reader, inputs: int, scratch: Path, first: int = 0) -> Outcome:
         write(scratch / "in", hostile(rng.choice(reader.samples), rng), outside)
         begun = time.perf_counter()
         try:
-            with no_longer_than(HANG_SECONDS):
+            faulthandler.dump_traceback_later(6 * HANG_SECONDS, exit=True)  # native code that no signal stops
+            with no_longer_than(HANG_SECONDS), no_more_than(MEMORY_BYTES):
                 reader.read(scratch / "in")
             outcome.accepted += 1
         except MabenchError as error:
@@ -400,6 +416,8 @@ def fuzz(reader: Reader, inputs: int, scratch: Path, first: int = 0) -> Outcome:
             place = traceback.extract_tb(error.__traceback__)
             own = [f for f in place if "/mabench/" in f.filename or "/methods/" in f.filename] or list(place)
             outcome.failures[number] = f"{type(error).__name__}: {str(error)[:150]!r} at {Path(own[-1].filename).name}:{own[-1].lineno}"
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         took = time.perf_counter() - begun
         outcome.inputs += 1
         outcome.seconds += took

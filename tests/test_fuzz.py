@@ -28,6 +28,7 @@ from PIL import Image
 
 import mabench as package
 from mabench import adapters, data, display, hub, papers, protocol, submissions, submit, suites, synthetic
+from mabench.files import read_bytes
 from mabench.leaderboard import page, sources
 from mabench.schema import Card, RunRecord
 from mabench.store import Folder, read_records
@@ -292,7 +293,8 @@ READERS = [
     Reader("set: folder of images", read_set(dataset="digits"), (image_files(),), 1.5),
     Reader("submission", read_submission, (SUBMISSION,), 3),
     Reader("card", lambda folder: submissions.read_card(folder / CARD).toml(), ({CARD: CARD_TEXT},), 3),
-    Reader("audit log", lambda folder: submissions.parse_audit((folder / AUDIT).read_bytes(), folder / AUDIT) if (folder / AUDIT).stat().st_size < 2**22 else None, ({AUDIT: log_of(RECORD_FILES)},), 2),
+    Reader("audit log", lambda folder: submissions.parse_audit(
+        read_bytes(folder / AUDIT, submissions.MAX_RECORD_BYTES, "Get it again."), folder / AUDIT), ({AUDIT: log_of(RECORD_FILES)},), 2),
     Reader("gates of submit", examined, ({
         "set.safetensors": saved(lambda folder: MADE.save(folder / "s"))["s"], "card.toml": CARD_TEXT,
         **{f"run/{n}": c for n, c in saved(evaluation_folder).items()},

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mabench.files import write_bytes, write_text
+from mabench.files import size_of, write_bytes, write_text
 from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
 
@@ -165,10 +165,11 @@ def _header(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        size_of(path)
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return facts
-    except (SafetensorError, ValueError):  # damaged means absent: it is written again
+            return facts if isinstance(facts, dict) else {}
+    except (SafetensorError, OSError, ValueError, RecursionError):  # damaged means absent: it is written again
         return {}
 
 
@@ -177,27 +178,39 @@ class Record:
 
     def __init__(self, folder: Path, made: SyntheticSet) -> None:
         self.made = made
-        self.files = {int(p.stem.removeprefix("labels-")): p for p in sorted(folder.glob("labels-*.safetensors"))}
+        self.files = {int(p.stem.removeprefix("labels-")): p for p in sorted(folder.glob("labels-" + 5 * "[0-9]" + ".safetensors"))}
         if not self.files:
             raise MabenchError(f"{folder}: no record of labels (labels-00000.safetensors) is there.")
         for path in self.files.values():
             header = _header(path)
             if (header.get("format"), header.get("version")) != (FORMAT, VERSION):
                 raise MabenchError(f"{path}: no {FORMAT} of version {VERSION}.")
-            if header["set_sha256"] != made.sha256:
-                raise MabenchError(f"{path}: labels of set {header['set_sha256'][:16]}, this one is {made.sha256[:16]}.")
-            self.batch = int(header["batch"])
+            if header.get("set_sha256") != made.sha256:
+                raise MabenchError(f"{path}: labels of set {str(header.get('set_sha256'))[:16]}, this one is {made.sha256[:16]}.")
+            batch = header.get("batch")
+            if not isinstance(batch, int) or batch < 1:
+                raise MabenchError(f"{path}: batch is {str(batch)[:16]}, not a whole number from 1. Get the record again.")
+            self.batch = batch
         self._first = -1
         self._held: dict[str, Tensor] = {}
 
     def batches(self, epoch: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The epoch's batches: images as the teachers saw them [B,C,S,S] (normalised), logits float32 [B,K], and the rows [B]
         of the set that were cropped; the ground truth of Eq. 11 is those rows' class, whatever CutMix put in."""
-        from safetensors.torch import load
+        from safetensors import SafetensorError
 
         known = [f for f in self.files if f <= epoch]
         if not known:
             raise MabenchError(f"epoch {epoch} is not in the record.")
+        path = self.files[max(known)]
+        try:
+            return self._batches(epoch, known)
+        except (SafetensorError, OSError, LookupError, RuntimeError, ValueError, TypeError) as error:
+            raise MabenchError(f"{path}: does not hold what it says ({str(error)[:160]}). Get the record again.") from error
+
+    def _batches(self, epoch: int, known: list[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        from safetensors.torch import load
+
         if self._first != max(known):
             self._first = max(known)
             self._held = load(self.files[self._first].read_bytes())
