@@ -266,7 +266,17 @@ def _open_cached(dataset: Dataset, split: Split, folder: Path) -> RealData:
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         n, sha256 = meta["digests"]["n"], meta["digests"]["order_independent_sha256"]
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, SyntaxError, TokenError, OverflowError, RecursionError) as problem:
+    except (
+        FileNotFoundError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+        OverflowError,
+        RecursionError,
+    ) as problem:
         raise damaged(str(problem)) from problem
     shape = (n, dataset.channels, dataset.image_size, dataset.image_size)
     if meta.get("format") != CACHE_FORMAT or images.shape != shape or labels.shape != (n,) or n != (dataset.size(split) or n):

@@ -30,15 +30,67 @@ CALLS = frozenset(
 )
 """Functions that a pickle may call; none takes time or memory beyond its arguments, two of them only as `_allowed` says."""
 NAMES = CALLS | frozenset(
-    [f"torch.{k}Storage" for k in "Double Float Half BFloat16 Long Int Short Char Byte Bool Untyped".split()]
+    [
+        f"torch.{k}Storage"
+        for k in ["Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "Untyped"]
+    ]
     + ["torch.storage.UntypedStorage", "torch.storage.TypedStorage", "numpy.ndarray"]
-    + [f"torch.{k}" for k in "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 uint16 uint32 uint64 bool".split()]
+    + [
+        f"torch.{k}"
+        for k in [
+            "float64",
+            "float32",
+            "float16",
+            "bfloat16",
+            "int64",
+            "int32",
+            "int16",
+            "int8",
+            "uint8",
+            "uint16",
+            "uint32",
+            "uint64",
+            "bool",
+        ]
+    ]
 )
 """What a pickle may name."""
 OPERATIONS = frozenset(
-    "GLOBAL REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE NEWTRUE EMPTY_TUPLE EMPTY_LIST "
-    "EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT "
-    "LONG1 PROTO STOP".split()
+    [
+        "GLOBAL",
+        "REDUCE",
+        "BUILD",
+        "APPEND",
+        "APPENDS",
+        "SETITEM",
+        "SETITEMS",
+        "MARK",
+        "TUPLE",
+        "TUPLE1",
+        "TUPLE2",
+        "TUPLE3",
+        "NONE",
+        "NEWFALSE",
+        "NEWTRUE",
+        "EMPTY_TUPLE",
+        "EMPTY_LIST",
+        "EMPTY_DICT",
+        "EMPTY_SET",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "BINFLOAT",
+        "BINUNICODE",
+        "SHORT_BINSTRING",
+        "BINPERSID",
+        "BINGET",
+        "LONG_BINGET",
+        "BINPUT",
+        "LONG_BINPUT",
+        "LONG1",
+        "PROTO",
+        "STOP",
+    ]
 )
 """What torch's unpickler does, but for NEWOBJ, which sets do not need."""
 
@@ -57,7 +109,9 @@ def load(path: Path, max_bytes: int) -> Any:
     except (MabenchError, OSError):
         raise
     except Exception as error:  # zipfile, pickletools and torch raise whatever comes up in a damaged file
-        raise MabenchError(f"{path}: truncated or not a torch file ({first(error)}). Fetch it again, or save plain tensors.") from error
+        raise MabenchError(
+            f"{path}: truncated or not a torch file ({first(error)}). Fetch it again, or save plain tensors."
+        ) from error
 
 
 def first(error: BaseException) -> str:

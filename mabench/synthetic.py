@@ -132,7 +132,9 @@ class SyntheticSet:
             return 1
         number = self.decode.removeprefix("grid")
         if self.decode != f"grid{number}" or number not in "2345678" or len(number) != 1:
-            raise MabenchError(f"{self.name}: unknown decode '{printable(self.decode, 80)}'. Allowed: none, grid2, grid3, ... grid8.")
+            raise MabenchError(
+                f"{self.name}: unknown decode '{printable(self.decode, 80)}'. Allowed: none, grid2, grid3, ... grid8."
+            )
         return int(number)
 
     @cached_property
@@ -229,7 +231,9 @@ def load(path: Path) -> SyntheticSet:
             metadata = file.metadata() or {}
             keys = set(file.keys())
             if metadata.get("format") != FORMAT or not {"images", "labels"} <= keys:
-                raise MabenchError(f"{path}: a safetensors file, but no {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'}).")
+                raise MabenchError(
+                    f"{path}: a safetensors file, but no {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'})."
+                )
             if int(metadata["format_version"]) > FORMAT_VERSION:
                 raise MabenchError(
                     f"{path}: set format {metadata['format_version']}; this mabench reads up to {FORMAT_VERSION}. "

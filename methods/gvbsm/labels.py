@@ -178,7 +178,9 @@ class Record:
 
     def __init__(self, folder: Path, made: SyntheticSet) -> None:
         self.made = made
-        self.files = {int(p.stem.removeprefix("labels-")): p for p in sorted(folder.glob("labels-" + 5 * "[0-9]" + ".safetensors"))}
+        self.files = {
+            int(p.stem.removeprefix("labels-")): p for p in sorted(folder.glob("labels-" + 5 * "[0-9]" + ".safetensors"))
+        }
         if not self.files:
             raise MabenchError(f"{folder}: no record of labels (labels-00000.safetensors) is there.")
         for path in self.files.values():
