@@ -203,7 +203,7 @@ def _manifest(out: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_bytes(path, MAX_MANIFEST_BYTES, f"Delete {out} and build again."))
         files, previews = dict(value["files"]), dict(value["previews"])
-        if not all(re.fullmatch(r"[\w./@-]{1,400}", name) for name in files):
+        if not all(re.fullmatch(r"[a-zA-Z0-9_./@-]{1,250}", name) for name in files):
             raise ValueError("names of files that no board has")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MabenchError(f"{path}: is damaged ({error}). Delete {out} and build again.") from error
