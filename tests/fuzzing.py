@@ -334,11 +334,11 @@ STRUCTURES: list[tuple[bytes, Callable[[bytes, random.Random, int], bytes]]] = [
 """First bytes -> the mutation that knows the format."""
 
 
-def hostile(files: Files, rng: random.Random) -> dict[str, bytes | Path]:
+def hostile(files: Files, rng: random.Random, strangers: bool) -> dict[str, bytes | Path]:
     """One file of a sample changed, once or a few times; now and then a folder, a pipe or a link in its place."""
     name = rng.choice(sorted(files))
     content: bytes | Path = files[name]
-    if rng.random() < 0.03:
+    if strangers and rng.random() < 0.03:
         content = rng.choice([Path("folder"), Path("pipe"), Path("link"), Path("nothing"), Path("/dev/zero")])
     else:
         for _ in range(rng.choice([1, 1, 1, 2, 5])):
@@ -378,6 +378,8 @@ class Reader:
     samples: Callable[[], tuple[Files, ...]]
     weight: float = 1.0
     """Its share of all inputs; less for readers that take long."""
+    strangers: bool = True
+    """Whether others give it these files; what the program keeps for itself is damaged, but no pipe or link."""
 
 
 @dataclass
@@ -432,7 +434,7 @@ def fuzz(reader: Reader, inputs: int, scratch: Path, first: int = 0) -> Outcome:
     (outside / "precious.txt").write_text("precious")
     for number in range(first, first + inputs):
         rng = random.Random(f"{reader.name}/{number}")
-        write(scratch / "in", hostile(rng.choice(samples), rng), outside)
+        write(scratch / "in", hostile(rng.choice(samples), rng, reader.strangers), outside)
         begun = time.process_time()
         try:
             faulthandler.dump_traceback_later(2 * WAIT_SECONDS, exit=True)  # native code that no signal stops

@@ -44,8 +44,6 @@ from mabench.schema import Card, MabenchError, RunRecord, printable
 from mabench.store import Folder, read_record, read_records
 from mabench.submissions import AUDIT, CARD, RECORDS
 from mabench.synthetic import SyntheticSet
-from mabench_methods import _kit
-from mabench_methods.gvbsm import condense as gvbsm
 from mabench_methods.gvbsm import labels, teachers
 from mabench_methods.trajectory import experts
 
@@ -199,20 +197,6 @@ def checkpoint_file(folder: Path) -> None:
     sitting._save()
 
 
-def run_folder(folder: Path) -> None:
-    run = _kit.Run(folder)
-    run.begin("made", KIT_CONFIG, 0, data.load("digits", "train"))
-    (folder / "checkpoint.pt").write_bytes(torch_file({"losses": [(1, {"loss": 0.5})], "seconds": 1.0, "state": {"x": X[0]}}))
-
-
-@dataclasses.dataclass(frozen=True)
-class KitConfig:
-    ipc: int = 1
-
-
-KIT_CONFIG = KitConfig()
-
-
 def expert_file(folder: Path) -> None:
     made = experts.Expert((1.0, 2.0), (0.5, 0.6), weights=torch.rand(3, 7))
     made.save(folder / "expert-000.safetensors", {"seed": 1})
@@ -272,10 +256,6 @@ def read_log(folder: Path) -> None:
 
 def read_manifest(folder: Path) -> None:
     page._write(folder, {"index.html": b"x"}, page._manifest(folder), {})
-
-
-def begin(folder: Path) -> None:
-    _kit.Run(folder).begin("made", KIT_CONFIG, 0, data.load("digits", "train"))
 
 
 def examined(folder: Path) -> None:
@@ -348,7 +328,7 @@ READERS = [
     Reader("submission", read_submission, lambda: (submission(),), 3),
     Reader("card", lambda folder: submissions.read_card(folder / CARD).toml(), lambda: ({CARD: CARD_TEXT},), 3),
     Reader("audit log", read_log, lambda: ({AUDIT: log_of(record_files())},), 2),
-    Reader("gates of submit", examined, lambda: (examination(),), 0.05),
+    Reader("gates of submit", examined, lambda: (examination(),), 0.02),
     Reader("evaluation folder", read_evaluation, lambda: (saved(evaluation_folder),), 3),
     Reader("suite", read_suite, lambda: tuple({"mine.toml": suites.released()[name].read_bytes()} for name in (
         "digits-agnostic@1", "cifar10-modelpool-kd@1", "cifar10-hmdc@1", "imagenet1k-agnostic@1")), 3),
@@ -358,13 +338,11 @@ READERS = [
     Reader("table of a repository", lambda folder: hub._rows(folder / "t.parquet"), lambda: ({"t.parquet": hub.parquet([])},), 0.5),
     Reader("cache of a dataset", lambda folder: data._open_cached(TINY, "test", folder), lambda: (saved(cached_split),), 2),
     Reader("parquet of a dataset", read_parquet, lambda: (saved(parquet_split),)),
-    Reader("checkpoint of a cell", resume, lambda: (saved(checkpoint_file),), 0.05),
-    Reader("folder of a condensation", begin, lambda: (saved(run_folder),), 0.5),
+    Reader("checkpoint of a cell", resume, lambda: (saved(checkpoint_file),), 0.02, strangers=False),
     Reader("expert", lambda folder: experts.load(folder / "expert-000.safetensors").rows(0, -1), lambda: (saved(expert_file),)),
     Reader("labels of every epoch", read_labels, lambda: (saved(label_files),)),
     Reader("network or statistics of a teacher", lambda folder: teachers._read(folder / "t.safetensors"), lambda: (
         saved(lambda folder: teachers._write(folder / "t.safetensors", {"a": X[0]}, {"sha256": "0" * 64})),), 0.5),
-    Reader("images of a stage", lambda folder: gvbsm._finished(folder / "images.pt"), lambda: ({"images.pt": torch_file(X)},), 0.5),
 ]  # fmt: skip
 """Everything that reads a file, with files that are as they should be."""
 
@@ -385,8 +363,8 @@ def test_every_reader_refuses_what_it_cannot_read(reader: Reader, tmp_path: Path
     assert outcome.refused or reader.name in NEVER_REFUSE
 
 
-NEVER_REFUSE = ("table of a repository", "gates of submit", "checkpoint of a cell", "folder of a condensation")
-"""Damage means that a table, a cell or a condensation is made again; gates collect refusals."""
+NEVER_REFUSE = ("table of a repository", "gates of submit", "checkpoint of a cell")
+"""Damage means that a table or a cell is made again; gates collect refusals."""
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
