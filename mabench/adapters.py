@@ -151,11 +151,11 @@ def _declared(path: Path) -> None:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    version = np.lib.format.read_magic(file)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if header is None:
         raise ValueError(f"version {version} of the format")
-    shape, _, dtype = header(file)  # type: ignore[no-untyped-call]
+    shape, _, dtype = header(file)
     if dtype.kind not in "fiub":
         raise ValueError(f"{dtype} where numbers belong")
     if file.tell() + math.prod(shape) * dtype.itemsize != size:

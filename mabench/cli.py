@@ -38,7 +38,7 @@ class Group(click.Group):
             click.echo(f"mabench: {error}", err=True)
             ctx.exit(2)
         except click.ClickException as error:
-            error.message = printable(error.message)
+            error.message = printable(error.message)  # type: ignore[misc]  # declared final, shown later
             raise
 
 

@@ -152,7 +152,8 @@ def _examine(stream: IO[bytes], path: Path) -> None:
     """
     stack: list[_Thing] = []
     memo: dict[int, _Thing] = {}
-    for operation, argument, _ in pickletools.genops(stream):
+    operations: Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]] = pickletools.genops(stream)
+    for operation, argument, _ in operations:
         name = operation.name
         if name not in OPERATIONS:
             raise _refused(path, f"holds the operation {name}")

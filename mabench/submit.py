@@ -22,8 +22,8 @@ from mabench import adapters, data, report, runner, scoring, submissions, suites
 from mabench.data import RealData
 from mabench.files import read_bytes
 from mabench.schema import Card, Cell, MabenchError, RunRecord, Tier, first_line
-from mabench.store import read_record
-from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission, record_bytes, record_name
+from mabench.store import MAX_RECORD_BYTES, read_record
+from mabench.submissions import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
 

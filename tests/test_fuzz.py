@@ -41,7 +41,7 @@ from mabench import adapters, cli, data, display, hub, papers, protocol, submiss
 from mabench.files import read_bytes
 from mabench.leaderboard import page, sources
 from mabench.schema import Card, MabenchError, RunRecord, printable
-from mabench.store import Folder, read_record, read_records
+from mabench.store import MAX_RECORD_BYTES, Folder, read_record, read_records
 from mabench.submissions import AUDIT, CARD, RECORDS
 from mabench.synthetic import SyntheticSet
 from mabench_methods.gvbsm import labels, teachers
@@ -251,7 +251,7 @@ def read_submission(folder: Path) -> None:
 
 
 def read_log(folder: Path) -> None:
-    submissions.parse_audit(read_bytes(folder / AUDIT, submissions.MAX_RECORD_BYTES, "Get it again."), folder / AUDIT)
+    submissions.parse_audit(read_bytes(folder / AUDIT, MAX_RECORD_BYTES, "Get it again."), folder / AUDIT)
 
 
 def read_manifest(folder: Path) -> None:
