@@ -240,7 +240,7 @@ class Cell(Finite):
     """Set x evaluator x seed: the unit of work, of resume, of scale-out and of verification."""
 
     set_sha256: str
-    suite: Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}@[0-9]{1,9}$")]
+    suite: Annotated[str, Field(pattern=r"^[a-z0-9@-]{1,80}$")]
     suite_digest: str
     track: FileName
     evaluator: Evaluator
