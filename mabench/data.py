@@ -325,6 +325,7 @@ def _reading(dataset: Dataset, file: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        size_of(file)  # a pipe would keep the reader waiting for ever
         yield
     except (pa.ArrowException, LookupError, OSError, ValueError) as problem:
         raise MabenchError(f"cannot read {dataset.title} from {file}: {problem}. {_remove_download(dataset)}") from problem
@@ -336,7 +337,6 @@ def _read_labels(dataset: Dataset, split: Split, files: list[Path]) -> Labels:
 
     parts = []
     for file in files:
-        size_of(file)
         with _reading(dataset, file), pq.ParquetFile(file) as source:
             parts.append(source.read(columns=[dataset.label_column]).column(0).to_numpy().astype(np.int64))
     raw = np.concatenate(parts)

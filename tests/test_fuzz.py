@@ -281,7 +281,7 @@ def read_suite(folder: Path) -> None:
 
 
 def read_parquet(folder: Path) -> None:
-    files = sorted(folder.glob("*.parquet"))
+    files = [folder / "test-0.parquet"]
     kept = data._read_labels(TINY, "test", files)
     for _ in data._batches(TINY, files, kept):
         pass

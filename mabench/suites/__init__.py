@@ -97,7 +97,7 @@ def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
     entry = lookup(EVALUATORS, name, "evaluator")
     changes = suite.evaluator_fields.get(name, {})
     fields = entry.model_dump()
-    if "arguments" in changes:
+    if isinstance(changes.get("arguments"), dict):
         changes = changes | {"arguments": fields["arguments"] | changes["arguments"]}
     try:
         return Evaluator.model_validate(fields | changes)
