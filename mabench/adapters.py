@@ -1,29 +1,30 @@
 """Other projects' files -> SyntheticSet. Every decision is a Finding: printed, kept in each record, overridable by a flag.
 
-Nothing is executed: pickles are read by torch's restricted unpickler with numpy's own array names as the only additions.
+Nothing is executed (`pickles.py`), and nothing is allocated that the file does not hold.
 """
 
 from __future__ import annotations
 
-import pickle
+import math
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mabench import recorded, synthetic
+from mabench import pickles, recorded, synthetic
 from mabench.data import DATASETS, Dataset
-from mabench.schema import Finding, MabenchError, first_line, lookup
+from mabench.files import size_of
+from mabench.schema import Finding, MabenchError, first_line, lookup, printable
 from mabench.synthetic import MAX_BYTES, SyntheticSet
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file calls itself: Pillow gives others (EPS) to programs outside
 READABLE = ".safetensors, .pt, .pth, .npz, .npy, or a folder with one sub-folder of images per class"
 
 
@@ -44,7 +45,7 @@ class _Draft:
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, name: str, value: object, reason: str, flag: str = "") -> None:
-        self.findings.append(Finding(field=name, value=str(value), reason=reason, flag=flag))
+        self.findings.append(Finding(field=name, value=printable(str(value)), reason=printable(reason), flag=flag))
 
 
 def read(
@@ -87,7 +88,7 @@ def read(
                 draft = _read_numpy(path)
             else:
                 pair = _mtt_pair(path.parent, path)
-                draft = _read_mtt(*pair) if pair else _from_object(path, _load_torch(path), set_index)
+                draft = _read_mtt(*pair) if pair else _from_object(path, pickles.load(path, MAX_BYTES), set_index)
     except OSError as error:
         raise MabenchError(
             f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
@@ -109,9 +110,9 @@ def _completed(chosen: SyntheticSet, learned_rate: float | None, labels_folder: 
 
 
 def _head(path: Path) -> bytes:
+    size = size_of(path)
     with path.open("rb") as file:
         head = file.read(512)
-    size = path.stat().st_size
     if size == 0:
         raise MabenchError(f"{path}: is empty (0 bytes). Fetch it again.")
     if size > MAX_BYTES:
@@ -139,65 +140,46 @@ def _read_canonical(path: Path, dataset: str | None) -> _Draft:
     return draft
 
 
-@contextmanager
-def _numpy_names() -> Iterator[None]:
-    """Lets torch's restricted unpickler rebuild numpy arrays and scalars (DC's files hold accuracies as numpy floats)."""
-    import _codecs
-
-    core = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # type: ignore[attr-defined]
-    allowed: list[Any] = [np.ndarray, np.dtype, _codecs.encode]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed += [(core.scalar, f"{module}.scalar"), (core._reconstruct, f"{module}._reconstruct")]
-    allowed += [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u1", "bool")]
-    with torch.serialization.safe_globals(allowed):
-        yield
-
-
-def _load_torch(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                declared = sum(item.file_size for item in archive.infolist())
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-            raise MabenchError(f"{path}: a damaged archive ({error}). Fetch it again.") from error
-        if declared > MAX_BYTES:
-            raise MabenchError(f"{path}: unpacks to {declared:,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
-    try:
-        with _numpy_names():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|Unsupported global:?|Unsupported class)\s+([\w.]+)", str(error))
-        if found or ("weights_only" in str(error).lower() and "global" in str(error).lower()):
-            name = found.group(1) if found else "code"
-            raise MabenchError(
-                f"{path}: the pickle wants to call {name}, which is not data. It was NOT executed. Save plain tensors "
-                "(torch.save((images, labels), ...)) or convert it where you trust it: mabench pack."
-            ) from error
-        raise MabenchError(f"{path}: not a set that can be read ({_first(error)}). Allowed: {READABLE}.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, zipfile.BadZipFile,
-            UnicodeDecodeError, MemoryError, OverflowError, ImportError) as error:  # fmt: skip
-        raise MabenchError(
-            f"{path}: truncated or not a torch file ({_first(error)}). Fetch it again; allowed: {READABLE}."
-        ) from error
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
 def _read_numpy(path: Path) -> _Draft:
     try:
+        _declared(path)
         value = np.load(path, allow_pickle=False)
         arrays = {"images": value} if isinstance(value, np.ndarray) else {name: value[name] for name in value.files}
-    except (ValueError, zipfile.BadZipFile, EOFError, KeyError, MemoryError) as error:
-        raise MabenchError(f"{path}: not a readable numpy file ({_first(error)}). Arrays only, no pickled objects.") from error
-    tensors = {}
-    for name, array in arrays.items():
-        if array.dtype.kind not in "fiub":
-            raise MabenchError(f"{path}: array '{name}' is {array.dtype}; images and labels must be numbers.")
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
-    draft = _from_object(path, tensors, None)
-    return draft
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(a, a.dtype.newbyteorder("="))) for name, a in arrays.items()}
+    except (MabenchError, OSError):
+        raise
+    except Exception as error:  # numpy and zipfile raise whatever comes up in a damaged file
+        raise MabenchError(
+            f"{path}: not a readable numpy file ({pickles.first(error)}). Arrays of numbers only, no pickled objects."
+        ) from error
+    return _from_object(path, tensors, None)
+
+
+def _declared(path: Path) -> None:
+    """Compare what the headers of a numpy file declare with what there is, before numpy takes memory for it."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            _check_header(file, path.stat().st_size)
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(item.file_size for item in archive.infolist())
+        if unpacked > MAX_BYTES:
+            raise MabenchError(f"{path}: unpacks to {unpacked:,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
+        for item in archive.infolist():
+            with archive.open(item) as file:
+                _check_header(file, item.file_size)
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if header is None:
+        raise ValueError(f"version {version} of the format")
+    shape, _, dtype = header(file)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{dtype} where numbers belong")
+    if file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"its header declares {list(shape)} {dtype}, which is not what is there")
 
 
 def _mtt_pair(folder: Path, path: Path) -> tuple[Path, Path] | None:
@@ -216,7 +198,7 @@ def _mtt_pair(folder: Path, path: Path) -> tuple[Path, Path] | None:
 def _read_mtt(images_path: Path, labels_path: Path) -> _Draft:
     for part in (images_path, labels_path):
         _head(part)
-    images, labels = _load_torch(images_path), _load_torch(labels_path)
+    images, labels = (pickles.load(part, MAX_BYTES) for part in (images_path, labels_path))
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
         raise MabenchError(f"{images_path}: MTT's pair must hold one tensor a file.")
     draft = _Draft(images_path, images, labels, normalised_by_default=True)
@@ -226,7 +208,7 @@ def _read_mtt(images_path: Path, labels_path: Path) -> _Draft:
 
 def _read_folder(folder: Path, name: str) -> _Draft:
     """Images by class (SRe2L, RDED, torchvision's ImageFolder)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     entry = lookup(DATASETS, name, "dataset")
     found = {p.name: sorted(q for q in p.iterdir() if q.suffix.lower() in IMAGE_SUFFIXES) for p in folder.iterdir() if p.is_dir()}
@@ -238,16 +220,22 @@ def _read_folder(folder: Path, name: str) -> _Draft:
     if len(classes) != entry.num_classes:
         raise MabenchError(f"{folder}: {len(classes)} class folders with images, {name} has {entry.num_classes} classes.")
     order, reason = _class_order(folder, list(classes), entry)
+    count = sum(map(len, classes.values()))
+    if count * entry.channels * entry.image_size**2 > MAX_BYTES:
+        raise MabenchError(f"{folder}: {count:,} images; sets up to {MAX_BYTES:,} bytes are read.")
     arrays, labels = [], []
     for label, key in enumerate(order):
         for file in classes[key]:
+            size_of(file)
             try:
-                with Image.open(file) as image:
+                with Image.open(file, formats=IMAGE_FORMATS) as image:
                     if max(image.size) > 2048:
                         raise MabenchError(f"{file}: {image.size[0]} x {image.size[1]} px; {name} has {entry.image_size} px.")
                     array = np.asarray(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise MabenchError(f"{file}: not a readable image ({_first(error)}). Replace or remove it.") from error
+            except MabenchError:
+                raise
+            except Exception as error:  # Pillow raises whatever comes up in a damaged file
+                raise MabenchError(f"{file}: not a readable image ({pickles.first(error)}). Replace or remove it.") from error
             if array.shape[:2] != (entry.image_size, entry.image_size):
                 raise MabenchError(
                     f"{file}: {array.shape[1]} x {array.shape[0]} px, {name} needs {entry.image_size} x {entry.image_size}. "
@@ -306,7 +294,7 @@ def _from_object(path: Path, value: Any, set_index: int | None) -> _Draft:
             key, images = next(iter(tensors.items()))
             return _bare(path, images, f"only image tensor of the dictionary, key '{key}'")
         raise MabenchError(
-            f"{path}: a dictionary with keys {first_line(map(str, value))}. Expected images and labels, e.g. keys 'images' and 'labels'."
+            f"{path}: a dictionary with keys {first_line(printable(str(k), 80) for k in value)}. Expected images and labels, e.g. keys 'images' and 'labels'."
         )
     if isinstance(value, list | tuple):
         if len(value) == 2 and all(isinstance(v, Tensor) for v in value):
@@ -349,7 +337,10 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> _Draft:
     images = value["synthetic_images"]
     if not isinstance(images, Tensor):
         raise MabenchError(f"{path}: 'synthetic_images' is a {type(images).__name__}, expected a tensor [K,ipc,C,H,W].")
-    factor, init = int(value.get("factor", 1)), str(value.get("init", ""))
+    factor, init = value.get("factor", 1), value.get("init", "")
+    if not isinstance(factor, int | np.integer) or not isinstance(init, str):
+        raise MabenchError(f"{path}: 'factor' must be a whole number and 'init' a text, as HMDC writes them.")
+    init = printable(init, 80)
     draft = _Draft(path, images, class_major=True, normalised_by_default=True)
     draft.note("format", "HMDC", "dictionary with 'synthetic_images'")
     packed = factor > 1 and "aug" in init
@@ -364,11 +355,13 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> _Draft:
 def _finish(
     draft: _Draft, dataset: str | None, layout: str | None, space: str | None, decode: str | None, ipc: int | None
 ) -> SyntheticSet:
-    path, images = draft.path, draft.images.detach().cpu()
-    if images.is_sparse or images.is_quantized or images.is_complex():
-        raise MabenchError(f"{path}: images are no plain dense tensor.")
-    images = _arrange(draft, images, layout)
-    labels = draft.labels.detach().cpu() if draft.labels is not None else None
+    path = draft.path
+    images = _arrange(draft, _plain_tensor(path, "images", draft.images), layout)
+    labels = _plain_tensor(path, "labels", draft.labels) if draft.labels is not None else None
+    if labels is not None and labels.is_floating_point() and not torch.isfinite(labels).all():
+        raise MabenchError(f"{path}: labels hold NaN or infinity.")
+    if labels is not None and not labels.is_floating_point():
+        labels = labels.to(torch.int64)
     header = next((f.value for f in draft.findings if f.field == "dataset"), None)
     name = dataset or header or _dataset_name(path, None, draft, images, labels)
     entry = lookup(DATASETS, name, "dataset")
@@ -388,7 +381,7 @@ def _finish(
     hard = labels.argmax(1) if labels.dim() == 2 else labels
     inside = hard[(hard >= 0) & (hard < entry.num_classes)]
     largest = int(torch.bincount(inside).max()) if len(inside) else 1
-    name_of_set = path.name if path.is_dir() else path.stem
+    name_of_set = printable(path.name if path.is_dir() else path.stem)
     try:
         return SyntheticSet(
             images=images.contiguous(),
@@ -403,6 +396,20 @@ def _finish(
         )
     except MabenchError as error:  # the set knows its name, the reader knows the file
         raise MabenchError(f"{path}: {str(error).removeprefix(name_of_set + ': ')}") from error
+
+
+PLAIN = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
+         torch.float16, torch.bfloat16, torch.float32, torch.float64}  # fmt: skip
+
+
+def _plain_tensor(path: Path, what: str, tensor: Tensor) -> Tensor:
+    """A dense tensor of numbers whose size, once they are float32, is within the limit: one number can claim to be any shape."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in PLAIN or tensor.is_nested:
+        raise MabenchError(f"{path}: {what} are {tensor.dtype}, {tensor.layout}: no plain dense tensor of numbers.")
+    size = tensor.numel() * (1 if tensor.dtype == torch.uint8 else 4)
+    if size > MAX_BYTES:
+        raise MabenchError(f"{path}: {what} of {size:,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
+    return tensor.detach()
 
 
 def _arrange(draft: _Draft, images: Tensor, layout: str | None) -> Tensor:
@@ -476,7 +483,7 @@ def _labels(draft: _Draft, labels: Tensor, entry: Dataset) -> Tensor:
         raise MabenchError(f"{draft.path}: labels have shape {list(labels.shape)}. Expected [N] or [N,{entry.num_classes}].")
     soft = labels.to(torch.float32)
     if not torch.isfinite(soft).all():
-        raise MabenchError(f"{draft.path}: soft labels hold NaN or infinity.")
+        raise MabenchError(f"{draft.path}: soft labels are too large for float32.")
     if bool((soft >= 0).all()) and bool(((soft.sum(1) - 1).abs() < 1e-3).all()):
         if bool((soft.amax(1) > 1 - 1e-6).all()):
             draft.note("labels", "hard", "one-hot rows")

@@ -13,7 +13,7 @@ import click
 import mabench
 from mabench import cli_board, display
 from mabench.cli_options import Examples, launcher_options, set_options, stopped
-from mabench.schema import Interrupted, MabenchError
+from mabench.schema import Interrupted, MabenchError, printable
 
 if TYPE_CHECKING:
     from mabench.cluster import Ray
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Group(click.Group):
-    """The top command: a MabenchError ends any sub-command with its text and exit code 2."""
+    """The top command: a MabenchError ends any sub-command with its text and exit code 2.
+
+    Names of files reach a terminal here, and only as text: a MabenchError sees to its own, click's messages are seen to below.
+    """
 
     command_class = Examples
 
@@ -34,6 +37,9 @@ class Group(click.Group):
         except MabenchError as error:
             display.say(f"mabench: {error}", err=True)
             ctx.exit(2)
+        except click.ClickException as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # declared final, shown later
+            raise
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

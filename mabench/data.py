@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mabench.files import held, sweep
+from mabench.files import held, size_of, sweep
 from mabench.schema import MabenchError, lookup
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
@@ -259,11 +260,23 @@ def _open_cached(dataset: Dataset, split: Split, folder: Path) -> RealData:
         return MabenchError(f"the cached {split} split of {dataset.name} is damaged: {what}. Remove it and rerun: rm -r {folder}")
 
     try:
+        for name in ("meta.json", "images.npy", "labels.npy"):
+            size_of(folder / name)
         meta = json.loads((folder / "meta.json").read_text())
         images = np.load(folder / "images.npy", mmap_mode="r")
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         n, sha256 = meta["digests"]["n"], meta["digests"]["order_independent_sha256"]
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as problem:
+    except (
+        FileNotFoundError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        SyntaxError,
+        TokenError,
+        OverflowError,
+        RecursionError,
+    ) as problem:
         raise damaged(str(problem)) from problem
     shape = (n, dataset.channels, dataset.image_size, dataset.image_size)
     if meta.get("format") != CACHE_FORMAT or images.shape != shape or labels.shape != (n,) or n != (dataset.size(split) or n):
@@ -312,6 +325,7 @@ def _reading(dataset: Dataset, file: Path) -> Iterator[None]:
     import pyarrow as pa
 
     try:
+        size_of(file)  # a pipe would keep the reader waiting for ever
         yield
     except (pa.ArrowException, LookupError, OSError, ValueError) as problem:
         raise MabenchError(f"cannot read {dataset.title} from {file}: {problem}. {_remove_download(dataset)}") from problem
@@ -343,7 +357,7 @@ def _decode(dataset: Dataset, data: bytes) -> Images:
     """An encoded image -> uint8 [C,H,W], RGB; resized and centre-cropped where the dataset says so (torchvision's rounding)."""
     from PIL import Image
 
-    image: Image.Image = Image.open(io.BytesIO(data)).convert("RGB")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).convert("RGB")
     side = dataset.image_size
     if dataset.resize_side is not None:
         short = min(image.size)

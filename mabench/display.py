@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mabench.schema import harmless
+from mabench.schema import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ RECENT_SECONDS, RECENT_SHARE = 30.0, 0.2  # ours: the time left follows the last
 
 def say(text: str = "", *, err: bool = False, **style: Any) -> None:
     """Print a line, styled as `click.secho` does. Whatever names, cards and records hold, the terminal only shows it."""
-    click.secho(harmless(text), err=err, **style)
+    click.secho(printable(text), err=err, **style)
 
 
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
@@ -94,7 +94,7 @@ class Bar:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(harmless(text), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def _from_timm(evaluator: Evaluator, num_classes: int, channels: int) -> nn.Modu
     import torch
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    arguments = dict(evaluator.arguments)
+    arguments: dict[str, Any] = dict(evaluator.arguments)
     cifar_strides = arguments.pop("cifar_strides", False)
     try:
         # no dropout and no drop path: the protocol's only noise is its augmentation

@@ -10,9 +10,12 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mabench.schema import MabenchError
 
@@ -55,6 +58,47 @@ def write_bytes(path: Path, content: bytes) -> None:
     """`content`, whole or not at all. Raises MabenchError when the disk refuses."""
     with whole(path) as partial:
         partial.write_bytes(content)
+
+
+# -- reading what strangers wrote ------------------------------------------------------------------------------------------
+
+MAX_TOML_BYTES = 64 * 1024  # ours: a card, a suite, a paper's tables are pages of text
+MAX_TOML_DOTS = 4000  # ours: the standard library takes 20 s for one key of 32,000 dotted parts, 0.6 s for one of 4,000
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file, links followed. Raises MabenchError for a folder, a pipe or a device (a reader would wait for ever, or
+    never come to an end) and OSError where there is nothing."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise MabenchError(f"{path}: is a folder, a pipe or a device, not a file. Put the file itself there.")
+    return found.st_size
+
+
+def read_bytes(path: Path, limit: int, cure: str) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises MabenchError, which ends with `cure`, for anything else."""
+    try:
+        size = size_of(path)
+        if size > limit:
+            raise MabenchError(f"{path}: {size:,} bytes; at most {limit:,} are read. {cure}")
+        return path.read_bytes()
+    except OSError as error:
+        raise MabenchError(f"{path}: cannot read: {error.strerror}. {cure}") from error
+
+
+def parse_toml(content: bytes, path: Path, cure: str) -> dict[str, Any]:
+    """The TOML in a file's bytes. Raises MabenchError, which names `path` and ends with `cure`, where it is too large or none."""
+    if len(content) > MAX_TOML_BYTES or content.count(b".") > MAX_TOML_DOTS:
+        raise MabenchError(f"{path}: more than {MAX_TOML_BYTES:,} bytes or {MAX_TOML_DOTS:,} dots. Keep it to pages of text.")
+    try:
+        return tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise MabenchError(f"{path}: not TOML: {error}. {cure}") from error
+
+
+def read_toml(path: Path, cure: str) -> dict[str, Any]:
+    """`parse_toml` of a file. Raises MabenchError, which ends with `cure`, where it cannot be read."""
+    return parse_toml(read_bytes(path, MAX_TOML_BYTES, cure), path, cure)
 
 
 # -- seals: a file that was changed later is told from one that was not -----------------------------------------------

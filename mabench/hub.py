@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mabench import papers, scoring, submissions, suites
 from mabench.schema import RANKED_TIERS, MabenchError
-from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission
+from mabench.store import MAX_RECORD_BYTES
+from mabench.submissions import AUDIT, CARD, RECORDS, SET, Submission
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

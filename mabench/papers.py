@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
 import mabench_methods
+from mabench.files import read_toml
 from mabench.schema import Count, Frozen, MabenchError
 
 INSTALLED = Path(mabench_methods.__file__).parent
@@ -53,10 +53,9 @@ def read(folder: Path) -> list[tuple[str, PaperTable]]:
     """Every table of `folder/*/paper.toml` under a key that names it. Raises MabenchError for a file that is malformed."""
     found = []
     for path in sorted(folder.glob("*/paper.toml")):
-        try:
-            entries = tomllib.loads(path.read_text(encoding="utf-8")).get("table", [])
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise MabenchError(f"{path}: not readable TOML: {error}. Mend that line.") from error
+        entries = read_toml(path, "Mend that line.").get("table", [])
+        if not isinstance(entries, list):
+            raise MabenchError(f"{path}: 'table' is no list. Begin every table with a line [[table]].")
         for number, entry in enumerate(entries, 1):
             try:
                 table = PaperTable.model_validate(entry)

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabench import augment
-from mabench.files import write_bytes
+from mabench.files import size_of, write_bytes
 from mabench.schema import MabenchError, Recipe, Recorded, digest
 
 FORMAT, VERSION = "mabench-labels", 1
@@ -88,7 +88,7 @@ def loss(logits: Tensor, taught: Tensor, truth: Tensor, wanted: Recorded) -> Ten
 
 def files(folder: Path) -> dict[int, Path]:
     """First epoch -> file, in order; empty where no record lies."""
-    return {int(stem): p for p in sorted(folder.glob("labels-*.safetensors")) if (stem := p.stem[7:]).isdigit()}
+    return {int(stem): p for p in sorted(folder.glob("labels-*.safetensors")) if (stem := p.stem[7:]).isdecimal()}
 
 
 def file_name(first_epoch: int) -> str:
@@ -123,9 +123,10 @@ def read_header(path: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        size_of(path)
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (SafetensorError, ValueError, OSError):
+    except (SafetensorError, ValueError, OSError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -234,14 +235,19 @@ class RecordedLabels:
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         """One file, its numbers checked: nothing in it can point outside of the set, the batch or an image."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        found = load(path.read_bytes())
+        try:
+            found = load(path.read_bytes())
+        except (SafetensorError, OSError) as error:
+            raise MabenchError(f"{path}: cannot be read ({error}). Fetch or make the record again.") from error
         kinds = {name: value.dtype for name, value in found.items()}
+        if kinds != _DTYPES:
+            raise MabenchError(f"{path}: tensors are {kinds}. Fetch or make the record again.")
         epochs = len(found["order"])
         every = torch.arange(self.count, dtype=torch.int32).expand(epochs, -1)
         problems = {
-            f"tensors are {kinds}": kinds != _DTYPES,
             "an epoch's order is no permutation": not torch.equal(found["order"].sort(1).values, every),
             "a partner lies outside of its batch": not self._partners_fit(found["partner"]),
             "a crop leaves the image": not _boxes_fit(found["boxes"].int(), self.side),

@@ -17,11 +17,26 @@ RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers r
 T = TypeVar("T")
 
 
+def printable(text: str, limit: int | None = None) -> str:
+    """`text` as a terminal may show it: control characters, direction overrides and lone surrogates are written out (`\\x1b`), line
+    ends are kept; cut after `limit` characters."""
+    text = text if limit is None or len(text) <= limit else text[:limit] + "..."
+    hidden = {c for c in text if unicodedata.category(c) in _HIDDEN and c != "\n"}
+    return text.translate({ord(c): c.encode("unicode_escape", "surrogatepass").decode() for c in hidden})
+
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (direction, zero width), surrogates, line and paragraph separators
+
+
 class MabenchError(Exception):
     """A mistake that the user can mend. The command line prints its text without a traceback and exits with 2.
 
-    The text says what was found, where, what is allowed, and the command that mends it.
+    The text says what was found, where, what is allowed, and the command that mends it. It quotes names and values from files of
+    strangers: whatever a terminal would obey instead of show is written out here, once for all messages.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class Interrupted(Exception):
@@ -39,7 +54,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
         return table[name]
     near = difflib.get_close_matches(name, list(table), n=1, cutoff=0.4)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise MabenchError(f"unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
+    raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
 
 
 def canonical_json(value: Any) -> str:
@@ -58,15 +73,43 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Finite(Frozen):
+    """A model whose numbers go into digests: NaN and infinity are errors."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON and every column of a table holds exactly
+Count = Annotated[int, Field(ge=1, le=2**53)]
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+"""A name that becomes part of a file's name."""
 
 
-class Evaluator(Frozen):
+def _visible(text: str) -> str:
+    """Text of a stranger: nothing that a terminal or a page would obey instead of show (controls, direction overrides)."""
+    bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"})
+    if bad:
+        raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")
+    return text
+
+
+def _one_line(text: str) -> str:
+    if "\n" in text or "\t" in text:
+        raise ValueError("must be one line")
+    return _visible(text)
+
+
+Line = Annotated[str, Field(max_length=300), AfterValidator(_one_line)]
+"""One line of text from a stranger; escaped wherever it is shown."""
+Text = Annotated[str, Field(max_length=8000), AfterValidator(_visible)]
+
+
+class Evaluator(Finite):
     """A network that sits the exam: architecture, initial weights, input, and the rate it is trained with."""
 
-    name: str
+    name: FileName
     architecture: str
     """A network of `networks.py` (library='mabench') or a timm name with its explicit tag (library='timm')."""
     library: Literal["mabench", "timm"]
@@ -76,7 +119,7 @@ class Evaluator(Frozen):
     """Side in pixels to which images are resized, square."""
     learning_rate: Positive
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Keyword arguments of the architecture: depth, patch_size, ..."""
     mean: tuple[float, ...] | None = None
     """Per-channel normalisation of the pretrained weights; None = the dataset's own."""
@@ -85,7 +128,7 @@ class Evaluator(Frozen):
     """One line for a reader: where weights and rate come from. Not part of any digest."""
 
 
-class Augmentation(Frozen):
+class Augmentation(Finite):
     """What happens to a training batch, at the set's own resolution, before the resize. Per sample unless said."""
 
     color: Literal["none", "full", "brightness-only"] = "none"
@@ -122,7 +165,7 @@ class Augmentation(Frozen):
         return self
 
 
-class Distillation(Frozen):
+class Distillation(Finite):
     """Knowledge distillation at evaluation (Model Pool, Eq. 1): (1-alpha)*CE + alpha*tau^2*KL(teacher || student)."""
 
     teacher: str
@@ -131,7 +174,7 @@ class Distillation(Frozen):
     temperature: Positive
 
 
-class Recorded(Frozen):
+class Recorded(Finite):
     """Learning from teachers' logits on every view of every epoch, recorded beside the set (`recorded.py`; FKD, SRe2L, G-VBSM).
 
     The record brings order, crops, flips, CutMix boxes and logits. Loss: `loss` + ground_truth * cross-entropy.
@@ -146,7 +189,7 @@ class Recorded(Frozen):
     """Weight (gamma) of the cross-entropy with the class of the image that was cropped, whatever CutMix put into it."""
 
 
-class Recipe(Frozen):
+class Recipe(Finite):
     """How one evaluator is trained on one decoded set and when it is tested. Every quirk is a named field."""
 
     epochs: Count
@@ -197,23 +240,23 @@ class Recipe(Frozen):
         return self
 
 
-class Suite(Frozen):
+class Suite(Finite):
     """One fixed exam: dataset, evaluators by track, recipe, seeds, score rule. Released suites never change."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
     version: Count
-    title: str
-    measures: str
+    title: Line
+    measures: Text
     """What this exam measures, for a method author who does not read code. Not part of the digest."""
     dataset: str
-    tracks: dict[str, tuple[str, ...]]
+    tracks: dict[FileName, tuple[str, ...]]
     """Track name -> evaluator names, in table order."""
     recipe: Recipe
     track_recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Track name -> fields of the recipe that this track replaces."""
     evaluator_fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Evaluator name -> fields of its entry that this suite replaces (input_size, learning_rate)."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
     std: Literal["unbiased", "population"] = "unbiased"
     ipcs: tuple[Count, ...]
     """Images per class that have a table; other budgets run too and say so."""
@@ -236,16 +279,16 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class Cell(Frozen):
+class Cell(Finite):
     """Set x evaluator x seed: the unit of work, of resume, of scale-out and of verification."""
 
     set_sha256: str
-    suite: str
+    suite: Annotated[str, Field(pattern=r"^[a-z0-9@-]{1,80}$")]
     suite_digest: str
-    track: str
+    track: FileName
     evaluator: Evaluator
     recipe: Recipe
-    seed: Annotated[int, Field(ge=0)]
+    seed: Whole
     labels_sha256: str | None = None
     """Of the record of labels that a `recorded` recipe replays; None = the set's own labels."""
 
@@ -270,16 +313,16 @@ class SetSummary(Frozen):
     sha256: str
     name: str
     dataset: str
-    ipc: int
-    stored_images: int
-    decoded_images: int
-    image_shape: tuple[int, int, int]
+    ipc: Whole
+    stored_images: Whole
+    decoded_images: Whole
+    image_shape: tuple[Whole, Whole, Whole]
     image_dtype: str
     decode: str
     labels: Literal["hard", "soft"]
-    stored_bytes: int
+    stored_bytes: Whole
     """Images, and labels where they are soft."""
-    recorded_bytes: int = 0
+    recorded_bytes: Whole = 0
     """Of the record of labels, where the recipe replays one."""
     learning_rate: float | None = None
     """Learned with the images; None = the set brings none."""
@@ -296,18 +339,18 @@ class RunRecord(Frozen):
     """Order-independent content digest of the real test split that was used."""
     total: Count
     """Number of test images in one look."""
-    curve: tuple[tuple[int, int], ...]
+    curve: tuple[tuple[Whole, Whole], ...]
     """(epoch, correct) for every look, epochs counted from 1."""
-    train_loss: tuple[tuple[int, float], ...] = ()
+    train_loss: tuple[tuple[Whole, float], ...] = ()
     """(epoch, mean training loss of that epoch) for every look; -1 where it was not finite."""
-    diverged_epoch: int | None = None
+    diverged_epoch: Whole | None = None
     """First epoch whose loss, or the last one whose weights, were not finite; None = it did not happen. Such a cell counts as
     chance level (`scoring.score`), its curve stays what was observed."""
     engine: Literal["reference", "fast"] = "reference"
     """`fast`: bfloat16 products, compiled, pruned looks (PROTOCOL.md has the equivalence)."""
     upper_bounds: tuple[int, ...] = ()
     """Epochs whose look stopped when the best so far could not be beaten: there the curve holds an upper bound."""
-    images_tested: int | None = None
+    images_tested: Whole | None = None
     """Test images that went through the network, all looks together; None = all of every look."""
     environment: dict[str, str]
     seconds: float
@@ -348,35 +391,6 @@ class RunRecord(Frozen):
         return self.best if self.cell.recipe.score == "best" else self.last
 
 
-def _obeyed(character: str) -> bool:
-    """Whether a terminal or a page would obey it instead of showing it: controls, direction overrides, half characters."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
-
-
-def harmless(text: str) -> str:
-    """Text that may come from a stranger's file, for a terminal: what it would obey is written out, as in `\\x1b`."""
-    return "".join(c.encode("unicode_escape").decode() if _obeyed(c) else c for c in text)
-
-
-def _visible(text: str) -> str:
-    """Text of a stranger that holds nothing but what it shows. Raises ValueError, which pydantic turns into its own."""
-    if text.isprintable():
-        return text
-    bad = sorted({f"U+{ord(c):04X}" for c in text if _obeyed(c)})
-    if bad:
-        raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")
-    return text
-
-
-def _one_line(text: str) -> str:
-    if "\n" in text or "\t" in text:
-        raise ValueError("must be one line")
-    return _visible(text)
-
-
-Line = Annotated[str, Field(max_length=300), AfterValidator(_one_line)]
-"""One line of text from a stranger; escaped wherever it is shown."""
-Text = Annotated[str, Field(max_length=8000), AfterValidator(_visible)]
 Link = Annotated[str, Field(max_length=500, pattern=r"^(https?://[^\s<>\"'`\\]+)?$"), AfterValidator(_one_line)]
 """Empty, or an address that starts with http:// or https://."""
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
@@ -402,7 +416,7 @@ class Card(Frozen):
     """Name of the condensation method, so that several sets of one method can be told from other methods'."""
     submitter: Line = ""
     """Who submits, where that is not the first author."""
-    decoder_bytes: Annotated[int, Field(ge=0)] = 0
+    decoder_bytes: Whole = 0
     """Bytes of a decoder that the set cannot be trained without; 0 for the formats that mabench decodes itself."""
     gpu_hours: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What making the set cost."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.files import claimed, sweep, write_text
+from mabench.files import claimed, read_bytes, sweep, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord, digest
 
+MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
 CHECKSUM = "checksum"
 LAST_CHECKSUM = re.compile(rb',\s*"checksum": "[0-9a-f]{64}"\s*\}\s*$')
 CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
@@ -116,13 +117,7 @@ def sealed_json(value: dict[str, Any]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read: {error.strerror}. Make it readable or name another folder with --out."
-        ) from error
-    value = _object(content, path)
+    value = _object(read_bytes(path, MAX_RECORD_BYTES, "Make it readable, or name another folder with --out."), path)
     checksum = value.pop(CHECKSUM, None)  # files of other programs, and hand-made ones, have none
     try:
         unchanged = checksum is None or checksum == digest(value)

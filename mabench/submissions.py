@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +17,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.files import write_bytes
+from mabench.files import parse_toml, read_toml, write_bytes
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
-from mabench.store import parse_record, record_text
+from mabench.store import MAX_RECORD_BYTES, parse_record, record_text
 
 CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
-MAX_CARD_BYTES = 64 * 1024  # ours: a card is a page of text
-MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
+CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
 SLUG = re.compile(r"^[a-z0-9-]{3,64}$")
 
 
@@ -125,25 +123,7 @@ def read_card(path: Path) -> Card:
 
 def card_fields(path: Path) -> dict[str, Any]:
     """What a card file says, not yet validated. Raises MabenchError for one that is too large, unreadable or no TOML."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_CARD_BYTES + 1)
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read the card: {error.strerror}. Write one, or let --interactive ask for it."
-        ) from error
-    return _toml(content, path)
-
-
-def _toml(content: bytes, path: Path) -> dict[str, Any]:
-    if len(content) > MAX_CARD_BYTES:
-        raise MabenchError(f"{path}: the card is larger than {MAX_CARD_BYTES:,} bytes. Keep it to a page of text.")
-    try:
-        return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MabenchError(
-            f"{path}: the card is not TOML: {error}. submissions/README.md has one to copy, or use --interactive."
-        ) from error
+    return read_toml(path, CARD_CURE)
 
 
 def make_card(fields: Mapping[str, Any], path: Path) -> Card:
@@ -247,7 +227,7 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
         records[record_name(record)] = record
     known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records)}
     kept = {name: content for name, content in files.items() if name in known}
-    return Submission(slug, make_card(_toml(files[CARD], place / CARD), place / CARD), records, audit, kept)
+    return Submission(slug, make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD), records, audit, kept)
 
 
 def read(folder: Path, *, links: bool = False) -> Submission | None:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from mabench import adapters, data, report, runner, scoring, submissions, suites
 from mabench.data import RealData
+from mabench.files import read_bytes
 from mabench.schema import Card, Cell, MabenchError, RunRecord, Tier, first_line
-from mabench.store import read_record
-from mabench.submissions import AUDIT, CARD, MAX_RECORD_BYTES, RECORDS, SET, Submission, record_bytes, record_name
+from mabench.store import MAX_RECORD_BYTES, read_record
+from mabench.submissions import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
 from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
 
@@ -30,6 +31,7 @@ LEAK_RMS = (
     0.04  # ours: two thirds of the smallest distance of 600 real training images to a test image (digits .060, CIFAR-10 .067)
 )
 LEAK_SIDE = 32  # ours: larger images are averaged down to this side; averaging never makes a distance larger
+MAX_RESULTS_BYTES = 2**26  # ours: 10,000 cells take 3 MB
 PROBE_TRAIN = 5000  # ours: real images that the class probe is asked about; their share has a standard error below 0.7 points
 PROBE_SIDE = 16  # ours: pixels a side that the probe sees
 PROBE_SET = 2000  # ours: images of the set that it learns from, so that its kernel matrix stays small
@@ -344,7 +346,7 @@ def _aggregates(case: Examination) -> str:
         if not path.is_file():
             continue
         try:
-            value = json.loads(path.read_bytes())
+            value = json.loads(read_bytes(path, MAX_RESULTS_BYTES, "Delete it, or let mabench eval write it again."))
             cells = {
                 (c["track"], c["evaluator"], c["seed"]): (c["acc_best"], c["best_epoch"], c["acc_last"]) for c in value["cells"]
             }

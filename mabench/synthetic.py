@@ -19,13 +19,14 @@ from torch import Tensor
 
 from mabench import recorded
 from mabench.data import DATASETS, Dataset
-from mabench.files import write_bytes
+from mabench.files import size_of, write_bytes
 from mabench.recorded import RecordedLabels
-from mabench.schema import Finding, MabenchError, SetSummary, canonical_json, lookup
+from mabench.schema import Finding, MabenchError, SetSummary, canonical_json, first_line, lookup, printable
 
 FORMAT = "mabench-set"
 FORMAT_VERSION = 1
 MAX_BYTES = 4 * 2**30  # ours: a condensed set is small; a file that declares more is refused before anything is allocated
+MAX_FINDINGS = 64 * 1024  # ours: a reader makes about ten, of a line each
 IMAGE_DTYPES = {torch.uint8: "uint8", torch.float16: "float16", torch.float32: "float32"}
 
 
@@ -69,6 +70,8 @@ class SyntheticSet:
                 f"images are {' x '.join(map(str, images.shape[1:]))}, {self.dataset} needs {' x '.join(map(str, wanted))}",
                 "Resize them yourself, so that what is measured is what you chose, or name the right --dataset.",
             )
+        if labels.dim() not in (1, 2):
+            raise refuse(f"labels have shape {list(labels.shape)}", f"Expected [N], or [N,{entry.num_classes}].")
         if labels.shape[0] != len(images):
             raise refuse(f"labels has {labels.shape[0]} rows, images has {len(images)}", "Every stored image needs one label.")
         if not torch.isfinite(images).all():
@@ -96,6 +99,8 @@ class SyntheticSet:
             raise refuse(f"a {entry.image_size} px image cannot hold a {factor} x {factor} grid", "Correct --decode.")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise refuse(f"the learned rate is {self.learning_rate}", "Expected a positive number; name it with --learned-rate.")
+        if self.class_names and len(self.class_names) != entry.num_classes:
+            raise refuse(f"{len(self.class_names)} class names", f"{self.dataset} has {entry.num_classes} classes.")
         if self.ipc < 1 or max(self.class_counts) != self.ipc:
             raise refuse(f"IPC {self.ipc} was named, the largest class has {max(self.class_counts)} images", "Correct --ipc.")
 
@@ -135,8 +140,10 @@ class SyntheticSet:
         if self.decode == "none":
             return 1
         number = self.decode.removeprefix("grid")
-        if not self.decode.startswith("grid") or not number.isdigit() or not 2 <= int(number) <= 8:
-            raise MabenchError(f"{self.name}: unknown decode '{self.decode}'. Allowed: none, grid2, grid3, ... grid8.")
+        if self.decode != f"grid{number}" or number not in "2345678" or len(number) != 1:
+            raise MabenchError(
+                f"{self.name}: unknown decode '{printable(self.decode, 80)}'. Allowed: none, grid2, grid3, ... grid8."
+            )
         return int(number)
 
     @cached_property
@@ -243,14 +250,16 @@ def load(path: Path) -> SyntheticSet:
     """Read a canonical file. Raises MabenchError when it is truncated, altered, foreign, or newer than this program."""
     from safetensors import SafetensorError, safe_open
 
-    if path.stat().st_size > MAX_BYTES:
-        raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
+    if size_of(path) > MAX_BYTES:
+        raise MabenchError(f"{path}: {size_of(path):,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             keys = set(file.keys())
             if metadata.get("format") != FORMAT or not {"images", "labels"} <= keys:
-                raise MabenchError(f"{path}: a safetensors file, but no {FORMAT} (tensors: {', '.join(sorted(keys)) or 'none'}).")
+                raise MabenchError(
+                    f"{path}: a safetensors file, but no {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'})."
+                )
             if int(metadata["format_version"]) > FORMAT_VERSION:
                 raise MabenchError(
                     f"{path}: set format {metadata['format_version']}; this mabench reads up to {FORMAT_VERSION}. "
@@ -262,19 +271,32 @@ def load(path: Path) -> SyntheticSet:
                 dataset=metadata["dataset"],
                 ipc=int(metadata["ipc"]),
                 decode=metadata["decode"],
-                class_names=tuple(json.loads(metadata["class_names"])),
-                name=metadata["name"],
-                findings=tuple(Finding.model_validate(f) for f in json.loads(metadata["findings"])),
+                class_names=_class_names(metadata["class_names"]),
+                name=printable(metadata["name"], 200),
+                findings=_findings(metadata["findings"]),
                 learning_rate=float(metadata["learning_rate"]) if "learning_rate" in metadata else None,
             )
             stated = metadata["sha256"]
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MabenchError(f"{path}: not a complete {FORMAT} file ({error}). Fetch or pack it again.") from error
     if chosen.sha256 != stated:
         raise MabenchError(
             f"{path}: altered: its content is {chosen.sha256[:16]}, its header says {stated[:16]}. Fetch or pack it again."
         )
     return chosen
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names is no list of texts")
+    return tuple(printable(name, 200) for name in names)
+
+
+def _findings(text: str) -> tuple[Finding, ...]:
+    if len(text) > MAX_FINDINGS:  # every record repeats them
+        raise ValueError(f"its findings take more than {MAX_FINDINGS:,} characters")
+    return tuple(Finding(**{k: printable(str(v)) for k, v in f.items()}) for f in json.loads(text))
 
 
 def pack_grid(images: Tensor, factor: int) -> Tensor:

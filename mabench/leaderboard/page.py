@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mabench
 from mabench import papers, scoring
-from mabench.files import write_bytes
+from mabench.files import read_bytes, write_bytes
 from mabench.leaderboard import exports
 from mabench.leaderboard.columns import COLUMNS, EVALUATOR_NOTE
 from mabench.leaderboard.sources import TIERS, cells, exam, plain, read_submission, web_address
@@ -33,6 +34,7 @@ from mabench.submissions import SET, Submission, folders
 MANIFEST = "manifest.json"
 MANY = 500  # ours: submissions from which helpers pay: each takes a second to start, 500 submissions take two or more
 MAX_PROCESSES = 8  # ours: beyond that the one process that writes is what takes time
+MAX_MANIFEST_BYTES = 2**28  # ours: 100,000 submissions with six files each take 60 MB
 LIBRARIES = ("tabulator.min.js", "tabulator.min.css", "vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 OWN = ("board.js", "charts.js", "page.js", "board.css")
 LICENCES = ("LICENSE-tabulator.txt", "LICENSE-vega.txt", "LICENSE-vega-lite.txt", "LICENSE-vega-embed.txt")
@@ -252,9 +254,11 @@ def _manifest(out: Path) -> dict[str, Any]:
             raise MabenchError(f"{out}: holds an index.html that is not of a board. Name another folder with --out.")
         return {"files": {}, "previews": {}, "mabench": ""}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path, MAX_MANIFEST_BYTES, f"Delete {out} and build again."))
         files, previews = dict(value["files"]), dict(value["previews"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(re.fullmatch(r"[a-zA-Z0-9_./@-]{1,250}", name) for name in files):
+            raise ValueError("names of files that no board has")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise MabenchError(
             f"{path}: is damaged ({error}). Delete it and {out / 'index.html'}, and build again; pages of sets that are gone since then stay."
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mabench.evaluators import EVALUATORS
+from mabench.files import read_toml
 from mabench.schema import Evaluator, MabenchError, Recipe, Suite, digest, lookup
 
 FOLDER = Path(__file__).parent
@@ -81,16 +81,10 @@ def load(name: str) -> Exam:
 
 
 def _read(path: Path, *, released: bool) -> Exam:
+    raw = read_toml(path, f"Give the name of a suite of `mabench list`, or start from a copy of one in {FOLDER}.")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
         suite = Suite.model_validate(raw)
         recipes = {track: suite.recipe_for(track) for track in suite.tracks}
-    except OSError as error:
-        raise MabenchError(
-            f"{path}: cannot read the suite: {error.strerror}. Give a TOML file or a name of `mabench list`."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MabenchError(f"{path}: not TOML: {error}. Start from a copy of a suite in {FOLDER}.") from error
     except ValidationError as error:
         raise MabenchError(f"{path}: {_problems(error)}. Start from a copy of a suite in {FOLDER}.") from error
     unknown = (set(suite.track_recipe) - set(suite.tracks)) | (
@@ -108,7 +102,7 @@ def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
     entry = lookup(EVALUATORS, name, "evaluator")
     changes = suite.evaluator_fields.get(name, {})
     fields = entry.model_dump()
-    if "arguments" in changes:
+    if isinstance(changes.get("arguments"), dict):
         changes = changes | {"arguments": fields["arguments"] | changes["arguments"]}
     try:
         return Evaluator.model_validate(fields | changes)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.data import RealData, cache_folder
-from mabench.files import write_bytes
+from mabench.files import size_of, write_bytes
 from mabench.schema import MabenchError, digest, stream
 
 from . import backbones, views
@@ -293,10 +293,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        size_of(path)
         with safe_open(path, framework="pt") as file:
             facts: dict[str, str | int | float] = json.loads((file.metadata() or {})["facts"])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise MabenchError(f"{path}: not a whole file of this method ({error}). Remove it; it is made again.") from error
 
 

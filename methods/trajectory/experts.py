@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mabench import augment
 from mabench.data import RealData
-from mabench.files import whole
+from mabench.files import size_of, whole
 from mabench.networks import Network
 from mabench.schema import MabenchError, digest, stream
 
@@ -162,13 +162,15 @@ def load(path: Path) -> Expert:
     from safetensors import SafetensorError, safe_open
 
     try:
+        size_of(path)
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             rows = file.get_slice("weights").get_shape()[0]
         expert = Expert(tuple(header["variation"]), tuple(header["accuracy"]), path=path)
-        if header["format"] != "mabench-expert" or rows != len(expert.variation) + 1:
+        numbers = all(isinstance(v, int | float) for v in (*expert.variation, *expert.accuracy))
+        if header["format"] != "mabench-expert" or not numbers or rows != len(expert.variation) + 1:
             raise ValueError("not an expert")
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MabenchError(f"{path}: not a complete expert ({error}). Remove it; it will be trained again.") from error
     return expert
 
