@@ -34,6 +34,7 @@ def flipped(content: bytes, place: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_in_a_short_round_of_the_harness(tmp_path: Path) -> None:
     """Real kills of every command, at random moments and before file operations; damage to every kind of file; two at once."""
     result = tmp_path / "faults.json"
