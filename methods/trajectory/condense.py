@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabench import augment
+from mabench import augment, compiling
 from mabench.data import RealData, cache_folder
 from mabench.files import write_text
 from mabench.schema import Card, MabenchError, stream
@@ -153,9 +153,11 @@ def released(dataset: str, ipc: int) -> Config:
 
 
 def _lite(config: Config) -> Config:
-    """Two cores, minutes: ours. Few steps an epoch want a higher rate; experts that move so little bear only the weak noise."""
-    few = replace(config.experts, count=3, epochs=5, batch=64, width=32, epoch_images=5120, rate=0.01)
-    config = replace(config, experts=few, iterations=300, student_steps=10, start_rate=0.02, rate_rate=1e-6, rate_floor=1e-3)
+    """Two cores, minutes: ours. Few iterations want a high rate of the images, experts that move so little bear only the weak
+    noise."""
+    few = replace(config.experts, count=3, epochs=5, stop_after=3, batch=32, width=32, epoch_images=2560)
+    config = replace(config, experts=few, iterations=100, student_steps=10, image_rate=1000.0)
+    config = replace(config, start_rate=0.02, rate_rate=1e-6, rate_floor=1e-3)
     return config if config.perturbation == "none" else replace(config, perturbation="released")
 
 
@@ -253,6 +255,7 @@ def match(
 ) -> tuple[Tensor, float]:
     """The loop of the module's docstring behind the experts: images [K*ipc,C,S,S] in normalised space, and the learned rate."""
     classes, device = real.dataset.num_classes, real.device
+    compiling.keep_freed_memory()
     streams = _kit.generators(seed, ("images", "experts", "starts", "perturbation", "batches", "augmentation"))
     depth = config.experts.depth_at(real.dataset.image_size)
     network = _kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
