@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -129,11 +129,16 @@ def ended(number: int, log: Path, *, at: float | None = None, when: Callable[[],
         if found:
             return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), now)
         if not sent and ((when is not None and when()) or (at is not None and now >= at)):
-            os.killpg(number, send)
+            _signal(number, send)
             sent = True
         if now > TIMEOUT_SECONDS:
-            os.killpg(number, signal.SIGKILL)
+            _signal(number, signal.SIGKILL)
         time.sleep(0.002)
+
+
+def _signal(group: int, send: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended by itself
+        os.killpg(group, send)
 
 
 def run(argv: list[str], cwd: Path, *, log: Path | None = None, **kinds: Any) -> Ended:
@@ -704,7 +709,7 @@ def main() -> None:
         "platform": platform.platform(),
         "threads": 1,
     }
-    with tempfile.TemporaryDirectory(prefix="faults-") as place:
+    with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as place:
         SCRATCH = Path(place)
         for row in everything(options):
             rows.append(row)

@@ -243,7 +243,7 @@ def test_a_board_killed_in_its_first_build_is_completed(mabench: Command, tmp_pa
     build = ("leaderboard", "build", "--submissions", "submissions", "--out")
     (tmp_path / "submissions").mkdir()
     killed_at("leaderboard.csv", *build, "board", cwd=tmp_path)
-    assert (tmp_path / "board" / "index.html").exists()
+    assert (tmp_path / "board" / "leaderboard.md").exists() and not (tmp_path / "board" / "index.html").exists()
     done = mabench(*build, "board")
     assert done.returncode == 0, done.stderr
     assert mabench(*build, "whole").returncode == 0

@@ -193,7 +193,7 @@ def test_nothing_is_refused_where_nothing_is_wrong(digits_run: Path, tmp_path: P
         ({"slug": "A"}, "slug: "),
         ({"authors": []}, "lacks authors"),
         ({"colour": "red"}, "colour: Extra inputs"),
-        ({"bibtex": "x" * 70_000}, "larger than 65,536 bytes"),
+        ({"bibtex": "x" * 70_000}, "at most 65,536 are read"),
         ({"title": "!!", "slug": None}, 'Set slug = "my-method-ipc10"'),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
         (("check", "named.safetensors"), 0, "set \\x1b[2J"),
         (("check", f"no{OBEYED}set.pt"), 2, "no\\x1b[2J"),
         (("check", "keys.pt", "--dataset", "digits"), 0, "keys"),
-        (("submit", "named.safetensors", "--records", run), 2, "digits\\x1b[2J"),
+        (("submit", "named.safetensors", "--records", run), 2, "is no"),
         (("submit", "classes.safetensors", "--records", run), 2, "is called"),
         (("submit", "named.safetensors", "--records", run, "--card", "hostile.toml"), 2, "\\x1b[2J"),
         (("audit", "digits-kmeans"), 2, "line 1 is no audit entry"),
@@ -263,7 +263,7 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
 def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
     (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals
-    assert "larger than 65,536 bytes" in said
+    assert "at most 65,536 are read" in said
 
 
 def first(run: Path, pattern: str = "*mlp*seed0.json") -> Path:
