@@ -357,7 +357,7 @@ def _decode(dataset: Dataset, data: bytes) -> Images:
     """An encoded image -> uint8 [C,H,W], RGB; resized and centre-cropped where the dataset says so (torchvision's rounding)."""
     from PIL import Image
 
-    image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG")).convert("RGB")
+    image: Image.Image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")).convert("RGB")
     side = dataset.image_size
     if dataset.resize_side is not None:
         short = min(image.size)
