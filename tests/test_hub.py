@@ -125,7 +125,7 @@ print(len(rows), every.column_names == sys.argv[2].split(','), round(sum(rows['s
 """
 
 
-@pytest.mark.parametrize("storage", ["lfs", "xet", "xet-client-lfs-server"])
+@pytest.mark.parametrize("storage", ["lfs", "xet", pytest.param("xet-client-lfs-server", marks=pytest.mark.slow)])
 def test_round_trip(
     mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]], storage: str
 ) -> None:

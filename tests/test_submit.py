@@ -457,6 +457,7 @@ def folder(part: Path, tmp_path: Path) -> Path:
     return tmp_path / "submissions" / case.slug
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_and_repeated(digits_run: Path, part: Path, tmp_path: Path) -> None:
     """The program is killed at its n-th rename, for every n; no half submission is ever seen, and a repetition completes it."""
     write_card(tmp_path / "card.toml")
