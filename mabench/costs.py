@@ -27,9 +27,25 @@ ACTIVATION_COPIES = 3.0  # ours: outputs, their gradients, and what layers keep 
 
 
 def flops(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -> float:
-    """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times."""
-    per_image = _flops_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-    return per_image * protocol.work(cell, decoded_images, test_images)
+    """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times.
+
+    A teacher is trained on the same images, and then asked about each of them that the evaluator is trained on.
+    """
+    student, teacher = _taken_apart(cell)
+    per_image = _flops_per_image(student.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+    total = per_image * protocol.work(student, decoded_images, test_images)
+    if teacher is not None:
+        per_image = _flops_per_image(teacher.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+        total += per_image * cell.recipe.epochs * decoded_images * (protocol.TRAIN_COST + 1)
+    return total
+
+
+def _taken_apart(cell: Cell) -> tuple[Cell, Cell | None]:
+    """The cell without its teacher, and the teacher as a cell of its own; neither distils."""
+    if cell.recipe.distillation is None:
+        return cell, None
+    alone = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"distillation": None})})
+    return alone, alone.model_copy(update={"evaluator": evaluators.EVALUATORS[cell.recipe.distillation.teacher]})
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ class Speed:
     def seconds(self, cell: Cell, decoded_images: int, test_images: int) -> float:
         """Estimate without the startup."""
         recipe = cell.recipe
-        training = recipe.epochs * decoded_images * (2 if recipe.distillation else 1)
+        training = recipe.epochs * decoded_images
         looks = 1 + (math.ceil(recipe.epochs / recipe.test_every) - 1) * (1 - self.pruned_share)
         return training * self.seconds_per_train_image + looks * test_images * self.seconds_per_test_image
 
@@ -135,13 +151,22 @@ def estimate(
     speeds: dict[tuple[str, str], Speed] = {}
     seconds: dict[str, float] = {}
     for cell in cells:
-        kind = (cell.track, cell.evaluator.name)
-        startup = 0.0
-        if kind not in speeds:
+        student, teacher = _taken_apart(cell)
+        if (student.track, student.evaluator.name) not in speeds:
             on_kind(cell)
-            speeds[kind] = measure(cell, synthetic_set, test_images, device, engine)
-            startup = speeds[kind].startup_seconds
-        seconds[cell.name] = startup + speeds[kind].seconds(cell, decoded, test_images)
+        seconds[cell.name] = 0.0
+        for one in (student, teacher):
+            if one is None:
+                continue
+            kind = (one.track, one.evaluator.name)
+            if kind not in speeds:
+                speeds[kind] = measure(one, synthetic_set, test_images, device, engine)
+                seconds[cell.name] += speeds[kind].startup_seconds
+            if one is student:
+                seconds[cell.name] += speeds[kind].seconds(one, decoded, test_images)
+            else:
+                trained = one.recipe.epochs * decoded * speeds[kind].seconds_per_train_image
+                seconds[cell.name] += trained * (protocol.TRAIN_COST + 1) / protocol.TRAIN_COST
     return seconds
 
 

@@ -17,7 +17,7 @@ def test_flops_of_an_mlp_are_its_matrix_products() -> None:
     per_image = 2 * (3 * 32 * 32 * 128 + 128 * 128 + 128 * 10)
     assert costs.flops(cell(), DIGITS, 40, 500) == per_image * (6 * 40 * 3 + 3 * 500)
     distilled = cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.5, temperature=2.0)}))
-    assert costs.flops(distilled, DIGITS, 40, 500) == per_image * (2 * 6 * 40 * 3 + 3 * 500)
+    assert costs.flops(distilled, DIGITS, 40, 500) == per_image * (6 * 40 * 3 + 3 * 500 + 6 * 40 * (3 + 1)), "trained, then asked"
 
 
 def test_seconds_grow_with_images_epochs_and_looks() -> None:
@@ -42,3 +42,16 @@ def test_an_estimate_counts_the_startup_once_a_kind(monkeypatch: pytest.MonkeyPa
     )
     assert heard == ["mlp-scratch", "lenet-scratch"] and set(seconds) == {c.name for c in cells}
     assert seconds[cells[0].name] > seconds[cells[1].name] > 0
+
+
+def test_a_teacher_is_counted_at_its_own_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Startup of the teacher once; per cell its training (3 forwards an image) and its answers to the student (1)."""
+    speeds = {"mlp-scratch": costs.Speed(1.0, 0.001, 0.01), "convnet3-scratch": costs.Speed(10.0, 0.3, 5.0)}
+    monkeypatch.setattr(costs, "measure", lambda one, *rest: speeds[one.evaluator.name])
+    recipe = PLAIN.model_copy(update={"distillation": Distillation(teacher="convnet3-scratch", alpha=0.5, temperature=2.0)})
+    cells = [cell(recipe, seed=0), cell(recipe, seed=1), cell(recipe, evaluator="convnet3-scratch")]
+    seconds = costs.estimate(cells, small_set(), 500, device=CPU, engine="reference")
+    images, looks = 6 * 40, 3 * 500
+    student, teacher = images * 0.001 + looks * 0.01, images * 0.3 * 4 / 3
+    expected = [1 + student + 10 + teacher, student + teacher, images * 0.3 + looks * 5.0 + teacher]
+    assert [seconds[one.name] for one in cells] == pytest.approx(expected)
