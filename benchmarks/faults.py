@@ -450,7 +450,7 @@ def damaged(kind: Kind, count: int, chance: random.Random) -> Row:
         whole = path.read_bytes()
         what = damage(path, chance, number)
 
-        def cure(text: str, path: Path = path, whole: bytes = whole) -> None:
+        def cure(text: str, path: Path = path, whole: bytes = whole, folder: Path = folder) -> None:
             if kind.cure == "delete":
                 path.unlink()
                 (path.parent / "index.html").unlink(missing_ok=True)  # as the board's refusal says
@@ -458,8 +458,8 @@ def damaged(kind: Kind, count: int, chance: random.Random) -> Row:
                 path.write_bytes(whole)
             elif kind.cure == "obey":
                 (named,) = re.findall(r"rm -r (\S+)", text)
-                assert Path(named).is_relative_to(SCRATCH)
-                shutil.rmtree(named)
+                assert (folder / named).is_relative_to(SCRATCH)
+                shutil.rmtree(folder / named)
 
         settle(row, kind.task, folder, cure if kind.cure else None, kind.skip)
         if row.details and not row.details[-1].startswith(path.name):

@@ -455,6 +455,8 @@ class AuditEntry(Frozen):
     """Likewise: records that a re-run did not confirm."""
     previous: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """sha256 of the line before, without its line end; empty for the first: a line changed later breaks the chain."""
+    checksum: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """sha256 of the entry as a line with an empty checksum: the last line, which nothing follows, is damaged by nobody unseen."""
 
 
 def first_line(items: Iterable[str]) -> str:

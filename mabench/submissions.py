@@ -156,8 +156,9 @@ def make_entry(**fields: Any) -> AuditEntry:
 
 
 def audit_line(entry: AuditEntry) -> str:
-    """One line of JSON without its line end: canonical, so that its sha256 is a property of the entry."""
-    return canonical_json(entry.model_dump(mode="json"))
+    """One line of JSON without its line end, checksum filled in: canonical, so that its sha256 is a property of the entry."""
+    bare = entry.model_dump(mode="json") | {"checksum": ""}
+    return canonical_json(bare | {"checksum": sha256(canonical_json(bare).encode())})
 
 
 def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
@@ -170,12 +171,12 @@ def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
 
 def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
     """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
-    last = submission.audit[-1].model_copy(update={"when": entry.when, "previous": entry.previous})
+    last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
     return {} if last == entry else {AUDIT: appended(submission.audit, entry)}
 
 
 def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
-    """The log's entries. Raises MabenchError where a line is damaged or was changed after the next one was written."""
+    """The log's entries. Raises MabenchError where a line was changed after it was written, or lines are missing between two."""
     entries: list[AuditEntry] = []
     last = ""
     for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
@@ -185,10 +186,11 @@ def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
             raise MabenchError(
                 f"{path}: line {number} is no audit entry ({error.errors()[0]['msg']}). Get the log again."
             ) from error
-        if entry.previous != last:
+        if entry.previous != last or line != audit_line(entry):
+            what = "does not follow from the line before it" if entry.previous != last else "has another checksum than it says"
             raise MabenchError(
-                f"{path}: line {number} does not follow from the line before it: the log was edited. It is append-only: "
-                "get it again, and add what you have to say with mabench audit."
+                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: get it again, and add what "
+                "you have to say with mabench audit."
             )
         last = sha256(line.encode())
         entries.append(entry)

@@ -530,7 +530,16 @@ def test_the_log_is_append_only(mabench: Command, folder: Path) -> None:
     log = folder / "audit.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     assert len(lines) == 3
-    for changed in (lines[1:], [lines[0], lines[2]], [lines[0].replace("A. Author", "B. Author"), *lines[1:]]):
+    forged = submissions.parse_audit(lines[0].encode(), log)[0].model_copy(update={"who": "B. Author"})
+    edits = (
+        lines[1:],
+        [lines[0], lines[2]],
+        [submissions.audit_line(forged) + "\n", *lines[1:]],  # with a checksum of its own: the next line tells
+        [*lines[:2], lines[2].replace("a bug", "a bag")],  # nothing follows the last line: its own checksum tells
+        [*lines[:2], lines[2].replace('"why":"', '"why":"not ')],
+    )
+    for changed in edits:
+        assert changed != lines
         log.write_text("".join(changed))
         with pytest.raises(MabenchError, match="append-only"):
             submissions.read(folder)
