@@ -6,7 +6,7 @@ import fnmatch
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -199,6 +199,8 @@ def begin(
     finished = {cell.name: record for cell in cells if (record := folder.finished(cell)) is not None}
     for record in finished.values():
         on_record(record, False)
+        with suppress(OSError):  # a folder that cannot be written can still be read
+            folder.drop_checkpoint(record.cell)
     decoded = synthetic_set.summary().decoded_images
     cost = {c.name: costs.flops(c, test.dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
     folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})

@@ -102,8 +102,12 @@ class Folder:
     def save(self, record: RunRecord) -> None:
         """Keep a finished cell and drop its checkpoint, in this order."""
         write_text(self.record_path(record.cell), record_text(record), CURE)
-        self.checkpoint_path(record.cell).unlink(missing_ok=True)
-        sweep(self.checkpoint_path(record.cell))
+        self.drop_checkpoint(record.cell)
+
+    def drop_checkpoint(self, cell: Cell) -> None:
+        """Remove what a finished cell needs no more; also what stayed where a process was killed right after its record."""
+        self.checkpoint_path(cell).unlink(missing_ok=True)
+        sweep(self.checkpoint_path(cell))
 
 
 def record_text(record: RunRecord) -> str:

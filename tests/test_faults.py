@@ -136,6 +136,19 @@ def test_a_damaged_evaluation_json_is_written_again_from_what_the_records_say(tm
             folder(tmp_path / "out", "f" * 64)
 
 
+def test_killed_between_a_record_and_its_checkpoint(mabench: Command, tmp_path: Path) -> None:
+    """The checkpoint of a cell that has its record is of no more use: the next command removes it."""
+    arguments = ("eval", BUNDLED, *ONE_CELL, "--out", tmp_path / "out")
+    assert mabench(*arguments).returncode == 0
+    (finished,) = (tmp_path / "out" / "records").iterdir()
+    checkpoints = tmp_path / "out" / "checkpoints"
+    left = [checkpoints / f"{finished.stem}.pt", checkpoints / f".{finished.stem}.pt.1.partial", checkpoints / "another-cell.pt"]
+    for path in left:
+        path.write_bytes(b"x")
+    assert mabench(*arguments).returncode == 0
+    assert [path.exists() for path in left] == [False, False, True]
+
+
 def test_killed_while_claiming_its_folder(tmp_path: Path) -> None:
     """All there is then is a half-written evaluation.json under its temporary name."""
     (tmp_path / "out").mkdir()
