@@ -80,7 +80,10 @@ def rerun(submission: Submission, folder: Path, records: Sequence[RunRecord], ou
     """
     path = folder / SET
     if not path.is_file():
-        raise MabenchError(f"{path}: is missing. Get it with: mabench pull {submission.slug} --repo ORG/NAME")
+        raise MabenchError(
+            f"{path}: is missing. Get it with: mabench pull {submission.slug} --repo ORG/NAME, or, where its authors publish "
+            f"it themselves, with: mabench pack THEIR-FILE -o {path}"
+        )
     chosen = synthetic.load(path)
     if chosen.sha256 != submission.set_sha256:
         raise MabenchError(

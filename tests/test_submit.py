@@ -632,7 +632,7 @@ def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: P
     assert "Here are: digits-kmeans" in mabench("verify", "digits-kmean", "--who", "R").stderr
     (folder / "set.safetensors").unlink()
     done = mabench("verify", folder.name, "--who", "R")
-    assert done.returncode == 2 and "mabench pull digits-kmeans" in done.stderr
+    assert done.returncode == 2 and "mabench pull digits-kmeans" in done.stderr and "mabench pack" in done.stderr
     saved(folder / "set.safetensors", *real("train"))
     done = mabench("verify", folder.name, "--who", "R")
     assert done.returncode == 2 and "the submission is about" in done.stderr
