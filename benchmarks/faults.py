@@ -93,6 +93,7 @@ class Ended:
 def start(argv: list[str], cwd: Path, *, before: Callable[[], None] = lambda: None, log: Path, **environment: str) -> int:
     """Fork a process that runs the command line in `cwd` as the leader of a group of its own; returns its id."""
     sys.stdout.flush()
+    log.touch()  # here, for the process may be killed before it gets there
     number = os.fork()
     if number:
         return number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -27,6 +27,8 @@ class PaperTable(Frozen):
     ipc: Count
     suite: str
     """The paper suite that measures the same thing."""
+    labels: Literal["hard", "soft"] = "hard"
+    """Of the paper's set; soft where they are recorded, too."""
     runs: Count | None = None
     """Runs behind each mean; None = the paper does not say."""
     config: dict[str, bool | int | float | str] = Field(default_factory=dict)

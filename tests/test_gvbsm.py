@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mabench import adapters, augment, data, papers, recorded, suites
 from mabench.data import DATASETS, RealData
+from mabench.leaderboard.standings import of_paper
 from mabench.networks import Network
 from mabench.schema import Interrupted, MabenchError
 from mabench_methods import METHODS
@@ -474,6 +475,7 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
             exam = suites.load(table.suite)
             assert set(table.values) <= {e.name for es in exam.evaluators.values() for e in es}, table.title
             assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
+            assert table.labels == "soft" and {row.labels for row in of_paper("paper", table)} == {"soft"}
             assert all(hasattr(PRESETS[method]["lite"], path) for path in table.config)
             if table.published:
                 known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}

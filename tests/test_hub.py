@@ -111,6 +111,9 @@ def table(server: Hub) -> list[dict[str, Any]]:
     rows = pq.read_table(io.BytesIO(server.content(server.repos[REPO].files()["data/cells.parquet"]))).to_pylist()
     printed = [r for r in rows if r["tier"] == "reported"]
     assert printed == hub.reported(papers.read(papers.INSTALLED)) and len(printed) > 100
+    assert (
+        {r["suite"] for r in printed if r["labels"] == "soft"} == {r["suite"] for r in printed if "-gvbsm" in r["suite"]} != set()
+    )
     assert all(r["seed"] is None and r["printed_where"] and r["slug"].startswith("paper.") for r in printed)
     return [r for r in rows if r["tier"] != "reported"]
 

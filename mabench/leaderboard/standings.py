@@ -256,7 +256,7 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
                 suite=chosen.id,
                 track=track,
                 ipc=table.ipc,
-                labels="hard",
+                labels=table.labels,
                 dataset=table.dataset,
                 tier="reported",
                 title=plain(table.method, 120),
