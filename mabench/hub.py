@@ -37,6 +37,8 @@ MANIFEST = "manifest.json"
 """In a built board: what the build wrote, with sha256."""
 CONFLICTS = 8  # ours: how often somebody else may be faster; each time the work is read, merged and sent again
 FAILURES = 3  # ours: the library itself already repeats most requests five times
+TABLE_BATCH = 1000  # rows, ours
+MAX_TABLE_BYTES = 2**30  # ours: of a table's rows in memory; 100,000 cells take a third of it
 LONGEST_WAIT_SECONDS = 60.0  # ours: a server that asks for more gets its message shown instead
 BEGIN, END = "<!-- mabench: generated -->", "<!-- mabench: end -->"
 
@@ -203,15 +205,35 @@ def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _rows(content: Path) -> list[dict[str, Any]]:
-    """The rows of a table file; none where it was written by another version, so that everything is read afresh."""
+    """The rows of a table file; none where it was written by another version or is larger than any table of ours, so that
+    everything is read afresh.
+
+    A few kilobytes of parquet can stand for any number of rows of any length: text is read as the file keeps it, every value
+    once, and counted before it is written out row by row.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    text = [name for name, kind in COLUMNS.items() if kind == "string"]
+    as_read = {
+        name: pa.dictionary(pa.int32(), pa.string()) if name in text else pa.type_for_alias(COLUMNS[name]) for name in COLUMNS
+    }
+    rows: list[dict[str, Any]] = []
+    size = 0
     try:
-        table = pq.read_table(content)
+        with pq.ParquetFile(content, read_dictionary=text) as file:
+            if [(field.name, field.type) for field in file.schema_arrow] != list(as_read.items()):
+                return []
+            for batch in file.iter_batches(TABLE_BATCH):
+                longest = (pc.max(pc.binary_length(batch[name].dictionary)).as_py() or 0 for name in text)
+                size += batch.nbytes + len(batch) * (sum(longest) + 64 * len(COLUMNS))
+                if size > MAX_TABLE_BYTES:
+                    return []
+                rows += batch.to_pylist()
     except (pa.ArrowException, OSError, ValueError):
         return []
-    return table.to_pylist() if table.column_names == list(COLUMNS) else []
+    return rows
 
 
 def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:

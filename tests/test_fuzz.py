@@ -478,8 +478,18 @@ BOMBS: dict[str, Callable[[], Files]] = {
     "card of one key": lambda: {"card.toml": b"a" + b".a" * 32_000 + b" = 1"},
     "card of one number": lambda: {"card.toml": b"a = " + b"9" * 60_000},
     "suite of one key": lambda: {"mine.toml": b"a" + b".a" * 500_000 + b" = 1"},
+    "table of one long text": lambda: {"table.parquet": repeated(10**6, 10**5)},
 }  # fmt: skip
 """Small files that ask for much. What reads them is chosen by their name."""
+
+
+def repeated(length: int, rows: int) -> bytes:
+    """A repository's table whose texts are all one, `length` letters long, kept once."""
+    one = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
+    columns = {n: one if kind == "string" else pa.nulls(rows, pa.type_for_alias(kind)) for n, kind in hub.COLUMNS.items()}
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out, compression="zstd", store_schema=False)
+    return out.getvalue()
 
 
 def safetensors_header(header: Any) -> bytes:
@@ -490,12 +500,12 @@ def safetensors_header(header: Any) -> bytes:
 DETONATE = """
 import json, resource, sys, time
 from pathlib import Path
-import numpy, torch
+import numpy, pyarrow.parquet, torch
 from PIL import Image
-from mabench import adapters, submissions, suites, synthetic
+from mabench import adapters, hub, submissions, suites, synthetic
 from mabench.schema import MabenchError
 from mabench.store import read_records
-adapters.MAX_BYTES = synthetic.MAX_BYTES = int(sys.argv[1])
+adapters.MAX_BYTES = synthetic.MAX_BYTES = hub.MAX_TABLE_BYTES = int(sys.argv[1])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 for line in sys.stdin:
     path = Path(line.strip())
@@ -507,6 +517,9 @@ for line in sys.stdin:
             suites.load(str(path / "mine.toml"))
         elif (path / "records").exists():
             read_records(path)
+        elif (path / "table.parquet").exists():
+            if not hub._rows(path / "table.parquet"):
+                raise MabenchError("no table of ours")
         else:
             files = list(path.iterdir())
             adapters.read(files[0] if len(files) == 1 else path, dataset="digits")
