@@ -670,8 +670,8 @@ def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[
 
     Only what changed is fetched.
     """
-    from huggingface_hub import RepoFolder
     from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.hf_api import RepoFolder  # the oldest version allowed does not export it
 
     try:
         listed = list(api.list_repo_tree(repo, FOLDER, repo_type="dataset", revision=head))

@@ -17,6 +17,6 @@ def test_time_left_follows_a_slower_stage(monkeypatch: pytest.MonkeyPatch, capsy
         for done in range(801, 821):  # 20 slow ones of 61 s
             now += 61
             shown.update("slow", done, 900)
-    left = [line.rsplit(", ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    left = [line.rsplit(", ", 1)[1] for line in capsys.readouterr().err.split("\n") if line.strip()]
     assert left[0].endswith("s left")  # before the slow stage: 300 steps of 0.1 s
     assert left[-1] == f"{display.duration(80 * 61)} left"

@@ -105,7 +105,7 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
     images = (torch.tensor(TEST.images).float() / 255 - 0.3) / 0.4
     labels = torch.tensor(TEST.labels)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(12):
+    for _ in range(40):
         loss = torch.nn.functional.cross_entropy(model(images[::5]), labels[::5])
         optimizer.zero_grad()
         loss.backward()
