@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
+import json
 import os
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mabench.schema import MabenchError
+from mabench.schema import MabenchError, canonical_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKSUM = "checksum"
 SEAL_BYTES = hashlib.sha256().digest_size
 
 
@@ -120,6 +126,36 @@ def unsealed(path: Path) -> bytes | None:
         return None
     body, digest = content[:-SEAL_BYTES], content[-SEAL_BYTES:]
     return body if hashlib.sha256(body).digest() == digest else None
+
+
+def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> bytes:
+    """A safetensors file of these tensors. Its metadata has one entry, `facts`, JSON with one more field: a checksum of all the rest.
+
+    Nothing may follow the tensors of such a file, so `seal` is not for it. One entry, because the library orders several as it
+    pleases, and the same content has to be the same bytes.
+    """
+    from safetensors.torch import save
+
+    bare = save(dict(tensors), {"facts": json.dumps(dict(facts))})
+    return save(dict(tensors), {"facts": json.dumps({**facts, CHECKSUM: _checksum(io.BytesIO(bare))[0]})})
+
+
+def intact(path: Path) -> bool:
+    """Whether a safetensors file that can be read is as `packed` made it; also one without a checksum, which others write."""
+    with open(path, "rb") as file:
+        found, claimed = _checksum(file)
+    return claimed in (None, found)
+
+
+def _checksum(file: BinaryIO) -> tuple[str, object]:
+    """sha256 of a safetensors file, but for the checksum among its facts; and that checksum."""
+    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    facts = json.loads(header["__metadata__"]["facts"])
+    claimed = facts.pop(CHECKSUM, None)
+    own = hashlib.sha256(canonical_json({**header, "__metadata__": facts}).encode())
+    while block := file.read(2**20):
+        own.update(block)
+    return own.hexdigest(), claimed
 
 
 # -- locks: who is at work, and what did the dead leave behind ----------------------------------------------------------

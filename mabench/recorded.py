@@ -12,7 +12,7 @@ replays them gets the very images that the teachers saw:
     logits   float16 [E,N,K]   of the teachers together, raw: no softmax, no temperature
 
 The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, and whatever the writer adds (G-VBSM:
-logit_normalisation, sha256 of every teacher). What the files weigh counts as bytes of the set wherever they are used. Images are
+logit_normalisation, sha256 of every teacher; `files.packed` adds a checksum). What the files weigh counts as bytes of the set wherever they are used. Images are
 normalised by the dataset's mean and std before they are cropped.
 """
 
@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabench import augment
-from mabench.files import size_of, write_bytes
+from mabench.files import CHECKSUM, intact, packed, size_of, write_bytes
 from mabench.schema import MabenchError, Recipe, Recorded, digest
 
 FORMAT, VERSION = "mabench-labels", 1
@@ -109,13 +109,10 @@ def header(set_sha256: str, batch: int, first_epoch: int, **facts: object) -> di
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     """Write one file: the tensors of the module's docstring and a `header`."""
-    from safetensors.torch import save as pack
-
     kinds = {name: value.dtype for name, value in tensors.items()}
     if kinds != _DTYPES:
         raise ValueError(f"a record has {_DTYPES}, not {kinds}")
-    # one entry of metadata: the library orders several as it pleases, and the same record has to be the same bytes
-    write_bytes(path, pack({n: v.contiguous() for n, v in tensors.items()}, {"facts": json.dumps(facts)}))
+    write_bytes(path, packed({n: v.contiguous() for n, v in tensors.items()}, facts))
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -128,7 +125,7 @@ def read_header(path: Path) -> dict[str, Any]:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except (SafetensorError, ValueError, OSError, RecursionError):
         return {}
-    return facts if isinstance(facts, dict) else {}
+    return {k: v for k, v in facts.items() if k != CHECKSUM} if isinstance(facts, dict) else {}
 
 
 def check(recipe: Recipe, suite: str, *, epochs: int, batch: int, where: str) -> None:
@@ -183,9 +180,11 @@ class RecordedLabels:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity: of the files' own sha256, in order."""
+        """Identity: of the files' own sha256, in order. Raises MabenchError for a file that was changed after it was written."""
         found = []
         for path in self.files.values():
+            if not intact(path):
+                raise MabenchError(f"{path}: was changed after it was written (its checksum is another). Fetch or make it again.")
             with path.open("rb") as file:
                 found.append(hashlib.file_digest(file, "sha256").hexdigest())
         return digest(found)

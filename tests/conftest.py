@@ -64,3 +64,10 @@ def mabench(tmp_path: Path) -> Command:
         )
 
     return call
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """The content with one bit of one byte changed."""
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)

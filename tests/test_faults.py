@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
+from conftest import Command, flipped
 from test_scoring import EXAM, record
 from test_submit import BUNDLED, CARD, tree, write_card
 
@@ -26,12 +26,6 @@ from mabench_methods.dc import condense as dc
 HARNESS = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 ONE_CELL = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu")
 CPU = torch.device("cpu")
-
-
-def flipped(content: bytes, place: int) -> bytes:
-    changed = bytearray(content)
-    changed[place] ^= 1
-    return bytes(changed)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import flipped
 from torch import Tensor, nn
 
 from mabench import adapters, augment, data, papers, recorded, suites
@@ -135,6 +136,12 @@ def test_statistics_belong_to_weights(tmp_path: Path, monkeypatch: pytest.Monkey
     first, again = recorded(network), recorded(network)
     (path,) = (tmp_path / "cache" / "gvbsm").iterdir()
     assert all(torch.equal(a, b) for name in first for a, b in zip(first[name], again[name], strict=True)), "read, not added up"
+    whole = path.read_bytes()
+    for place in (len(whole) - 1, len(whole) * 3 // 4, whole.index(b"crop")):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(MabenchError, match="changed after it was written.*made again|another backbone"):
+            recorded(network)
+    path.write_bytes(whole)
     other = backbones.build("convnet8", train.dataset, 1).eval()
     changed = recorded(other)
     assert not torch.allclose(changed["features.4"][0], first["features.4"][0])

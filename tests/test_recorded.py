@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Command
+from conftest import Command, flipped
 from test_protocol import CPU, TEST, cell, small_set
 from test_sisters import shaped
 from torch import Tensor
@@ -73,9 +73,9 @@ def mean_and_std(chosen: SyntheticSet) -> tuple[Tensor, Tensor]:
 def look(images: Tensor, one: dict[str, Tensor], mix: Tensor) -> Tensor:
     """The slow reference of a view: every image by itself, cut out, enlarged, mirrored; then the box, pixel by pixel."""
     side, out = images.shape[-1], []
-    for image, (top, left, height, width), flipped in zip(images, one["boxes"].tolist(), one["flipped"].tolist(), strict=True):
+    for image, (top, left, height, width), mirrored in zip(images, one["boxes"].tolist(), one["flipped"].tolist(), strict=True):
         cut = F.interpolate(image[None, :, top : top + height, left : left + width], size=(side, side), mode="bilinear")[0]
-        out.append(cut.flip(2) if flipped else cut)
+        out.append(cut.flip(2) if mirrored else cut)
     mixed = torch.stack(out)
     for n, partner in enumerate(one["partner"].tolist()):
         for y in range(int(mix[0]), int(mix[2])):
@@ -251,6 +251,19 @@ def test_a_wrong_record_is_refused(damage: Callable[[Path], None], message: str,
     with pytest.raises(MabenchError, match=message):
         for epoch in range(chosen.recorded.epochs):
             chosen.recorded.order(epoch)
+
+
+def test_a_flipped_bit_in_a_record_is_found(tmp_path: Path) -> None:
+    chosen = write(small_set(), tmp_path / "labels")
+    known = chosen.recorded.sha256
+    path = tmp_path / "labels" / "labels-00004.safetensors"
+    whole = path.read_bytes()
+    for place in (whole.index(b"batch") + 8, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(MabenchError, match=r"changed after it was written|its name and neighbours do not|damaged"):
+            _ = replace(chosen).recorded.sha256
+    path.write_bytes(whole)
+    assert replace(chosen).recorded.sha256 == known
 
 
 def test_a_record_belongs_to_one_set_one_batch_and_so_many_epochs(tmp_path: Path) -> None:

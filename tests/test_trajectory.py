@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Command
+from conftest import Command, flipped
 from torch import Tensor
 
 from mabench import augment, data, networks, papers, suites, synthetic
@@ -306,9 +306,20 @@ def test_half_precision_halves_the_file_and_keeps_the_way(tmp_path: Path) -> Non
 def test_a_damaged_expert_is_named(tmp_path: Path) -> None:
     pool(replace(FEW, count=1), tmp_path)
     path = tmp_path / "expert-000.safetensors"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(MabenchError, match="not a complete expert"):
-        pool(FEW, tmp_path)
+    whole = path.read_bytes()
+    digit = whole.index(b"0.", whole.index(b"accuracy")) + 3
+    for changed in (
+        whole[:200],
+        whole[:-1],
+        flipped(whole, len(whole) - 1),
+        flipped(whole, len(whole) // 2),
+        flipped(whole, digit),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(MabenchError, match="not a complete expert"):
+            pool(FEW, tmp_path)
+    path.write_bytes(whole)
+    assert len(pool(FEW, tmp_path)) == FEW.count
 
 
 # -- the whole method --------------------------------------------------------------------------------------------------------------

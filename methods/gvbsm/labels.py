@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mabench import recorded
-from mabench.files import write_text
+from mabench.files import intact, write_text
 from mabench.recorded import Views
 from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
@@ -74,7 +74,7 @@ def record(
     for first in range(0, epochs, per_file):
         path, last = folder / recorded.file_name(first), min(epochs, first + per_file)
         header = recorded.header(made.sha256, batch, first, logit_normalisation=logit_normalisation, teachers=by)
-        if not path.exists() or recorded.read_header(path) != header:
+        if recorded.read_header(path) != header or not intact(path):
             found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e) for e in range(first, last)]
             tensors = {name: torch.stack([one[name] for one in found]) for name in found[0]}
             if not torch.isfinite(tensors["logits"]).all():

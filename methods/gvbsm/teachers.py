@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.data import RealData, cache_folder
-from mabench.files import size_of, write_bytes
+from mabench.files import CHECKSUM, intact, packed, size_of, write_bytes
 from mabench.schema import MabenchError, digest, stream
 
 from . import backbones, views
@@ -283,10 +283,7 @@ def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    from safetensors.torch import save
-
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_bytes(path, save(whole, {"facts": json.dumps(facts, sort_keys=True)}))
+    write_bytes(path, packed({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
@@ -296,7 +293,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
         size_of(path)
         with safe_open(path, framework="pt") as file:
             facts: dict[str, str | int | float] = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not intact(path):
+            raise ValueError("it was changed after it was written")
+        facts.pop(CHECKSUM, None)
+        return tensors, facts
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise MabenchError(f"{path}: not a whole file of this method ({error}). Remove it; it is made again.") from error
 

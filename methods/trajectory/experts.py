@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mabench import augment
 from mabench.data import RealData
-from mabench.files import size_of, whole
+from mabench.files import intact, packed, size_of, write_bytes
 from mabench.networks import Network
 from mabench.schema import MabenchError, digest, stream
 
@@ -28,7 +28,7 @@ from .. import _kit
 from .._kit import MeanGradient, RealImages
 from .matching import Flat
 
-FORMAT = 1  # ours: raised when an expert of the same configuration would come out different
+FORMAT = 2  # ours: raised when an expert of the same configuration would come out different, or its file
 CLIPS: dict[str, tuple[float, ...]] = {
     "none": (),
     "paper": (0.5, 0.6, 0.7, 0.8, 0.9),  # section 4.1: "from 0.5 to 1 ... for the first 5 training epochs"
@@ -148,12 +148,9 @@ class Expert:
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> Expert:
         """Write one safetensors file (weights [E+1,P], everything else in its header); the expert that reads from it."""
-        from safetensors.torch import save_file
-
         assert self.weights is not None
         header = {"format": "mabench-expert", "variation": self.variation, "accuracy": self.accuracy, **facts}
-        with whole(path) as partial:
-            save_file({"weights": self.weights.contiguous()}, partial, {k: json.dumps(v) for k, v in header.items()})
+        write_bytes(path, packed({"weights": self.weights.contiguous()}, header))
         return load(path)
 
 
@@ -164,12 +161,14 @@ def load(path: Path) -> Expert:
     try:
         size_of(path)
         with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+            header = json.loads((file.metadata() or {})["facts"])
             rows = file.get_slice("weights").get_shape()[0]
         expert = Expert(tuple(header["variation"]), tuple(header["accuracy"]), path=path)
         numbers = all(isinstance(v, int | float) for v in (*expert.variation, *expert.accuracy))
         if header["format"] != "mabench-expert" or not numbers or rows != len(expert.variation) + 1:
             raise ValueError("not an expert")
+        if not intact(path):
+            raise ValueError("it was changed after it was written")
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MabenchError(f"{path}: not a complete expert ({error}). Remove it; it will be trained again.") from error
     return expert
