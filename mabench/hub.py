@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from mabench import papers, scoring, submissions, suites
+from mabench.files import size_of
 from mabench.schema import RANKED_TIERS, MabenchError
 from mabench.store import MAX_RECORD_BYTES
 from mabench.submissions import AUDIT, CARD, RECORDS, SET, Submission
@@ -222,6 +223,7 @@ def _rows(content: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     size = 0
     try:
+        size_of(content)  # a pipe would be waited for
         with pq.ParquetFile(content, read_dictionary=text) as file:
             if [(field.name, field.type) for field in file.schema_arrow] != list(as_read.items()):
                 return []
