@@ -150,23 +150,25 @@ def estimate(
     decoded = synthetic_set.summary().decoded_images
     speeds: dict[tuple[str, str], Speed] = {}
     seconds: dict[str, float] = {}
+
+    def measured(one: Cell) -> tuple[Speed, float]:
+        """The speed of its kind, and the startup, which the first cell of a kind pays."""
+        kind = (one.track, one.evaluator.name)
+        if kind in speeds:
+            return speeds[kind], 0.0
+        speeds[kind] = measure(one, synthetic_set, test_images, device, engine)
+        return speeds[kind], speeds[kind].startup_seconds
+
     for cell in cells:
         student, teacher = _taken_apart(cell)
         if (student.track, student.evaluator.name) not in speeds:
             on_kind(cell)
-        seconds[cell.name] = 0.0
-        for one in (student, teacher):
-            if one is None:
-                continue
-            kind = (one.track, one.evaluator.name)
-            if kind not in speeds:
-                speeds[kind] = measure(one, synthetic_set, test_images, device, engine)
-                seconds[cell.name] += speeds[kind].startup_seconds
-            if one is student:
-                seconds[cell.name] += speeds[kind].seconds(one, decoded, test_images)
-            else:
-                trained = one.recipe.epochs * decoded * speeds[kind].seconds_per_train_image
-                seconds[cell.name] += trained * (protocol.TRAIN_COST + 1) / protocol.TRAIN_COST
+        speed, startup = measured(student)
+        seconds[cell.name] = startup + speed.seconds(student, decoded, test_images)
+        if teacher is not None:
+            speed, startup = measured(teacher)
+            trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
+            seconds[cell.name] += startup + trained * (protocol.TRAIN_COST + 1) / protocol.TRAIN_COST
     return seconds
 
 

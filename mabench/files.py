@@ -212,6 +212,12 @@ def claimed(path: Path) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
+def discard(path: Path) -> None:
+    """Remove a file that is needed no more, and what killed writers of it left."""
+    path.unlink(missing_ok=True)
+    sweep(path)
+
+
 def sweep(path: Path) -> None:
     """Remove the temporary files and folders, `.NAME.*.partial`, of writers of `path` that were killed."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):

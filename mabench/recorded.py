@@ -12,8 +12,8 @@ replays them gets the very images that the teachers saw:
     logits   float16 [E,N,K]   of the teachers together, raw: no softmax, no temperature
 
 The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, and whatever the writer adds (G-VBSM:
-logit_normalisation, sha256 of every teacher; `files.packed` adds a checksum). What the files weigh counts as bytes of the set wherever they are used. Images are
-normalised by the dataset's mean and std before they are cropped.
+logit_normalisation, sha256 of every teacher); `files.packed` adds a checksum. What the files weigh counts as bytes of the set wherever
+they are used. Images are normalised by the dataset's mean and std before they are cropped.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.files import claimed, read_bytes, sweep, write_text
+from mabench.files import CHECKSUM, claimed, discard, read_bytes, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, MabenchError, RunRecord, digest
 
 MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
-CHECKSUM = "checksum"
 LAST_CHECKSUM = re.compile(rb',\s*"checksum": "[0-9a-f]{64}"\s*\}\s*$')
 CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
 AGAIN = "Run the same mabench eval: what is damaged is made again, finished cells are kept."
@@ -106,8 +105,7 @@ class Folder:
 
     def drop_checkpoint(self, cell: Cell) -> None:
         """Remove what a finished cell needs no more; also what stayed where a process was killed right after its record."""
-        self.checkpoint_path(cell).unlink(missing_ok=True)
-        sweep(self.checkpoint_path(cell))
+        discard(self.checkpoint_path(cell))
 
 
 def record_text(record: RunRecord) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mabench.files import parse_toml, read_toml, write_bytes
-from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, first_line
+from mabench.schema import RANKED_TIERS, AuditEntry, Card, MabenchError, RunRecord, Tier, canonical_json, digest, first_line
 from mabench.store import MAX_RECORD_BYTES, parse_record, record_text
 
 CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
@@ -158,7 +158,7 @@ def make_entry(**fields: Any) -> AuditEntry:
 def audit_line(entry: AuditEntry) -> str:
     """One line of JSON without its line end, checksum filled in: canonical, so that its sha256 is a property of the entry."""
     bare = entry.model_dump(mode="json") | {"checksum": ""}
-    return canonical_json(bare | {"checksum": sha256(canonical_json(bare).encode())})
+    return canonical_json(bare | {"checksum": digest(bare)})
 
 
 def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:

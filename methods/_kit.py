@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import mabench
 from mabench import compiling, networks, synthetic
 from mabench.data import Dataset, RealData
-from mabench.files import seal, sweep, unsealed, whole, write_text
+from mabench.files import discard, seal, unsealed, whole, write_text
 from mabench.schema import Card, Interrupted, MabenchError, canonical_json, stream
 from mabench.synthetic import SyntheticSet
 
@@ -164,8 +164,7 @@ class Run:
 
     def _drop_checkpoint(self) -> None:
         assert self.folder is not None
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-        sweep(self.folder / "checkpoint.pt")
+        discard(self.folder / "checkpoint.pt")
 
     def _tick(self) -> None:
         now = time.monotonic()

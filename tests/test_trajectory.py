@@ -133,7 +133,7 @@ def peak_of_saved_tensors(call: Callable[[], object]) -> int:
 def test_memory_does_not_grow_with_the_steps() -> None:
     peaks, unrolls = {}, {}
     for steps in (5, 40):
-        p = problem(steps, 0.9, strategy="color")  # one operation: with several the draws decide which steps keep more
+        p = problem(steps, 0.9)
         arguments = (p["images"], p["rate"], p["start"], p["steps"], p["points"])
         peaks[steps] = peak_of_saved_tensors(lambda p=p, a=arguments: p["student"].gradient(*a))
 
@@ -142,9 +142,10 @@ def test_memory_does_not_grow_with_the_steps() -> None:
             unrolled(p, images, p["rate"].clone().requires_grad_(True)).backward()
 
         unrolls[steps] = peak_of_saved_tensors(unroll)
-    assert peaks[40] - peaks[5] <= 0.01 * (unrolls[40] - unrolls[5]), (
-        peaks
-    )  # torch 2.6 keeps a kilobyte a step, later ones nothing
+    if torch.__version__.startswith("2.6."):  # keeps a kilobyte a step that later ones do not
+        assert peaks[40] - peaks[5] <= 0.01 * (unrolls[40] - unrolls[5]), (peaks, unrolls)
+    else:
+        assert peaks[40] <= 1.05 * peaks[5], peaks  # DSA's operation differs from step to step
     assert unrolls[40] > 5 * unrolls[5] > 5 * peaks[5], (unrolls, peaks)
 
 
