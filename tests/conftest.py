@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 def shared_data() -> Path | None:
@@ -40,9 +41,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `mabench demo` leaves behind: the bundled digits set and all 12 cells of its suite, run once a session."""
-    folder = tmp_path_factory.mktemp("digits") / "run"
-    subprocess.run([sys.executable, "-m", "mabench.cli", "demo", "--out", str(folder)], check=True, capture_output=True)
+    """What `mabench demo` leaves behind: the bundled digits set and all 12 cells of its suite, run once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits_run"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            made = tmp_path_factory.mktemp("digits") / "run"
+            subprocess.run([sys.executable, "-m", "mabench.cli", "demo", "--out", str(made)], check=True, capture_output=True)
+            made.rename(folder)
     return folder
 
 

@@ -97,7 +97,7 @@ def curves(folder: Path) -> list[tuple[str, object]]:
     return [(r.cell.name, r.curve) for r in read_records(folder)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_stopped(mabench: Command, tmp_path: Path, number: int) -> None:
     arguments = ["eval", str(BUNDLED), "--suite", "digits-agnostic", "--evaluator", "[lm]*", "--device", "cpu", "--out", "out"]
     process = subprocess.Popen([sys.executable, "-m", "mabench.cli", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)

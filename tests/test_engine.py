@@ -91,7 +91,7 @@ def test_a_checkpoint_of_the_other_engine_is_not_continued(tmp_path: Path) -> No
     assert run("fast", checkpoint=tmp_path / "cell.pt").curve == run("fast").curve
 
 
-@pytest.mark.parametrize("name", ["convnet3-scratch", "vit_mini-scratch", "batch norm"])
+@pytest.mark.parametrize("name", ["convnet3-scratch", pytest.param("vit_mini-scratch", marks=pytest.mark.slow), "batch norm"])
 def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One trained network, tested by both engines; the arithmetic of the compiled twin, uncompiled to save the time."""
     monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)

@@ -341,6 +341,7 @@ recorded = { ground_truth = 0.15 }
 """
 
 
+@pytest.mark.slow
 def test_condensing_recording_and_replaying_in_one_command(mabench: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(MINE)
     command = ("reproduce", "gvbsm", "--preset", "smoke", "--suite", "mine.toml", "--out", "out", "--device", "cpu")

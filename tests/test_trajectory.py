@@ -397,6 +397,7 @@ def test_an_interruption_changes_nothing(
     assert (tmp_path / "losses.csv").read_text() == (uninterrupted / "losses.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_paper_suite_trains_at_the_rate_that_the_set_brings(mabench: Command, uninterrupted: Path, tmp_path: Path) -> None:
     """AST's recipe, shortened, on digits: the record names the rate, and another rate is another set with another result."""
     text = (suites.FOLDER / "cifar10-ast@1.toml").read_text()
