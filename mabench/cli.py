@@ -18,9 +18,9 @@ from mabench.schema import Interrupted, MabenchError, printable
 if TYPE_CHECKING:
     from mabench.cluster import Ray
     from mabench.engine import EngineName
-    from mabench.reproduce import Preset
     from mabench.suites import Exam
     from mabench.synthetic import SyntheticSet
+    from mabench_methods import Preset
 
 
 class Group(click.Group):
@@ -105,10 +105,10 @@ def list_(what: str) -> None:
 
 def _presets_by_dataset(method: str) -> list[str]:
     """The presets of a method, those of one dataset together. Presets are code, which imports torch: only when asked for."""
-    from mabench import reproduce
+    import mabench_methods
 
     names: dict[str, list[str]] = {}
-    for name, preset in reproduce.presets(method).items():
+    for name, preset in mabench_methods.presets(method).items():
         names.setdefault(preset.dataset if preset.dataset != "digits" else "cifar10", []).append(name)
     return [", ".join(own) for own in names.values()]
 

@@ -20,6 +20,7 @@ from mabench.papers import PaperTable
 from mabench.schema import Interrupted, MabenchError, RunRecord, first_line, lookup
 from mabench.scoring import rows
 from mabench.suites import Exam
+from mabench_methods import Preset
 
 if TYPE_CHECKING:
     import torch
@@ -30,40 +31,12 @@ SPREADS = 2.0  # ours: a difference within two combined standard deviations, wer
 PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A method, one of its configurations, and what it is run on."""
-
-    method: str
-    name: str
-    config: Any
-    dataset: str
-
-    @property
-    def comparable(self) -> bool:
-        """Whether the paper's numbers are about this configuration: only the small presets are not."""
-        return self.name != "smoke" and not self.name.startswith("lite")
-
-
-def presets(method: str) -> dict[str, Preset]:
-    """Every preset of a method by name, CIFAR-10 first; one on another dataset is called `DATASET-NAME`.
-
-    `smoke` runs on the bundled digits. Raises MabenchError for a method that is not there.
-    """
-    lookup(mabench_methods.METHODS, method, "method")
-    module = mabench_methods.module(method)
-    own = {n: Preset(method, n, c, "digits" if n == "smoke" else "cifar10") for n, c in module.PRESETS[method].items()}
-    for dataset, sisters in getattr(module, "SISTERS", {}).get(method, {}).items():
-        own |= {f"{dataset}-{n}": Preset(method, f"{dataset}-{n}", c, dataset) for n, c in sisters.items()}
-    return own
-
-
 def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:
     """The configuration called `name`, or the first of the method on CIFAR-10 with this IPC, with `key=value` changes.
 
     Raises MabenchError for a name, budget or key that is not there.
     """
-    known = presets(method)
+    known = mabench_methods.presets(method)
     if name is None:
         fitting = [n for n, p in known.items() if p.dataset in ("cifar10", "digits") and (ipc is None or p.config.ipc == ipc)]
         if not fitting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mabench
+import mabench_methods
 from mabench import compiling, networks, synthetic
 from mabench.data import Dataset, RealData
 from mabench.files import discard, seal, unsealed, whole, write_text
@@ -59,6 +61,7 @@ class Run:
         self.folder, self.on_progress, self.should_stop = folder, on_progress, should_stop
         self.losses: list[tuple[int, dict[str, float]]] = []
         self.identity: dict[str, Any] = {}
+        self.command = ""
         self.seconds = 0.0
         self._clock = self._saved = time.monotonic()
 
@@ -73,6 +76,7 @@ class Run:
             "seed": seed,
             "train": train.sha256,
         }
+        self.command = command(method, train.dataset.name, config, seed)
         self._clock = self._saved = time.monotonic()
         if self.folder is None:
             return None
@@ -128,7 +132,7 @@ class Run:
             raise Interrupted
 
     def finish(self, made: SyntheticSet, card: Card) -> SyntheticSet:
-        """Write the set, its card, the losses, a preview and a plot; drop the checkpoint. Returns the set."""
+        """Write the set, its card with the command, the losses, a preview and a plot; drop the checkpoint. Returns the set."""
         self._tick()
         if self.folder is None:
             return made
@@ -145,7 +149,7 @@ class Run:
             # losses of unlike size, or one that falls far, show on a logarithmic axis alone
             plot(self.folder / "losses.png", lines, "step", "loss", log=0 < 100 * min(every) < max(every))
         synthetic.preview(made, self.folder / "preview.png")
-        write_text(self.folder / CARD, card.toml())
+        write_text(self.folder / CARD, card.model_copy(update={"command": card.command or self.command}).toml())
         made.save(self.folder / SET)  # last: that it exists says that everything does
         self._drop_checkpoint()
         return made
@@ -181,6 +185,39 @@ class Run:
             "threads": torch.get_num_threads(),
         }
         write_text(self.folder / "run.json", json.dumps(facts, indent=1) + "\n")
+
+
+def command(method: str, dataset: str, config: Any, seed: int) -> str:
+    """What a reader types to make the same set: the preset that is nearest to the configuration, and where it differs.
+
+    Empty for a method that `mabench reproduce` does not know, and for a dataset that it has no presets for.
+    """
+    known = mabench_methods.presets(method) if method in mabench_methods.METHODS else {}
+    wanted = _leaves(config)
+    differing = {
+        name: {key: value for key, value in wanted.items() if _leaves(preset.config).get(key) != value}
+        for name, preset in known.items()
+        if preset.dataset == dataset
+    }
+    if not differing:
+        return ""
+    name = min(differing, key=lambda n: len(differing[n]))
+    changes = [f"--config {shlex.quote(f'{key}={value}')}" for key, value in differing[name].items()]
+    return " ".join([f"mabench reproduce {method} --preset {name}", *changes, f"--seed {seed}"])
+
+
+def _leaves(config: Any, prefix: str = "") -> dict[str, str]:
+    """The fields of a configuration by dotted path, written as `--config` reads them."""
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _leaves(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple):
+            found[prefix + field.name] = ",".join(map(str, value))
+        else:
+            found[prefix + field.name] = str(value).lower() if isinstance(value, bool) else str(value)
+    return found
 
 
 def keep_in(path: Path, value: Any) -> None:

@@ -17,10 +17,10 @@ from types import ModuleType
 import click
 import pytest
 
-from mabench import papers, reproduce, suites
+from mabench import papers, suites
 from mabench.cli import main
 from mabench.scoring import half_width, spread
-from mabench_methods import METHODS
+from mabench_methods import METHODS, presets
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN_SEPARATELY = {"docs/cluster.md"}  # may be missing: .ci/mkdocs_hook.py turns links to it into text until it is there
@@ -115,7 +115,7 @@ def test_every_command_parses_and_names_what_exists(name: str) -> None:
         if isinstance(method, str) and not placeholder(method):
             assert method in METHODS, said
             if values.get("preset") and not placeholder(values["preset"]):
-                assert values["preset"] in reproduce.presets(method), said
+                assert values["preset"] in presets(method), said
 
 
 def test_a_wrong_command_would_be_noticed() -> None:

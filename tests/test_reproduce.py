@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from mabench.evaluators import EVALUATORS
 from mabench.reproduce import Line
 from mabench.schema import MabenchError
 from mabench.synthetic import SyntheticSet
+from mabench_methods import _kit
 
 
 def line(paper: float, paper_std: float | None, ours: float, ours_std: float | None, paper_runs: int | None = None) -> Line:
@@ -88,7 +91,40 @@ def test_presets_on_other_datasets_have_names_and_suites() -> None:
     with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
         reproduce.preset("gvbsm", None, 100)
     for method in mabench_methods.METHODS:
-        assert all(found.dataset in data.DATASETS for found in reproduce.presets(method).values())
+        assert all(found.dataset in data.DATASETS for found in mabench_methods.presets(method).values())
+
+
+@pytest.mark.parametrize("method", mabench_methods.METHODS)
+def test_a_card_says_what_makes_the_set_again(method: str) -> None:
+    """Whatever the configuration, the command of the card is read back as that configuration."""
+    for name, preset in mabench_methods.presets(method).items():
+        assert parsed(_kit.command(method, preset.dataset, preset.config, 3)) == (preset.config, 3), name
+        changed = dataclasses.replace(preset.config, **{ODD[method][0]: ODD[method][1]})
+        assert parsed(_kit.command(method, preset.dataset, changed, 4)) == (changed, 4)
+
+
+ODD: dict[str, tuple[str, object]] = dict.fromkeys(
+    ("random", "herding", "k-center", "k-means", "forgetting"), ("packed", True)
+) | {
+    "dc": ("image_rate", 1e-7),
+    "dsa": ("image_rate", 0.125),
+    "model-pool": ("pool", "various"),
+    "hmdc": ("gradient_balance", False),
+    "trajectory": ("iterations", 17),
+    "mtt": ("iterations", 17),
+    "gvbsm": ("backbones", ("convnet48", "wrn10_1")),
+    "sre2l": ("iterations", 17),
+}
+
+
+def parsed(command: str) -> tuple[object, int]:
+    """The configuration and the seed that `mabench reproduce` would take from this line."""
+    program, name, method, *rest = shlex.split(command)
+    assert (program, name) == ("mabench", "reproduce") and len(rest) % 2 == 0
+    options = list(zip(rest[::2], rest[1::2], strict=True))
+    (preset,) = (value for key, value in options if key == "--preset")
+    (seed,) = (int(value) for key, value in options if key == "--seed")
+    return reproduce.preset(method, preset, None, [v for k, v in options if k == "--config"]).config, seed
 
 
 def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:
@@ -124,6 +160,7 @@ def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> 
     assert {"set.safetensors", "card.toml", "preview.png", "losses.png", "losses.csv", "run.json"} == {
         p.name for p in made.iterdir()
     }
+    assert "mabench reproduce dc --preset smoke --seed 0" in (made / "card.toml").read_text()
     before = {p: p.stat().st_mtime_ns for p in [made / "set.safetensors", *(tmp_path / "out").rglob("records/*.json")]}
     again = mabench(*command)
     assert again.returncode == 0 and "1 of 1 cells were finished before" in again.stderr

@@ -91,7 +91,6 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     )
     card = Card(
         title=f"{config.selection} real images{' (packed)' if config.packed else ''}, {entry.title}, IPC {config.ipc}",
-        command=f"mabench reproduce {config.selection} --ipc {config.ipc} --seed {seed}",
         source_networks=("convnet3",) if _needs_network(config) else (),
     )
     return run.finish(made, card)

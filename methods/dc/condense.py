@@ -90,7 +90,6 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     card = Card(
         title=f"{name.upper()}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
         paper="https://arxiv.org/abs/2102.08259" if config.augmentation else "https://arxiv.org/abs/2006.05929",
-        command=f"mabench reproduce {name} --ipc {config.ipc} --seed {seed}",
         source_networks=(f"convnet{config.depth}",),
     )
     return match(train, config, seed, device, run or Run(), method=name, draw=draw, identity=config, card=card)

@@ -271,7 +271,6 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     card = Card(
         title=f"{'SRe2L' if alone else 'G-VBSM'}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
         paper="https://arxiv.org/abs/2306.13092" if alone else "https://arxiv.org/abs/2311.17950",
-        command=f"mabench reproduce {config.method} --ipc {config.ipc} --seed {seed}",
         source_networks=config.backbones,
     )
     made = run.finish(replace(made, findings=tuple(findings)), card)

@@ -362,7 +362,6 @@ def _card(config: Config, train: RealData, seed: int) -> Card:
     return Card(
         title=title,
         paper="https://arxiv.org/abs/2409.14538",
-        command=f"mabench reproduce hmdc --ipc {config.ipc} --seed {seed}",
         note=note,
         source_networks=(first, second),
     )

@@ -118,7 +118,6 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     card = Card(
         title=f"Model Pool, {entry.title}, IPC {config.ipc}, {matching.iterations} iterations",
         paper="https://arxiv.org/abs/2402.13007",
-        command=f"mabench reproduce model-pool --ipc {config.ipc} --seed {seed}",
         source_networks=(f"convnet{matching.depth}", *(OTHERS[config.pool] or (f"convnet{config.similar_depth} variants",))),
     )
     return dc.match(train, matching, seed, device, run or Run(), method="model-pool", draw=draw, identity=config, card=card)

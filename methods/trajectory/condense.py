@@ -235,7 +235,6 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     card = Card(
         title=f"{title}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
         paper="https://arxiv.org/abs/2310.10541" if config.method == "trajectory" else "https://arxiv.org/abs/2203.11932",
-        command=f"mabench reproduce {config.method} --ipc {config.ipc} --seed {seed}",
         note=f"learned rate {rate:.6g}",
         source_networks=(f"convnet{config.experts.depth_at(train.dataset.image_size)}",),
     )
