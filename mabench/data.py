@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mabench.files import held, size_of, sweep
+from mabench.files import size_of, sweep, temporary
 from mabench.schema import MabenchError, lookup
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
@@ -394,9 +393,9 @@ def _build(dataset: Dataset, split: Split, folder: Path) -> None:
     """Decode into a temporary folder beside `folder`, then rename: that `folder` exists means that it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)  # before the download: an unusable cache shows at once
     sweep(folder)
-    partial = Path(tempfile.mkdtemp(prefix=f".{split}.", suffix=".partial", dir=folder.parent))
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        with held(partial):
+        with temporary(partial, partial.mkdir):
             _fill(dataset, split, partial)
             try:
                 partial.rename(folder)

@@ -14,8 +14,8 @@ import os
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -39,8 +39,7 @@ def whole(path: Path, cure: str = "Name a place that exists, is writable and has
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path)
-        partial.touch()
-        with held(partial):
+        with temporary(partial, partial.touch):
             yield partial
             os.replace(partial, path)
     except BaseException as error:
@@ -166,13 +165,38 @@ def _checksum(file: BinaryIO) -> tuple[str, object]:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of an existing file or folder; whether this process has it: False while another one does, None where the system
-    or the disk knows no locks."""
+    """Hold the lock of an existing file or folder; whether this process has it: False while another one does and where the file has
+    gone since, None where the system or the disk knows no locks. Raises FileNotFoundError where there is none."""
     number = os.open(path, os.O_RDONLY)
     try:
-        yield _locked(number)
+        mine = _locked(number)
+        if mine and not _names(path, number):  # its last holder removed it before the lock was ours
+            mine = False
+        yield mine
     finally:
         os.close(number)
+
+
+def _names(path: Path, number: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(number))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def temporary(path: Path, make: Callable[[], object]) -> Iterator[None]:
+    """`make` the temporary file or folder `path`, and hold it; again where another process swept it before it was held."""
+    while True:
+        make()
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(held(path))
+            except FileNotFoundError:
+                continue
+            if mine is not False:
+                yield
+                return
 
 
 def _locked(number: int) -> bool | None:
@@ -193,23 +217,22 @@ def _locked(number: int) -> bool | None:
 def claimed(path: Path) -> Iterator[bool]:
     """Whether no other process is at the work that the lock file `path` stands for; the file goes when the work ends.
 
-    Locks save work, no result may depend on them: where there are none, and in the moment when a holder removes the file, two
-    processes can both be told True.
+    Locks save work, no result may depend on them: where there are none, two processes can both be told True.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError:  # whoever writes the result says what is wrong with the folder
-        yield True
-        return
-    with held(path) as mine:
-        if mine is False:
-            yield False
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError:  # whoever writes the result says what is wrong with the folder
+            yield True
             return
         try:
-            yield True
-        finally:
-            path.unlink(missing_ok=True)
+            mine = stack.enter_context(held(path))
+        except FileNotFoundError:  # its holder is just done
+            mine = False
+        if mine is not False:
+            stack.callback(path.unlink, missing_ok=True)  # before the lock is given up
+        yield mine is not False
 
 
 def discard(path: Path) -> None:

@@ -72,6 +72,18 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
     assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
 
 
+def test_writers_of_one_file_do_not_sweep_each_other(tmp_path: Path) -> None:
+    """Without the second look after the lock, one in three such rounds lost a file between its making and its lock."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom mabench import files\n"
+        "for i in range(1000):\n    files.write_text(Path(sys.argv[1]), str(i) * 100)\n"
+    )
+    path = tmp_path / "table.md"
+    writers = [subprocess.Popen([sys.executable, "-c", program, path], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 3
+    assert [p.name for p in tmp_path.iterdir()] == ["table.md"] and path.read_text() == "999" * 100
+
+
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom mabench.files import claimed\n"
