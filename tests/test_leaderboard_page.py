@@ -294,6 +294,10 @@ def test_the_demo_ends_with_a_page_that_shows_it(browser: Any, mabench: Command,
     assert tab.count() == "1 of 1 rows, 1 ranked" and tab.methods() == ["k-means on digits, IPC 5"]
     score = re.search(r"panel mean\]\D+([\d.]+)", done.stdout)
     assert score is not None and score[1] in tab.page.inner_text(".tabulator-row")
+    assert tab.page.locator("#plots [aria-selected=true]").inner_text() == "Profile", "one point against bytes says nothing"
+    tab.page.locator("#plot").scroll_into_view_if_needed()
+    drawn = tab.page.locator("#plot svg.marks").text_content()
+    assert "vit_mini-scratch" in drawn and not re.search(r"\de[+-]\d", drawn), "percent, not powers of ten"
     tab.page.locator(".tabulator-row a").first.click()
     tab.page.wait_for_selector("#curves[data-drawn] svg")
     assert tab.page.locator("img.preview").evaluate("e => e.naturalWidth") > 100 and tab.trouble == []

@@ -48,7 +48,7 @@
     if (s.ipc !== "all" && !ipcs.includes(Number(s.ipc))) s.ipc = String(busiest(ipcs, (ipc) => weight((r) => r.suite === s.suite && r.track === s.track && r.ipc === ipc)) ?? "all");
     const here = new Set(rows.filter((r) => r.suite === s.suite && r.track === s.track).map((r) => r.key));
     s.cmp = [...new Set(s.cmp)].filter((key) => here.has(key)).slice(0, MAX_PICKS);
-    if (!PLOTS.some((p) => p.value === s.plot)) s.plot = PLOTS[0].value;
+    if (!PLOTS.some((p) => p.value === s.plot)) s.plot = "";
     return s;
   };
   const read = () => {
@@ -69,7 +69,7 @@
     for (const col of state.cols || []) p.append("col", col);
     for (const key of state.cmp) p.append("cmp", key);
     if (state.view) p.set("view", state.view);
-    if (state.plot !== PLOTS[0].value) p.set("plot", state.plot);
+    if (state.plot) p.set("plot", state.plot);
     if (window.theme.get()) p.set("theme", window.theme.get());
     return `#${p.toString().replaceAll("%40", "@")}`;
   };
@@ -378,8 +378,10 @@
   let plotVisible = false;
   const nothing = (element) => { element.turn = (element.turn || 0) + 1; element.replaceChildren(make("p", { className: "faint", textContent: "No row of this view can be drawn." })); };
   const renderPlot = () => {
-    window.tabs($("plots"), "Plots", PLOTS.map(({ value, text }) => ({ value, text })), state.plot, (plot) => { state.plot = plot; save(); renderPlot(); });
-    const plot = PLOTS.find((p) => p.value === state.plot);
+    const ranked = rows.filter((r) => r.suite === state.suite && r.track === state.track && r.rank !== null);
+    const chosen = state.plot || (ranked.length === 1 ? "profile" : PLOTS[0].value);  // one point against another axis says nothing
+    window.tabs($("plots"), "Plots", PLOTS.map(({ value, text }) => ({ value, text })), chosen, (plot) => { state.plot = plot; save(); renderPlot(); });
+    const plot = PLOTS.find((p) => p.value === chosen);
     $("plot-note").textContent = plot.note();
     if (!plotVisible) return;
     plot.draw($("plot"));

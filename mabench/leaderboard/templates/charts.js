@@ -59,7 +59,7 @@
     element.dataset.drawn = String(element.turn);
   };
 
-  const percentAxis = (title) => ({ title, format: "~g", tickCount: 7 });
+  const percentAxis = (title) => ({ title, format: "~f", tickCount: 7 });
   const sets = (rows) => [...new Set(rows.map((r) => r.set))];
   const bySet = (rows, extra = {}) => ({ field: "set", type: "nominal", sort: sets(rows), scale: { domain: sets(rows) }, ...extra });
   const width = (element) => Math.max(230, element.clientWidth - 40);
