@@ -102,7 +102,7 @@
       const interval = row.rank_low === null ? "no interval" : `${row.rank_low}–${row.rank_high}`;
       return inline(String(row.rank), interval, true);
     } },
-    title: { minWidth: 230, widthGrow: 3, sorter: "string", formatter: (cell) => {
+    title: { minWidth: 210, widthGrow: 3, sorter: "string", formatter: (cell) => {
       const row = cell.getData(), links = [];
       if (row.paper) links.push(make("a", { href: row.paper, rel: "nofollow noopener noreferrer", textContent: "paper" }));
       if (row.code) links.push(make("a", { href: row.code, rel: "nofollow noopener noreferrer", textContent: "code" }));
@@ -111,16 +111,16 @@
       const name = row.tier === "reported" ? make("span", { className: "cell-main", textContent: row.title }) : make("a", { className: "cell-main", href: `sets/${row.key}/index.html`, textContent: row.title });
       return make("div", {}, make("div", { className: "method" }, name), links.length ? make("div", { className: "method-links" }, ...links) : null);
     } },
-    tier: { width: 125, sorter: "string", formatter: (cell) => make("span", { className: `tier tier-${cell.getValue()}`, textContent: cell.getValue(), title: BOARD.tiers[cell.getValue()] }) },
+    tier: { width: 114, sorter: "string", formatter: (cell) => make("span", { className: `tier tier-${cell.getValue()}`, textContent: cell.getValue(), title: BOARD.tiers[cell.getValue()] }) },
     percent: { width: 105, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => {
       const std = cell.getField() === "score" ? cell.getData().std : null;
       return inline(percent(cell.getValue()), std === null ? "" : `± ${percent(std)}`, cell.getField() === "score");
     } },
-    worst: { width: 130, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => two(percent(cell.getValue()), cell.getData().worst_evaluator.replace(/-(scratch|pretrained)$/, "")) },
-    points: { width: 100, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => signed(cell.getValue()) },
+    worst: { width: 120, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => two(percent(cell.getValue()), cell.getData().worst_evaluator.replace(/-(scratch|pretrained)$/, "")) },
+    points: { width: 90, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => signed(cell.getValue()) },
     recovery: { width: 115, hozAlign: "right", sorter: "number", sorterParams: bottom, accessorDownload: pct, formatter: (cell) => (cell.getValue() === null ? "–" : (100 * cell.getValue()).toFixed(1)) },
     count: { width: 95, hozAlign: "right", sorter: "number", sorterParams: bottom, formatter: (cell) => (cell.getValue() === null ? "–" : cell.getValue().toLocaleString("en")) },
-    bytes: { width: 110, hozAlign: "right", sorter: "number", sorterParams: bottom, formatter: (cell) => (cell.getValue() === null ? "–" : cell.getValue().toLocaleString("en")) },
+    bytes: { width: 104, hozAlign: "right", sorter: "number", sorterParams: bottom, formatter: (cell) => (cell.getValue() === null ? "–" : cell.getValue().toLocaleString("en")) },
     runs: { width: 95, hozAlign: "right", sorter: "number", formatter: (cell) => (cell.getData().tier === "reported" ? String(cell.getValue() || "–") : `${cell.getValue()} of ${cell.getData().planned}`) },
     text: { width: 120, sorter: "string", accessorDownload: inert, formatter: (cell) => make("span", { textContent: cell.getValue() || "–", title: cell.getValue() || "" }) },
     list: { width: 150, sorter: (a, b) => a.join().localeCompare(b.join()), accessorDownload: (value) => inert(value.join(" ")), formatter: (cell) => make("span", { textContent: cell.getValue().join(", ") || "–", title: cell.getValue().join(", ") }) },
