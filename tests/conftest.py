@@ -21,6 +21,14 @@ def shared_data() -> Path | None:
     return None
 
 
+def pytest_configure() -> None:
+    """Real data comes from the copy at hand. Said before any test imports huggingface_hub, which asks once."""
+    folder = shared_data()
+    if folder is not None:
+        os.environ.setdefault("HF_HUB_CACHE", str(folder / "hub"))
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     folder = shared_data()
@@ -33,10 +41,6 @@ def real_data() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests never touch the user's cache; one cache a session, so that CIFAR-10 is decoded once."""
     os.environ.setdefault("MABENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-    folder = shared_data()
-    if folder is not None:
-        os.environ.setdefault("HF_HUB_CACHE", str(folder / "hub"))
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
