@@ -134,7 +134,7 @@ XET = pytest.mark.skipif(NO_XET, reason="this huggingface_hub came without hf_xe
 
 
 @pytest.mark.parametrize(
-    "storage", ["lfs", pytest.param("xet", marks=XET), pytest.param("xet-client-lfs-server", marks=[pytest.mark.slow, XET])]
+    "storage", ["lfs", *(pytest.param(kind, marks=[pytest.mark.slow, XET]) for kind in ("xet", "xet-client-lfs-server"))]
 )
 def test_round_trip(
     mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]], storage: str

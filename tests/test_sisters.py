@@ -13,7 +13,7 @@ from mabench import protocol, runner, suites
 from mabench.data import DATASETS, RealData
 from mabench.synthetic import SyntheticSet
 
-SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", "imagenet1k-agnostic"]
+SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow)]
 
 
 def shaped(dataset: str) -> SyntheticSet:
@@ -39,7 +39,7 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
     assert record.total == 60 and [e for e, _ in record.curve] == [1] and record.diverged_epoch is None
 
 
-@pytest.mark.parametrize("name", [*SISTERS[:2], pytest.param(SISTERS[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SISTERS)
 def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> None:
     exam = suites.load(name)
     assert [e.family for e in exam.evaluators["pretrained"]].count("transformer") == 4
