@@ -707,7 +707,7 @@ def main() -> None:
         "mabench": mabench.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.machine()}",
         "threads": 1,
     }
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as place:

@@ -66,7 +66,7 @@ def main() -> None:
         "mabench": mabench.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.machine()}",
         "threads": torch.get_num_threads(),
         "suite": exam.id,
         "evaluators": sorted({cell.evaluator.name for cell in cells}),

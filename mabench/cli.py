@@ -97,7 +97,13 @@ def list_(what: str) -> None:
     if what in ("datasets", "all"):
         display.say("DATASETS\n", bold=True)
         body = [
-            [d.name, f"{d.num_classes:,}", f"{d.image_size} px", f"{d.train_size:,}", f"{d.test_size:,}"]
+            [
+                d.name,
+                f"{d.num_classes:,}",
+                f"{d.image_size} px",
+                f"{d.train_size:,}" if d.train_size else "not printed",
+                f"{d.test_size:,}",
+            ]
             for d in DATASETS.values()
         ]
         display.say(tabulate(body, ["name", "classes", "side", "train", "test"]))
@@ -163,7 +169,7 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     "--engine",
     default="auto",
     show_default=True,
-    help="reference (eager float32), fast (bfloat16, compiled, pruned looks), or auto: fast where shown equivalent.",
+    help="reference (eager float32), fast (bfloat16, compiled, pruned looks), or auto: reference as yet (PROTOCOL.md, rule 17).",
 )
 @launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan: cells, steps, FLOPs and the time they would take here.")

@@ -63,7 +63,7 @@ def environment(device: torch.device, arithmetic: str) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}-{platform.machine()}-{''.join(platform.libc_ver())}",  # no kernel: it names the host
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "arithmetic": arithmetic,
     }
