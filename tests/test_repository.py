@@ -103,4 +103,6 @@ def test_the_readmes_table_is_what_was_measured() -> None:
         for name, values in rows:
             accuracies = [100 * c["acc_last"] for c in cells if c["evaluator"] == name]
             shown = [v.strip() for v in values.split("|")]
-            assert shown[column : column + 2] == [f"{fmean(accuracies):.2f} ({pstdev(accuracies):.2f})", str(len(accuracies))]
+            mark = "†" if any(c["diverged_epoch"] is not None for c in cells if c["evaluator"] == name) else ""
+            expected = [f"{fmean(accuracies):.2f} ({pstdev(accuracies):.2f}){mark}", str(len(accuracies))]
+            assert shown[column : column + 2] == expected
