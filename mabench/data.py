@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -393,9 +394,9 @@ def _build(dataset: Dataset, split: Split, folder: Path) -> None:
     """Decode into a temporary folder beside `folder`, then rename: that `folder` exists means that it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)  # before the download: an unusable cache shows at once
     sweep(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")  # process numbers repeat in containers
     try:
-        with temporary(partial, partial.mkdir):
+        with temporary(partial, lambda: partial.mkdir(exist_ok=True)):  # it may still be there while a sweeper has it
             _fill(dataset, split, partial)
             try:
                 partial.rename(folder)

@@ -186,7 +186,8 @@ def _names(path: Path, number: int) -> bool:
 
 @contextmanager
 def temporary(path: Path, make: Callable[[], object]) -> Iterator[None]:
-    """`make` the temporary file or folder `path`, and hold it; again where another process swept it before it was held."""
+    """`make` the temporary file or folder `path`, and hold it; again where another process swept it before it was held, so `make`
+    has to bear that it is still there."""
     while True:
         make()
         with ExitStack() as stack:

@@ -321,14 +321,15 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
 
 def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:
     """Suites to run: those named, else the paper's for this budget, where the preset records what they replay, and the dataset's
-    headline exam, where it has one. A small preset for CIFAR-10 sits the laptop's exam alone: it is made where the others take years."""
+    headline exam, where it has one. A small preset sits the dataset's small exam alone: it is made where the others take years."""
     if named:
         return list(named)
-    if chosen.dataset == "cifar10" and not chosen.comparable:
-        return ["cifar10-lite"]
-    headline = f"{chosen.dataset}-agnostic"
-    known = [headline] if any(i.startswith(headline + "@") for i in suites.released()) else []
-    return list(dict.fromkeys([*(t.suite for t in tables if _records_for(chosen, t.suite)), *known]))
+    released = {i.partition("@")[0] for i in suites.released()}
+    small, headline = f"{chosen.dataset}-lite", f"{chosen.dataset}-agnostic"
+    if not chosen.comparable and small in released:
+        return [small]
+    papers_own = (t.suite for t in tables if _records_for(chosen, t.suite))
+    return list(dict.fromkeys([*papers_own, *({headline} & released)]))
 
 
 def check_records(chosen: Preset, exam: Exam) -> None:

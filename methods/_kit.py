@@ -76,10 +76,10 @@ class Run:
             "seed": seed,
             "train": train.sha256,
         }
-        self.command = command(method, train.dataset.name, config, seed)
         self._clock = self._saved = time.monotonic()
         if self.folder is None:
             return None
+        self.command = command(method, train.dataset.name, config, seed)
         found, kept = self._found(), kept_in(self.folder / "checkpoint.pt")
         if found is None and isinstance(kept, dict):
             found = kept.get("identity")  # a checkpoint knows as well whose it is

@@ -295,7 +295,7 @@ def test_the_readme_of_this_repository_shows_its_submissions() -> None:
     assert rows and not any("another state" in row.why_unranked or "other settings" in row.why_unranked for row in rows)
     for folder in (root / "submissions").iterdir():
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        assert size < 1_000_000, f"{folder.name}: sets and records of this repository stay small"
+        assert size < 500_000, f"{folder.name}: sets and records of this repository stay small"
     for row in rows:
         path = root / "submissions" / row.key / "set.safetensors"
         if row.key.endswith("-published"):

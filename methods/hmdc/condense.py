@@ -103,7 +103,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         state.record.write(run.folder)
     decode = "none" if config.formation == 1 else f"grid{config.formation}"
     made = real.to_set(images, config.ipc, f"hmdc-ipc{config.ipc}-seed{seed}", decode=decode, clamp=True)
-    return run.finish(made, _card(config, train, seed))
+    return run.finish(made, _card(config, train))
 
 
 def _class_losses(config: Config, real: RealImages, state: _State, label: int) -> list[Tensor]:
@@ -347,7 +347,7 @@ def _augmented(
     return augment.augment(images, labels, plan, generator, mix=mix, siamese=siamese)
 
 
-def _card(config: Config, train: RealData, seed: int) -> Card:
+def _card(config: Config, train: RealData) -> Card:
     first, second = (name.removesuffix("-pretrained").removesuffix("-scratch") for name in (config.first, config.second))
     without = [n for n, on in (("GBM", config.gradient_balance), ("MD", config.mutual_distillation)) if not on]
     title = f"HMDC, {train.dataset.title}, IPC {config.ipc}, {config.iterations} x {config.steps} steps"
