@@ -1,8 +1,8 @@
 """How the loop runs: which program computes a network's outputs, in which batches, and when a look may stop early.
 
-`reference` is PyTorch as it comes: eager, float32, every look whole. `fast` computes convolutions and matrix products in
-bfloat16 where the processor has it, compiles the network where that pays, and stops a look once the best so far can no
-longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds, stays in `protocol.py`.
+`reference` is PyTorch as it comes: eager, float32, every look whole. `fast` compiles the network where that pays, computes its
+products in bfloat16 where the device has it and 3x3 convolutions by Winograd's algorithm where a processor has not, and stops
+a look once the best so far can no longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds, stays in `protocol.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mabench import winograd
 from mabench.compiling import can_compile, has_bfloat16, keep_freed_memory, program
 from mabench.schema import Evaluator, MabenchError
 
@@ -79,7 +80,8 @@ class FastEngine(Engine):
     """Compiled where the cell is long enough to pay for it, else eager float32; looks are pruned in any case.
 
     Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a twin whose convolutions
-    and linear layers hold bfloat16 weights, everything else float32.
+    and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32
+    and saves multiplications instead (`winograd.py`).
     """
 
     name: EngineName = "fast"
@@ -101,6 +103,9 @@ class FastEngine(Engine):
         # uncompiled, bfloat16 is slower than float32: its norms are not fused
         self.narrow = self.compiled and has_bfloat16(self.device)
         self.dtype = torch.bfloat16 if self.narrow else torch.float32
+        winograd.release(self.model)
+        saves = self.compiled and not self.narrow and self.device.type == "cpu"
+        self.winograd = winograd.adopt(self.model) if saves else 0
         self.twin = copy.deepcopy(self.model).eval().requires_grad_(False)
         if self.narrow:
             for module in self.twin.modules():
@@ -108,7 +113,8 @@ class FastEngine(Engine):
                     module.to(torch.bfloat16)
 
     def describe(self) -> str:
-        return f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
+        arithmetic = f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
+        return f"{arithmetic}, {self.winograd} Winograd convolutions" if self.winograd else arithmetic
 
     def parts(self, count: int) -> int:
         """Equal parts when compiled: every other size is another compilation."""

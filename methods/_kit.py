@@ -143,7 +143,7 @@ class Run:
             ",".join([str(step), *(f"{values[n]:.6g}" if n in values else "" for n in names)]) for step, values in self.losses
         ]
         write_text(self.folder / "losses.csv", "\n".join(rows) + "\n")
-        if self.losses:
+        if names:
             lines = {n: [(s, v[n]) for s, v in self.losses if n in v] for n in names}
             every = [value for points in lines.values() for _, value in points]
             # losses of unlike size, or one that falls far, show on a logarithmic axis alone
