@@ -390,6 +390,17 @@ def test_real_images_with_the_same_labels() -> None:
     assert set(own) <= known and len(set(own)) == 20 and made.label_kind == "soft"
 
 
+def test_a_run_without_a_single_loss_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backbones at hand, no steps, labels recorded: there is nothing to plot, and everything else is there."""
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config = tiny(initial="real", iterations=0)
+    made = [condense(digits(), config, 0, CPU, Run(tmp_path / name)) for name in ("first", "second")]
+    assert made[0].sha256 == made[1].sha256
+    assert not (tmp_path / "second" / "losses.png").exists() and (tmp_path / "first" / "losses.png").exists()
+    assert (tmp_path / "second" / "losses.csv").read_text().splitlines()[0] == "step"
+    assert (tmp_path / "second" / "labels" / "labels.json").exists()
+
+
 class Strided(Network):
     """Cheap at any side: an eighth of it after the first layer."""
 

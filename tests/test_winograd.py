@@ -118,3 +118,31 @@ def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.
     with pytest.warns(UserWarning, match="not compiled here"):
         fast.logits(images)
     assert fast.describe() == "float32, eager" and not any(isinstance(m, winograd.WinogradConv2d) for m in fast.model.modules())
+
+
+@pytest.mark.slow
+def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real program: logits, every gradient and the classes of a look, against the eager network."""
+    if not engine.can_compile(CPU):
+        pytest.skip("no C++ compiler here")
+    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
+    evaluator = EVALUATORS["convnet3-scratch"]
+    evaluator = evaluator.model_copy(update={"name": "narrow", "arguments": {**evaluator.arguments, "width": 32}})
+    fast, plain = (evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0) for _ in range(2))
+    own = engine.build("fast", fast, evaluator, CPU, splittable=True, work=0.0)
+    images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(20) % 10
+    wanted, found = plain(images), own.logits(images)
+    for logits in (wanted, found):
+        F.cross_entropy(logits, labels).backward()
+    if own.describe().endswith("eager"):
+        pytest.skip("the C++ compiler here lacks something")
+    assert own.describe() == "float32, compiled, 2 Winograd convolutions"
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    for mine, other in zip(fast.parameters(), plain.parameters(), strict=True):
+        assert mine.grad is not None and other.grad is not None
+        assert (mine.grad - other.grad).norm() < 1e-2 * other.grad.norm() + 1e-5  # a bias before a norm has none
+    own.begin_look()
+    with torch.inference_mode():
+        assert torch.equal(own.predict(images), plain.eval()(images).argmax(1))
