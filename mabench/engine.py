@@ -2,7 +2,8 @@
 
 `reference` is PyTorch as it comes: eager, float32, every look whole. `fast` compiles the network where that pays, computes its
 products in bfloat16 where the device has it and 3x3 convolutions by Winograd's algorithm where a processor has not, and stops
-a look once the best so far can no longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds, stays in `protocol.py`.
+a look once the best so far can no longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds,
+stays in `protocol.py`.
 """
 
 from __future__ import annotations
@@ -90,13 +91,12 @@ class FastEngine(Engine):
     def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
         super().__init__(model, evaluator, device, splittable=splittable, work=work)
         self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
-        if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
-            # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100
-            self.test_batch = 25
-            self.train_batch = 64 if splittable else self.train_batch
         self._make_twin()
-        if self.winograd and evaluator.input_size <= 64:
-            self.test_batch = 50  # measured, ConvNet-3: 542, 594 and 533 images/s at 25, 50 and 100
+        if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
+            # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
+            # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
+            self.test_batch = 50 if self.winograd else 25
+            self.train_batch = 64 if splittable else self.train_batch
         kind = f"{evaluator.name}_{evaluator.input_size}"
         self._train = program(kind + "_train") if self.compiled else _call
         self._test = program(kind + "_test") if self.compiled else _call

@@ -9,6 +9,7 @@ Legend: N images, C channels in, D channels out, H and W pixels, T tiles = N H/4
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,6 +43,12 @@ def _from_pixels(g0: Tensor, g1: Tensor, g2: Tensor, g3: Tensor) -> Six:
     return g0, even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2, g3
 
 
+def _both_ways(transform: Callable[..., tuple[Tensor, ...]], tiles: Tensor) -> Tensor:
+    """`transform` along the rows of tiles [rows,columns,...], then along their columns."""
+    rows = torch.stack(transform(*tiles.unbind(0)))
+    return torch.stack(transform(*rows.unbind(1)), 1)
+
+
 def _filter_matrix(like: Tensor) -> Tensor:
     """G [6,3]: three weights in a row -> their values at the points, with the scale that `_to_pixels` leaves out."""
     rows = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
@@ -58,8 +65,7 @@ def _images_at_points(x: Tensor) -> Tensor:
     tiles = padded.as_strided(
         (POINTS, POINTS, images, down, across, channels), (row, column, image, TILE * row, TILE * column, 1)
     )
-    rows = torch.stack(_at_points(*tiles.unbind(0)))
-    return torch.stack(_at_points(*rows.unbind(1)), 1).reshape(POINTS**2, images * down * across, channels)
+    return _both_ways(_at_points, tiles).reshape(POINTS**2, images * down * across, channels)
 
 
 def _gradients_at_points(g: Tensor) -> Tensor:
@@ -67,8 +73,7 @@ def _gradients_at_points(g: Tensor) -> Tensor:
     images, channels, height, width = g.shape
     down, across = height // TILE, width // TILE
     tiles = g.permute(0, 2, 3, 1).reshape(images, down, TILE, across, TILE, channels).permute(2, 4, 0, 1, 3, 5)
-    rows = torch.stack(_from_pixels(*tiles.unbind(0)))
-    return torch.stack(_from_pixels(*rows.unbind(1)), 1).reshape(POINTS**2, images * down * across, channels)
+    return _both_ways(_from_pixels, tiles).reshape(POINTS**2, images * down * across, channels)
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
@@ -78,8 +83,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     matrix = _filter_matrix(weight)
     filters = torch.einsum("ai,bj,dcij->abcd", matrix, matrix, weight).reshape(POINTS**2, channels, outputs)
     points = torch.bmm(_images_at_points(x), filters).view(POINTS, POINTS, images, down, across, outputs)
-    rows = torch.stack(_to_pixels(*points.unbind(0)))
-    pixels = torch.stack(_to_pixels(*rows.unbind(1)), 1).permute(2, 3, 0, 4, 1, 5)
+    pixels = _both_ways(_to_pixels, points).permute(2, 3, 0, 4, 1, 5)
     return pixels.reshape(images, down * TILE, across * TILE, outputs).permute(0, 3, 1, 2)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,7 +92,7 @@ def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.
     monkeypatch.setattr(engine, "program", lambda kind: engine._call)
     images = torch.randn(25, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
-    def built(bfloat16: bool, **arguments: Any) -> engine.FastEngine:
+    def built(bfloat16: bool) -> engine.FastEngine:
         monkeypatch.setattr(engine, "has_bfloat16", lambda device: bfloat16)
         evaluator = EVALUATORS["convnet3-scratch"]
         model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
