@@ -2,8 +2,8 @@
 
 `reference` is PyTorch as it comes: eager, float32, every look whole. `fast` compiles the network where that pays, computes its
 products in bfloat16 where the device has it and 3x3 convolutions by Winograd's algorithm where a processor has not, and stops
-a look once the best so far can no longer be beaten. What both have in common, augmentation, loss, optimizer, order, seeds,
-stays in `protocol.py`.
+a look once the best so far can no longer be beaten, and computes once what cannot change. What both have in common, augmentation,
+loss, optimizer, order, seeds, stays in `protocol.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mabench import winograd
+from mabench import evaluators, winograd
 from mabench.compiling import can_compile, has_bfloat16, keep_freed_memory, program
 from mabench.schema import Evaluator, MabenchError
 
@@ -43,7 +43,12 @@ class Engine:
 
     name: EngineName = "reference"
     prunes = False
+    """Whether looks may stop early."""
+    reuses = False
+    """Whether what cannot change is computed once."""
     dtype = torch.float32
+    head: nn.Linear | None = None
+    """Set where only this last layer is trained and `predict` takes what `embed` gives."""
 
     def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
         self.model, self.device = model, device
@@ -71,10 +76,14 @@ class Engine:
         """Call after training steps and before `predict`: the weights have changed."""
         self.model.eval()
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """What of a look's work stays the same from look to look: [B,C,I,I] of `dtype` -> the inputs of `predict`."""
+        return inputs
+
     def predict(self, inputs: Tensor) -> Tensor:
-        """[B,C,I,I] of `dtype` -> classes [B], with the weights of the last `begin_look`."""
+        """What `embed` gave -> logits [B,K], with the weights of the last `begin_look`."""
         outputs: Tensor = self.model(inputs)
-        return outputs.argmax(dim=1)
+        return outputs
 
 
 class FastEngine(Engine):
@@ -86,11 +95,15 @@ class FastEngine(Engine):
     """
 
     name: EngineName = "fast"
-    prunes = True
+    prunes = reuses = True
 
     def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
         super().__init__(model, evaluator, device, splittable=splittable, work=work)
         self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
+        last = evaluators.head(model)
+        only_last = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in last.parameters()}
+        # `splittable`: no statistics of batch norm move either
+        self.head = last if only_last and splittable else None
         self._make_twin()
         if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
             # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
@@ -104,7 +117,7 @@ class FastEngine(Engine):
     def _make_twin(self) -> None:
         # uncompiled, bfloat16 is slower than float32: its norms are not fused
         self.narrow = self.compiled and has_bfloat16(self.device)
-        self.dtype = torch.bfloat16 if self.narrow else torch.float32
+        self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
         winograd.release(self.model)
         saves = self.compiled and not self.narrow and self.device.type == "cpu"
         self.winograd = winograd.adopt(self.model) if saves else 0
@@ -116,7 +129,8 @@ class FastEngine(Engine):
 
     def describe(self) -> str:
         arithmetic = f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
-        return f"{arithmetic}, {self.winograd} Winograd convolutions" if self.winograd else arithmetic
+        arithmetic += f", {self.winograd} Winograd convolutions" if self.winograd else ""
+        return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
 
     def parts(self, count: int) -> int:
         """Equal parts when compiled: every other size is another compilation."""
@@ -134,17 +148,34 @@ class FastEngine(Engine):
     @torch.no_grad()
     def begin_look(self) -> None:
         self.model.eval()
+        if self.head is not None:
+            return
         for own, trained in zip(self.twin.state_dict().values(), self.model.state_dict().values(), strict=True):
             own.copy_(trained)
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Where only the head is trained: what enters it, [B,D], from the network itself, uncompiled: once is cheap."""
+        if self.head is None:
+            return inputs
+        entered: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
+        try:
+            self.model(inputs)
+        finally:
+            handle.remove()
+        return entered[0]
+
     def predict(self, inputs: Tensor) -> Tensor:
+        if self.head is not None:
+            outputs: Tensor = self.head(inputs)
+            return outputs
         missing = self.test_batch - len(inputs)
         inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
         if inputs.is_contiguous(memory_format=torch.channels_last):
             padded = padded.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            return self._run("_test", self.twin, padded)[: len(inputs)].argmax(dim=1)
+            return self._run("_test", self.twin, padded)[: len(inputs)].float()
 
     def _run(self, which: str, model: nn.Module, inputs: Tensor) -> Tensor:
         outputs: Tensor
@@ -173,22 +204,63 @@ def build(
 class PrunedLooks:
     """Exact pruned testing: in which order a look visits the test images, and when it may stop.
 
-    Images that were missed most, of late, come first. A look stops when even a hit on every image left could not raise
-    the number of hits above the best so far; what it stores is then an upper bound of its own hits, at most the best.
+    Images that will most likely be missed come first. A look stops when even a hit on every image left could not raise the
+    number of hits above the best so far; what it stores is then an upper bound of its own hits, at most the best.
+
+    An image's margin is the logit of its class less the highest of the others. What is expected of it is the running mean
+    of its margins, plus what the margins of its class have moved by in the look so far: from look to look a network leans
+    to some classes and away from others.
     """
 
-    RECENT = 0.3  # ours: weight of the newest look in an image's rate of misses
+    RECENT = 0.3  # ours: weight of the newest margin in an image's running mean
+    SORT_EVERY = 500  # ours: images of a look after which the rest of it is sorted anew
+    PRIOR = 20.0  # ours: images of a class that must have been seen before their mean movement counts by half
+    WIDEST = 1e4  # ours: of a margin, so that a network on its way to infinity does not spoil the means
 
-    def __init__(self, total: int) -> None:
-        self.misses = torch.zeros(total)
+    def __init__(self, labels: Tensor) -> None:
+        """`labels`: classes [N] of the test images."""
+        self.labels = labels.cpu()
+        classes = int(self.labels.max()) + 1
+        self.state = {
+            "margins": torch.zeros(len(labels)),
+            "looks": torch.tensor(0),
+            "left": torch.ones(len(labels), dtype=torch.bool),
+            "queue": torch.zeros(0, dtype=torch.int64),
+            "moved": torch.zeros(classes),
+            "seen": torch.zeros(classes),
+        }
+        """Everything that a resumed cell needs."""
 
-    def order(self) -> Tensor:
-        """Indices [N] of the test images for the next look; ties in their natural order."""
-        return torch.argsort(self.misses, descending=True, stable=True)
+    def begin(self) -> None:
+        """A look begins."""
+        state = self.state
+        state["looks"] += 1
+        state["left"].fill_(True)
+        state["queue"] = state["queue"][:0]
+        state["moved"].zero_()
+        state["seen"].zero_()
 
-    def note(self, indices: Tensor, hits: Tensor) -> None:
-        """Images `indices` [B] were just hit or missed, `hits` bool [B]."""
-        self.misses[indices] += self.RECENT * ((~hits).float() - self.misses[indices])
+    def next(self, count: int) -> Tensor:
+        """Indices of the next images, at most `count`; each image once a look; equals in their natural order."""
+        state = self.state
+        if not len(state["queue"]):
+            left = state["left"].nonzero()[:, 0]
+            shift = state["moved"] / (state["seen"] + self.PRIOR)
+            expected = state["margins"][left] + shift[self.labels[left]]
+            state["queue"] = left[torch.argsort(expected, stable=True)][: max(self.SORT_EVERY, count)]
+        window, state["queue"] = state["queue"][:count], state["queue"][count:]
+        return window
+
+    def note(self, window: Tensor, logits: Tensor) -> None:
+        """Images `window` [B] just got `logits` [B,K]."""
+        state, logits, labels = self.state, logits.float().cpu(), self.labels[window]
+        own = logits.gather(1, labels[:, None])[:, 0]
+        others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
+        change = (own - others).nan_to_num(0.0).clamp(-self.WIDEST, self.WIDEST) - state["margins"][window]
+        state["moved"].index_add_(0, labels, change)
+        state["seen"].index_add_(0, labels, torch.ones(len(window)))
+        state["margins"][window] += (self.RECENT if state["looks"] > 1 else 1.0) * change
+        state["left"][window] = False
 
     @staticmethod
     def hopeless(hits: int, left: int, best: int) -> bool:

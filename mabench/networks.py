@@ -32,6 +32,24 @@ class InstanceNorm(nn.GroupNorm):
         return ((wide - mean) * scale + self.bias.float().view(1, -1, 1, 1)).to(x.dtype)
 
 
+class MaxPool(nn.MaxPool2d):
+    """The largest of 2x2 pixels; gradients go to the first of equals, NaN wins, as in `nn.MaxPool2d`."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(input)
+        # written out: the compiler's own pooling goes pixel by pixel
+        height, width = input.shape[2] // 2 * 2, input.shape[3] // 2 * 2
+        largest = input[:, :, 0:height:2, 0:width:2]
+        for row, column in ((0, 1), (1, 0), (1, 1)):
+            other = input[:, :, row:height:2, column:width:2]
+            largest = torch.where((other > largest) | (other != other), other, largest)
+        return largest
+
+
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
     # (channels, side) -> layer
     "instance": lambda channels, side: InstanceNorm(channels),
@@ -48,7 +66,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 POOLINGS: dict[str, Callable[[], nn.Module]] = {
     "avg": lambda: nn.AvgPool2d(2),
-    "max": lambda: nn.MaxPool2d(2),
+    "max": MaxPool,
     "none": nn.Identity,
 }
 
@@ -122,10 +140,10 @@ class LeNet(Network):
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, 5),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            MaxPool(),
             nn.Conv2d(6, 16, 5),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            MaxPool(),
             nn.Flatten(),
             nn.Linear(16 * side * side, 120),
             nn.ReLU(inplace=True),
@@ -143,17 +161,17 @@ class AlexNet(Network):
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 5, padding=2),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            MaxPool(),
             nn.Conv2d(128, 192, 5, padding=2),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            MaxPool(),
             nn.Conv2d(192, 256, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(256, 192, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(192, 192, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            MaxPool(),
         )
         self.classifier = nn.Linear(192 * (image_size // 8) ** 2, num_classes)
 
@@ -168,7 +186,7 @@ class VGG11(Network):
         side, inputs = image_size, channels
         for width in (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0):  # 0 = pooling
             if width == 0:
-                layers.append(nn.MaxPool2d(2))
+                layers.append(MaxPool())
                 side //= 2
             else:
                 layers += [nn.Conv2d(inputs, width, 3, padding=1), make_norm(width, side), nn.ReLU(inplace=True)]

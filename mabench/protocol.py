@@ -120,10 +120,11 @@ class Sitting:
         # uint8 [N,C,S,S]: resident on a GPU; on the CPU it stays memory-mapped and batches are copied out
         self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
         self.test_labels = torch.tensor(test.labels, device=device)
-        self.looks = PrunedLooks(len(test.labels))
+        self.looks = PrunedLooks(self.test_labels)
 
         self.phases = ("teacher", "student") if self.recipe.distillation else ("student",)
         self.teacher: nn.Module | None = None
+        self.lessons: Tensor | None = None  # [M,K]: the teacher's logits, where every epoch asks for the same
         self.curve: list[tuple[int, int]] = []
         self.train_loss: list[tuple[int, float]] = []
         self.upper_bounds: list[int] = []
@@ -144,8 +145,8 @@ class Sitting:
             self._train_phase()
             if self.phase == "student":
                 break
-            self.teacher = self.model.eval().requires_grad_(False)
-            self._enter("student")
+            _remember(self._teacher_key(), self.model)
+            self._enter_class()
         self._tick()
         return RunRecord(
             cell=self.cell,
@@ -191,9 +192,27 @@ class Sitting:
         self.position = 0  # images of it already used
         self.loss_sum = torch.zeros((), device=self.device)
         self.tested = -1  # images of the look under way, -1 = no look under way
-        self.visits: Tensor | None = None  # the order in which that look visits them, None = as they come
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._new_optimizer(decayed=False)
+        if phase == "teacher" and (known := _TEACHERS.get(self._teacher_key())) is not None:
+            self.model.load_state_dict(known)
+            self.epoch = self.recipe.epochs
+            self.done += self.epoch * len(self.images) * TRAIN_COST
+
+    def _enter_class(self) -> None:
+        """The network of the teacher's phase becomes the teacher; the evaluator is its student."""
+        self.teacher, inputs = self.model.eval().requires_grad_(False), self._inputs
+        if self.engine.reuses and self.recipe.augmentation.absent and self.recipe.recorded is None:
+            with torch.no_grad():
+                answers = [self.teacher(inputs(part)) for part in self.images.split(self.engine.test_batch)]
+            self.lessons = torch.cat(answers)
+        self._enter("student")
+
+    def _teacher_key(self) -> str:
+        """Cells with this in common train the same teacher."""
+        assert self.recipe.distillation is not None
+        named = (self.synthetic_set.sha256, self.engine_name, self.device, self.cell.seed, self.engine.describe())
+        return f"{named} {self.recipe.model_dump_json()}"
 
     def _train_phase(self) -> None:
         while self.epoch < self.recipe.epochs or self.tested >= 0:
@@ -204,7 +223,7 @@ class Sitting:
             if self._look_is_due():
                 self.tested = 0
                 self.correct.zero_()
-                self.visits = self.looks.order() if self.engine.prunes else None
+                self.looks.begin()
 
     def _look_is_due(self) -> bool:
         """Whether the epoch just finished is one after which the evaluator is tested; a teacher never is."""
@@ -249,14 +268,14 @@ class Sitting:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         size = self.engine.parts(-(-len(batch) // self.recipe.accumulate))
-        for part, wanted, true in zip(*(torch.split(v, size) for v in (inputs, targets, truth)), strict=True):
+        for part, wanted, true, which in zip(*(torch.split(v, size) for v in (inputs, targets, truth, batch)), strict=True):
             logits = self.engine.logits(part)
             if self.recipe.recorded is not None:
                 loss = recorded.loss(logits, wanted, true, self.recipe.recorded)
             else:
                 loss = F.cross_entropy(logits, wanted)
             if self.phase == "student" and self.recipe.distillation is not None:
-                loss = self._distilled(loss, logits, part)
+                loss = self._distilled(loss, logits, part, which)
             loss = loss * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -278,13 +297,14 @@ class Sitting:
         mix = self.evaluator.family not in plan.cutmix_except
         return augment(self.images[batch], self.targets[batch], plan, self.augment, mix=mix)
 
-    def _distilled(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
-        """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN."""
+    def _distilled(self, loss: Tensor, logits: Tensor, inputs: Tensor, which: Tensor) -> Tensor:
+        """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN. `which` are the images' indices."""
         distillation = self.recipe.distillation
         assert distillation is not None and self.teacher is not None
         tau = distillation.temperature
         with torch.no_grad():
-            target = F.log_softmax(self.teacher(inputs) / tau, dim=1)
+            taught = self.teacher(inputs) if self.lessons is None else self.lessons[which]
+            target = F.log_softmax(taught / tau, dim=1)
         divergence = F.kl_div(F.log_softmax(logits / tau, dim=1), target, log_target=True, reduction="batchmean")
         return (1 - distillation.alpha) * loss + distillation.alpha * tau**2 * divergence
 
@@ -295,14 +315,14 @@ class Sitting:
         count, best = len(self.test_labels), max((hits for _, hits in self.curve), default=-1)
         may_stop = self.engine.prunes and self.epoch < self.recipe.epochs  # the last look is whole
         while self.tested < count and not (may_stop and self.looks.hopeless(int(self.correct), count - self.tested, best)):
-            positions = slice(self.tested, min(self.tested + self.engine.test_batch, count))
-            window = positions if self.visits is None else self.visits[positions]
-            hits = self.hits(window)
+            size = self.engine.test_batch
+            window = self.looks.next(size) if self.engine.prunes else slice(self.tested, min(self.tested + size, count))
+            logits = self.answers(window)
             if isinstance(window, Tensor):
-                self.looks.note(window, hits)
-            self.correct += hits.sum()
-            self.tested += len(hits)
-            self._advance(len(hits))
+                self.looks.note(window, logits)
+            self.correct += (logits.argmax(dim=1) == self.test_labels[window]).sum()
+            self.tested += len(logits)
+            self._advance(len(logits))
         left = count - self.tested
         if left:
             self.upper_bounds.append(self.epoch)
@@ -312,18 +332,17 @@ class Sitting:
         if left:
             self._advance(left)
 
-    def hits(self, window: slice | Tensor) -> Tensor:
-        """Which test images of `window` (positions or indices) the network of the last `begin_look` gets right: bool [B]."""
-        return self.engine.predict(self._test_inputs(window)) == self.test_labels[window]
-
-    def _test_inputs(self, window: slice | Tensor) -> Tensor:
-        """The test images of `window` as the network takes them: [B,C,I,I] of the engine's type."""
-        if self.prepared is None and self.engine.prunes:
-            side, channels = self.evaluator.input_size, self.test.dataset.channels
-            if len(self.test_labels) * channels * side**2 * self.engine.dtype.itemsize <= RESIDENT_BYTES:
-                parts = torch.split(torch.arange(len(self.test_labels)), 1000)
-                self.prepared = torch.cat([self._prepare(part) for part in parts])
-        return self._prepare(window) if self.prepared is None else self._laid_out(self.prepared[window])
+    def answers(self, window: slice | Tensor) -> Tensor:
+        """Logits [B,K] of the network of the last `begin_look` for the test images `window`, positions or indices."""
+        if self.prepared is None and self.engine.reuses:
+            head, side = self.engine.head, self.evaluator.input_size
+            numbers = self.test.dataset.channels * side**2 if head is None else head.in_features
+            if len(self.test_labels) * numbers * self.engine.dtype.itemsize <= RESIDENT_BYTES:
+                parts = torch.split(torch.arange(len(self.test_labels)), self.engine.test_batch)
+                self.prepared = torch.cat([self.engine.embed(self._prepare(part)) for part in parts])
+        if self.prepared is None:
+            return self.engine.predict(self.engine.embed(self._prepare(window)))
+        return self.engine.predict(self._laid_out(self.prepared[window]))
 
     def _prepare(self, window: slice | Tensor) -> Tensor:
         if self.test_images is not None:
@@ -364,7 +383,8 @@ class Sitting:
         return self._laid_out(images)
 
     def _laid_out(self, images: Tensor) -> Tensor:
-        return images.contiguous(memory_format=torch.channels_last) if self.evaluator.family == "cnn" else images
+        maps = self.evaluator.family == "cnn" and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if maps else images
 
     def _batch_norm_frozen(self) -> bool:
         mode = self.recipe.batch_norm
@@ -427,7 +447,7 @@ class Sitting:
     # attributes that a checkpoint keeps as they are
     _PLAIN = (
         "phase", "epoch", "position", "loss_sum", "tested", "correct", "permutation", "decayed",
-        "curve", "train_loss", "diverged_epoch", "seconds", "started", "done", "visits", "upper_bounds", "images_tested",
+        "curve", "train_loss", "diverged_epoch", "seconds", "started", "done", "upper_bounds", "images_tested",
     )  # fmt: skip
 
     def _save(self) -> None:
@@ -439,7 +459,7 @@ class Sitting:
         state |= {
             "cell": self.cell.model_dump_json(),
             "engine": self.engine.name,
-            "misses": self.looks.misses,
+            "looks": self.looks.state,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
@@ -465,9 +485,8 @@ class Sitting:
             self.checkpoint.unlink(missing_ok=True)
             return
         if state["phase"] != self.phase:
-            self.teacher = self.model.eval().requires_grad_(False)
-            self.teacher.load_state_dict(state["teacher"])
-            self._enter(state["phase"])
+            self.model.load_state_dict(state["teacher"])
+            self._enter_class()
         if state["decayed"]:
             self._new_optimizer(decayed=True)
         self.model.load_state_dict(state["model"])
@@ -476,11 +495,21 @@ class Sitting:
         self.augment.set_state(state["augment"])
         for name in self._PLAIN:
             value = state[name]
-            on_device = isinstance(value, Tensor) and name not in ("permutation", "visits")
+            on_device = isinstance(value, Tensor) and name != "permutation"
             setattr(self, name, value.to(self.device) if on_device else value)
-        self.looks.misses = state["misses"]
+        self.looks.state = state["looks"]
         self.curve = [(int(e), int(c)) for e, c in self.curve]
         self.train_loss = [(int(e), float(loss)) for e, loss in self.train_loss]
+
+
+_TEACHERS: dict[str, dict[str, Tensor]] = {}  # trained in this process, for the next student of the same seed
+TEACHERS_KEPT = 32  # ours: ten seeds of one set, and room
+
+
+def _remember(key: str, teacher: nn.Module) -> None:
+    _TEACHERS[key] = {name: value.clone() for name, value in teacher.state_dict().items()}
+    while len(_TEACHERS) > TEACHERS_KEPT:
+        del _TEACHERS[next(iter(_TEACHERS))]
 
 
 def build(evaluator: Evaluator, recipe: Recipe, dataset: str, seed: int) -> nn.Module:

@@ -157,10 +157,17 @@ class Augmentation(Finite):
     one_of: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = ()
     """DSA: one of these for each batch and nothing else, with the strengths above; flip mirrors half of the images."""
 
+    @property
+    def absent(self) -> bool:
+        """Whether images pass unchanged."""
+        return not self.one_of and not self._operations()
+
+    def _operations(self) -> bool:
+        return any((self.color != "none", self.geometry, self.flip > 0, self.cutmix > 0, self.cutout != "never"))
+
     @model_validator(mode="after")
     def _one_of_stands_alone(self) -> Augmentation:
-        others = [self.color != "none", self.geometry != (), self.flip > 0, self.cutmix > 0, self.cutout != "never"]
-        if self.one_of and any(others):
+        if self.one_of and self._operations():
             raise ValueError("one_of is the whole augmentation: leave color, geometry, flip, cutmix and cutout out")
         return self
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
@@ -17,7 +18,7 @@ from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 from mabench import engine, evaluators, protocol
 from mabench.engine import PrunedLooks
 from mabench.evaluators import EVALUATORS
-from mabench.schema import Interrupted, MabenchError, RunRecord
+from mabench.schema import Augmentation, Distillation, Interrupted, MabenchError, RunRecord
 
 LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
 
@@ -29,25 +30,38 @@ LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20
     looks=st.integers(1, 25),
     batch=st.integers(1, 20),
     hard=st.floats(0, 1),
+    sort_every=st.integers(1, 40),
+    broken=st.booleans(),
 )
-def test_pruned_looks_find_the_same_best(seed: int, images: int, looks: int, batch: int, hard: float) -> None:
+def test_pruned_looks_find_the_same_best(
+    seed: int, images: int, looks: int, batch: int, hard: float, sort_every: int, broken: bool
+) -> None:
     """Random histories, some images harder than others, accuracy rising and falling: as if every look had been whole."""
     generator = torch.Generator().manual_seed(seed)
     ease = torch.rand(images, generator=generator) * (1 - hard) + hard / 2
     level = torch.rand(looks, 1, generator=generator)
-    history = torch.rand(looks, images, generator=generator) < (ease + level) / 2  # [looks,N]: which images are hit
+    labels = torch.randint(0, 3, (images,), generator=generator)
+    logits = torch.randn(looks, images, 3, generator=generator)
+    logits += 6 * ((ease + level) / 2 - 0.4)[..., None] * F.one_hot(labels, 3)
+    if broken:  # a network that has diverged
+        logits[looks // 2] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    history = logits.argmax(2) == labels  # [looks,N]: which images are hit
     whole = history.sum(1).tolist()
 
-    pruned, best, stored = PrunedLooks(images), -1, []
+    pruned, best, stored = PrunedLooks(labels), -1, []
+    pruned.SORT_EVERY = sort_every
     for look in range(looks):
-        order, hits, tested = pruned.order(), 0, 0
-        assert sorted(order.tolist()) == list(range(images))
-        while tested < images:
-            window = order[tested : tested + batch]
-            pruned.note(window, history[look][window])
-            hits, tested = hits + int(history[look][window].sum()), tested + len(window)
-            if look < looks - 1 and pruned.hopeless(hits, images - tested, best):
+        pruned.begin()
+        hits, visited = 0, []
+        while len(visited) < images:
+            window = pruned.next(batch)
+            assert 1 <= len(window) <= batch
+            pruned.note(window, logits[look][window])
+            hits, visited = hits + int(history[look][window].sum()), visited + window.tolist()
+            if look < looks - 1 and pruned.hopeless(hits, images - len(visited), best):
                 break
+        tested = len(visited)
+        assert len(set(visited)) == tested, "every image at most once"
         stored.append(hits + images - tested)
         assert stored[-1] >= whole[look] and (stored[-1] == whole[look] or stored[-1] <= best)
         best = max(best, stored[-1])
@@ -116,7 +130,7 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
     for own in (plain, fast):
         own.begin_look()
         with torch.inference_mode():
-            answers.append(torch.cat([own.predict(part.to(own.dtype)) for part in images.split(own.test_batch)]))
+            answers.append(torch.cat([own.predict(part.to(own.dtype)).argmax(1) for part in images.split(own.test_batch)]))
     assert (answers[0] == labels).float().mean() > 0.25, "it has learnt something"
     assert (answers[0] == answers[1]).float().mean() > 0.97
 
@@ -136,6 +150,40 @@ def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tm
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before, "nothing compiled anew"
     assert again.curve == compiled.curve
     assert abs(compiled.best - plain.best) < 0.1 and compiled.best > 0.3
+
+
+def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the classifier is trained: the fast engine sends each test image through the convolutions once in twenty looks."""
+    recipe = LOOKS.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
+    reference, embed, seen = run("reference", recipe, "lenet-scratch"), engine.FastEngine.embed, []
+    monkeypatch.setattr(engine.FastEngine, "embed", lambda self, inputs: (seen.append(len(inputs)), embed(self, inputs))[1])
+    fast = run("fast", recipe, "lenet-scratch")
+    assert sum(seen) == 500 == reference.total
+    assert (fast.best, fast.best_epoch, fast.last) == (reference.best, reference.best_epoch, reference.last)
+    assert reference.best > 0.2 and "features computed once" in fast.environment["arithmetic"]
+    changing = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
+    model = evaluators.build(changing, num_classes=10, channels=3, image_size=32, seed=0).requires_grad_(False)
+    evaluators.head(model).requires_grad_(True)
+    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0)
+    assert moving.head is None, "statistics of batch norm move, so features do"
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), STRONG])
+def test_a_teacher_is_asked_once_where_every_epoch_asks_the_same(augmentation: Augmentation) -> None:
+    """Its answers are those that it would give to each batch; with augmentation it must be asked again."""
+    distillation = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=2.0)
+    recipe = PLAIN.model_copy(update={"distillation": distillation, "augmentation": augmentation})
+    records = [protocol.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]  # type: ignore[arg-type]
+    assert abs(records[0].last - records[1].last) <= 0.01
+    sitting = protocol.Sitting(small_set(), cell(recipe), TEST, CPU, "fast")
+    sitting._enter_class()
+    assert sitting.teacher is not None
+    if augmentation is STRONG:
+        assert sitting.lessons is None
+        return
+    assert sitting.lessons is not None
+    batch = torch.tensor([3, 39, 0])
+    torch.testing.assert_close(sitting.lessons[batch], sitting.teacher(sitting._inputs(sitting.images[batch])))
 
 
 def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:

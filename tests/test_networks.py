@@ -80,3 +80,20 @@ def test_mistakes_are_explained() -> None:
         networks.build("alexnett", num_classes=10, channels=3, image_size=32)
     with pytest.raises(MabenchError, match="pools 32 px away"):
         networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=6)
+
+
+def test_pooling_written_out_is_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients, equal pixels, odd sides, NaN and infinities among them: as PyTorch's own."""
+    generator = torch.Generator().manual_seed(0)
+    for side in (4, 5, 7):
+        images = torch.randint(-2, 3, (6, 3, side, side), generator=generator).float()
+        images[0, 0, 0, 0], images[1, 1, 1, 1], images[2] = float("nan"), float("inf"), float("-inf")
+        results = []
+        for written_out in (False, True):
+            monkeypatch.setattr(torch.compiler, "is_compiling", lambda answer=written_out: answer)
+            leaf = images.clone().requires_grad_()
+            pooled = networks.MaxPool()(leaf)
+            (pooled * torch.arange(pooled.numel()).view_as(pooled)).sum().backward()
+            results.append((pooled.detach(), leaf.grad))
+        for own, written in zip(*results, strict=True):
+            assert own is not None and torch.equal(own.nan_to_num(7.5), written.nan_to_num(7.5))  # type: ignore[union-attr]

@@ -126,8 +126,11 @@ def test_a_cell_is_reproducible() -> None:
 
 
 @pytest.mark.parametrize("distilled", [False, True])
-def test_an_interrupted_cell_equals_an_uninterrupted_one(tmp_path: Path, distilled: bool) -> None:
+def test_an_interrupted_cell_equals_an_uninterrupted_one(
+    tmp_path: Path, distilled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped again and again, at places within epochs and within looks."""
+    monkeypatch.setattr(protocol, "_remember", lambda key, teacher: None)  # each process trains its own teacher
     update: dict[str, Any] = {"augmentation": STRONG, "decay_after": 3}
     if distilled:
         update["distillation"] = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=4.0)
@@ -238,7 +241,28 @@ def test_distillation_pulls_the_student_to_its_teacher() -> None:
     logits = torch.randn(4, 10)
     target = torch.softmax(run.model(images) / 2, 1)
     expected = 4 * (target * (target.log() - torch.log_softmax(logits / 2, 1))).sum(1).mean()
-    torch.testing.assert_close(run._distilled(torch.tensor(0.0), logits, images), expected)
+    some = torch.arange(4)
+    torch.testing.assert_close(run._distilled(torch.tensor(0.0), logits, images, some), expected)
     far = torch.tensor([[0.0, 500.0] + [0.0] * 8] * 4, requires_grad=True)
-    run._distilled(torch.tensor(0.0), far, images).backward()
+    run._distilled(torch.tensor(0.0), far, images, some).backward()
     assert far.grad is not None and far.grad.isfinite().all(), "an underflowing probability gives no NaN"
+
+
+def test_students_of_one_seed_share_a_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained once for both students, and neither can tell; another seed or another set has its own."""
+    monkeypatch.setattr(protocol, "_TEACHERS", {})
+    recipe = PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.5, temperature=2.0)})
+    alone = curve(recipe, evaluator="lenet-scratch")
+    protocol._TEACHERS.clear()
+    curve(recipe, evaluator="mlp-scratch")
+    assert len(protocol._TEACHERS) == 1
+    heard: list[protocol.Progress] = []
+    second = cell(recipe, evaluator="lenet-scratch")
+    record = protocol.run(small_set(), second, TEST, device=CPU, on_progress=heard.append)
+    assert record.curve == alone
+    assert heard[0].done > heard[-1].total * 0.2, "the teacher's part of the work is already done"
+    assert heard[-1].done == pytest.approx(heard[-1].total)
+    curve(recipe, seed=1)
+    other = small_set(ipc=3)
+    protocol.run(other, cell(recipe).model_copy(update={"set_sha256": other.sha256}), TEST, device=CPU)
+    assert len(protocol._TEACHERS) == 3

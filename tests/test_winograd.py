@@ -107,7 +107,7 @@ def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.
     torch.testing.assert_close(fast.logits(images), plain(images), rtol=1e-3, atol=1e-4)
     fast.begin_look()
     with torch.inference_mode():
-        assert torch.equal(fast.predict(images), plain.eval()(images).argmax(1))
+        assert torch.equal(fast.predict(images).argmax(1), plain.eval()(images).argmax(1))
 
     def broken(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
@@ -143,4 +143,4 @@ def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (mine.grad - other.grad).norm() < 1e-2 * other.grad.norm() + 1e-5  # a bias before a norm has none
     own.begin_look()
     with torch.inference_mode():
-        assert torch.equal(own.predict(images), plain.eval()(images).argmax(1))
+        assert torch.equal(own.predict(images).argmax(1), plain.eval()(images).argmax(1))
