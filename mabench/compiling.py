@@ -1,18 +1,24 @@
-"""What makes a device fast: bfloat16, a compiler whose programs are kept, memory that stays with the process."""
+"""What makes a device fast: bfloat16, a compiler whose programs are kept, memory that stays with the process, and what was
+measured on this machine before."""
 
 from __future__ import annotations
 
 import ctypes
+import json
+import logging
 import os
+import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mabench.data import cache_folder
+from mabench.files import write_text
+from mabench.schema import MabenchError
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -46,6 +52,38 @@ def can_compile(device: torch.device) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
 
 
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def fastest(what: str, candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """The candidate for which `seconds` is least, measured once per machine, number of threads and PyTorch.
+
+    Kept in `calibration.json` beside the cached datasets; to measure again, delete it.
+    """
+    path = cache_folder() / "calibration.json"
+    machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        found = known.get(machine, {}).get(what)
+    except (OSError, ValueError, AttributeError):  # none yet, or damaged: made anew
+        known, found = {}, None
+    if found in candidates:
+        return int(found)
+    best = min(candidates, key=seconds)
+    known[machine] = {**known.get(machine, {}), what: best}
+    try:
+        write_text(path, json.dumps(known, indent=1) + "\n")
+    except (OSError, MabenchError):  # a folder that cannot be written to costs a measurement next time
+        pass
+    return best
+
+
 _PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
 
 
@@ -55,6 +93,8 @@ def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
     Across processes the compiler's own cache on disk serves, beside the cached datasets.
     """
     if kind not in _PROGRAMS:
+        # a CUDA toolkit without a GPU is no news while a processor's program is compiled
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
 
         def forward(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ loss, optimizer, order, seeds, stays in `protocol.py`.
 from __future__ import annotations
 
 import copy
+import time
 import warnings
 from typing import Literal
 
@@ -16,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mabench import evaluators, winograd
-from mabench.compiling import can_compile, has_bfloat16, keep_freed_memory, program
+from mabench.compiling import can_compile, fastest, has_bfloat16, keep_freed_memory, program
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
 COMPILE_FROM_FLOPS = 1e13  # ours: about half a minute of work on two cores, what compiling costs
+CALIBRATE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
+TEST_BATCHES = (25, 50, 100)  # tried on a processor, images up to 64 px
 RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; CIFAR-10 at 32 px takes 61 MB in bfloat16
 
 
@@ -76,6 +79,9 @@ class Engine:
         """Call after training steps and before `predict`: the weights have changed."""
         self.model.eval()
 
+    def settle(self, image: Tensor) -> None:
+        """Called once before the first look, with one prepared test image [1,C,I,I]: the time to try what is fastest here."""
+
     def embed(self, inputs: Tensor) -> Tensor:
         """What of a look's work stays the same from look to look: [B,C,I,I] of `dtype` -> the inputs of `predict`."""
         return inputs
@@ -105,12 +111,14 @@ class FastEngine(Engine):
         # `splittable`: no statistics of batch norm move either
         self.head = last if only_last and splittable else None
         self._make_twin()
+        self.calibrates = False
         if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
             # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
             # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
             self.test_batch = 50 if self.winograd else 25
             self.train_batch = 64 if splittable else self.train_batch
-        kind = f"{evaluator.name}_{evaluator.input_size}"
+            self.calibrates = work >= CALIBRATE_FROM_FLOPS and self.head is None
+        self.kind = kind = f"{evaluator.name}_{evaluator.input_size}"
         self._train = program(kind + "_train") if self.compiled else _call
         self._test = program(kind + "_test") if self.compiled else _call
 
@@ -153,6 +161,25 @@ class FastEngine(Engine):
         for own, trained in zip(self.twin.state_dict().values(), self.model.state_dict().values(), strict=True):
             own.copy_(trained)
 
+    def settle(self, image: Tensor) -> None:
+        """Find the test batch that is fastest on this machine, or recall it."""
+        if not self.calibrates:
+            return
+        self.calibrates = False
+
+        def seconds(size: int) -> float:
+            self.test_batch = size
+            batch = image.expand(size, -1, -1, -1).contiguous(memory_format=_layout(image))
+            self.predict(batch)
+            best = float("inf")
+            for _ in range(5):
+                begun = time.perf_counter()
+                self.predict(batch)
+                best = min(best, time.perf_counter() - begun)
+            return best / size
+
+        self.test_batch = fastest(f"{self.kind} test batch, {self.describe()}", TEST_BATCHES, seconds)
+
     def embed(self, inputs: Tensor) -> Tensor:
         """Where only the head is trained: what enters it, [B,D], from the network itself, uncompiled: once is cheap."""
         if self.head is None:
@@ -172,8 +199,7 @@ class FastEngine(Engine):
         missing = self.test_batch - len(inputs)
         inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
-        if inputs.is_contiguous(memory_format=torch.channels_last):
-            padded = padded.contiguous(memory_format=torch.channels_last)
+        padded = padded.contiguous(memory_format=_layout(inputs))
         with self._autocast():
             return self._run("_test", self.twin, padded)[: len(inputs)].float()
 
@@ -266,6 +292,11 @@ class PrunedLooks:
     def hopeless(hits: int, left: int, best: int) -> bool:
         """Whether `hits` so far and at most `left` more cannot beat `best`."""
         return hits + left <= best
+
+
+def _layout(images: Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _call(model: nn.Module, inputs: Tensor) -> Tensor:

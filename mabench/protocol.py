@@ -204,15 +204,15 @@ class Sitting:
         self.teacher, inputs = self.model.eval().requires_grad_(False), self._inputs
         if self.engine.reuses and self.recipe.augmentation.absent and self.recipe.recorded is None:
             with torch.no_grad():
-                answers = [self.teacher(inputs(part)) for part in self.images.split(self.engine.test_batch)]
+                answers = [self.teacher(inputs(part)) for part in torch.split(self.images, self.engine.test_batch)]
             self.lessons = torch.cat(answers)
         self._enter("student")
 
     def _teacher_key(self) -> str:
         """Cells with this in common train the same teacher."""
         assert self.recipe.distillation is not None
-        named = (self.synthetic_set.sha256, self.engine_name, self.device, self.cell.seed, self.engine.describe())
-        return f"{named} {self.recipe.model_dump_json()}"
+        named = (self.synthetic_set.sha256, self.engine_name, self.device, self.cell.seed, self.recipe.distillation.teacher)
+        return f"{named} {self.recipe.model_copy(update={'distillation': None}).model_dump_json()}"
 
     def _train_phase(self) -> None:
         while self.epoch < self.recipe.epochs or self.tested >= 0:
@@ -335,6 +335,7 @@ class Sitting:
     def answers(self, window: slice | Tensor) -> Tensor:
         """Logits [B,K] of the network of the last `begin_look` for the test images `window`, positions or indices."""
         if self.prepared is None and self.engine.reuses:
+            self.engine.settle(self._prepare(slice(0, 1)))
             head, side = self.engine.head, self.evaluator.input_size
             numbers = self.test.dataset.channels * side**2 if head is None else head.in_features
             if len(self.test_labels) * numbers * self.engine.dtype.itemsize <= RESIDENT_BYTES:

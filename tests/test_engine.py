@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 
-from mabench import engine, evaluators, protocol
+from mabench import compiling, engine, evaluators, protocol
 from mabench.engine import PrunedLooks
 from mabench.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Distillation, Interrupted, MabenchError, RunRecord
@@ -184,6 +185,46 @@ def test_a_teacher_is_asked_once_where_every_epoch_asks_the_same(augmentation: A
     assert sitting.lessons is not None
     batch = torch.tensor([3, 39, 0])
     torch.testing.assert_close(sitting.lessons[batch], sitting.teacher(sitting._inputs(sitting.images[batch])))
+
+
+def test_what_is_fastest_here_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept per machine beside the datasets; a damaged file is made anew; a folder that refuses costs a measurement."""
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    asked: list[int] = []
+
+    def seconds(size: int) -> float:
+        asked.append(size)
+        return abs(size - 50)
+
+    kept = tmp_path / "cache" / "calibration.json"
+    assert compiling.fastest("net", (25, 50, 100), seconds) == 50 and asked == [25, 50, 100]
+    assert compiling.fastest("net", (25, 50, 100), seconds) == 50 and len(asked) == 3
+    assert compiling.fastest("other", (25, 100), seconds) == 25 and len(asked) == 5
+    (machine,) = json.loads(kept.read_text())
+    assert json.loads(kept.read_text())[machine] == {"net": 50, "other": 25} and torch.__version__ in machine
+    for damage in ("", "[1]", json.dumps({machine: 7}), json.dumps({machine: {"net": 51}})):
+        kept.write_text(damage)
+        asked.clear()
+        assert compiling.fastest("net", (25, 50, 100), seconds) == 50 and len(asked) == 3, damage
+    kept.unlink()
+    kept.mkdir()
+    assert compiling.fastest("net", (25, 50, 100), seconds) == 50
+
+
+def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arithmetic of a compiled cell, uncompiled to save the time: some size is chosen, and the look is the same."""
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "can_compile", lambda device: True)
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    plain = run("fast", evaluator="lenet-scratch")
+    assert not (tmp_path / "calibration.json").exists(), "short cells do not try"
+    monkeypatch.setattr(engine, "CALIBRATE_FROM_FLOPS", 0.0)
+    settled = run("fast", evaluator="lenet-scratch")
+    ((found,),) = [list(v.values()) for v in json.loads((tmp_path / "calibration.json").read_text()).values()]
+    assert found in engine.TEST_BATCHES
+    assert (settled.train_loss, settled.best_epoch) == (plain.train_loss, plain.best_epoch)
 
 
 def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:

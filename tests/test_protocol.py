@@ -262,6 +262,8 @@ def test_students_of_one_seed_share_a_teacher(monkeypatch: pytest.MonkeyPatch) -
     assert record.curve == alone
     assert heard[0].done > heard[-1].total * 0.2, "the teacher's part of the work is already done"
     assert heard[-1].done == pytest.approx(heard[-1].total)
+    curve(recipe.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.9, temperature=4.0)}))
+    assert len(protocol._TEACHERS) == 1, "how it teaches is another matter"
     curve(recipe, seed=1)
     other = small_set(ipc=3)
     protocol.run(other, cell(recipe).model_copy(update={"set_sha256": other.sha256}), TEST, device=CPU)
