@@ -121,7 +121,19 @@ def condense(
 
 
 def condensation_seconds(chosen: Preset, device: torch.device) -> float:
-    """Estimate of what one condensation takes here, from its first steps, compilation included."""
+    """Estimate of what one condensation takes here, from its first steps, compilation included.
+
+    A configuration with a first training (`pretraining` batches) is tried twice: its other steps cost something else.
+    """
+    early = getattr(chosen.config, "pretraining", 0)
+    if early <= PROBE_STEPS:
+        return _tried(chosen, device)[0]
+    shorter = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, pretraining=1))
+    return _tried(chosen, device)[1] * (early - 1) + _tried(shorter, device)[0]
+
+
+def _tried(chosen: Preset, device: torch.device) -> tuple[float, float]:
+    """Estimated seconds of one condensation, and of its second step, from its first steps."""
     begun = time.monotonic()
     seen: list[tuple[float, int, int]] = []
 
@@ -134,10 +146,10 @@ def condensation_seconds(chosen: Preset, device: torch.device) -> float:
         pass
     spent = time.monotonic() - begun
     if not seen or seen[-1][1] >= seen[-1][2]:
-        return spent
+        return spent, spent
     (first, done_first, total), (last, done_last, _) = seen[0], seen[-1]
     each = (last - first) / (done_last - done_first) if done_last > done_first else first / done_first
-    return first + each * (total - done_first)
+    return first + each * (total - done_first), each
 
 
 # -- comparison ----------------------------------------------------------------------------------------------------------
