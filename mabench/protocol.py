@@ -146,7 +146,7 @@ class Sitting:
             if self.phase == "student":
                 break
             _remember(self._teacher_key(), self.model)
-            self._enter_class()
+            self._graduate()
         self._tick()
         return RunRecord(
             cell=self.cell,
@@ -199,8 +199,8 @@ class Sitting:
             self.epoch = self.recipe.epochs
             self.done += self.epoch * len(self.images) * TRAIN_COST
 
-    def _enter_class(self) -> None:
-        """The network of the teacher's phase becomes the teacher; the evaluator is its student."""
+    def _graduate(self) -> None:
+        """The network trained so far becomes the teacher; its student, the evaluator, enters."""
         self.teacher, inputs = self.model.eval().requires_grad_(False), self._inputs
         if self.engine.reuses and self.recipe.augmentation.absent and self.recipe.recorded is None:
             with torch.no_grad():
@@ -487,7 +487,7 @@ class Sitting:
             return
         if state["phase"] != self.phase:
             self.model.load_state_dict(state["teacher"])
-            self._enter_class()
+            self._graduate()
         if state["decayed"]:
             self._new_optimizer(decayed=True)
         self.model.load_state_dict(state["model"])

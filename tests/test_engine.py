@@ -177,7 +177,7 @@ def test_a_teacher_is_asked_once_where_every_epoch_asks_the_same(augmentation: A
     records = [protocol.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]  # type: ignore[arg-type]
     assert abs(records[0].last - records[1].last) <= 0.01
     sitting = protocol.Sitting(small_set(), cell(recipe), TEST, CPU, "fast")
-    sitting._enter_class()
+    sitting._graduate()
     assert sitting.teacher is not None
     if augmentation is STRONG:
         assert sitting.lessons is None
