@@ -150,6 +150,7 @@ def estimate(
     decoded = synthetic_set.summary().decoded_images
     speeds: dict[tuple[str, str], Speed] = {}
     seconds: dict[str, float] = {}
+    taught: set[tuple[int, str]] = set()
 
     def measured(one: Cell) -> tuple[Speed, float]:
         """The speed of its kind, and the startup, which the first cell of a kind pays."""
@@ -168,7 +169,11 @@ def estimate(
         if teacher is not None:
             speed, startup = measured(teacher)
             trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
-            seconds[cell.name] += startup + trained * (protocol.TRAIN_COST + 1) / protocol.TRAIN_COST
+            asked_once = engine == "fast" and cell.recipe.augmentation.absent and cell.recipe.recorded is None
+            asked = trained / protocol.TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
+            known = (cell.seed, teacher.evaluator.name) in taught  # one process trains it once
+            taught.add((cell.seed, teacher.evaluator.name))
+            seconds[cell.name] += startup + asked + (0.0 if known else trained)
     return seconds
 
 
@@ -185,7 +190,6 @@ def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: t
     begun = time.monotonic()
     sitting = protocol.Sitting(synthetic_set, plain, stand_in, device, engine)
     batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
-    part = sitting.engine.test_batch
 
     def train() -> int:
         sitting.set_training()
@@ -194,10 +198,10 @@ def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: t
 
     @torch.inference_mode()
     def test(first: int) -> int:
-        return len(sitting.answers(slice(first, min(first + part, test_images))))
+        return len(sitting.answers(slice(first, min(first + sitting.engine.test_batch, test_images))))
 
     train()
-    sitting.engine.begin_look()
+    sitting.begin_look()
     test(0)
     _wait(device)
     startup = time.monotonic() - begun
@@ -209,9 +213,9 @@ def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: t
     per_train_image = (time.monotonic() - begun) / count
 
     begun, count = time.monotonic(), 0
-    sitting.engine.begin_look()
+    sitting.begin_look()
     while count == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
-        count += test(count % max(test_images - part, 1))
+        count += test(count % max(test_images - sitting.engine.test_batch, 1))
         _wait(device)
     per_test_image = (time.monotonic() - begun) / count
     return Speed(startup, per_train_image, per_test_image, PRUNED_SHARE if sitting.engine.prunes else 0.0)

@@ -24,6 +24,7 @@ EngineName = Literal["reference", "fast"]
 COMPILE_FROM_FLOPS = 1e13  # ours: about half a minute of work on two cores, what compiling costs
 CALIBRATE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
 TEST_BATCHES = (25, 50, 100)  # tried on a processor, images up to 64 px
+FEATURE_BYTES = 2**30  # ours: features of the test images are kept up to this size; ConvNet-3's of CIFAR-10 take 82 MB
 RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; CIFAR-10 at 32 px takes 61 MB in bfloat16
 
 
@@ -49,11 +50,22 @@ class Engine:
     """Whether looks may stop early."""
     reuses = False
     """Whether what cannot change is computed once."""
+    calibrates = False
+    """Whether `settle` wants to be called before the first look."""
     dtype = torch.float32
     head: nn.Linear | None = None
     """Set where only this last layer is trained and `predict` takes what `embed` gives."""
 
-    def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        evaluator: Evaluator,
+        device: torch.device,
+        *,
+        splittable: bool,
+        work: float,
+        test_images: int,
+    ) -> None:
         self.model, self.device = model, device
         keep_freed_memory()
         small = evaluator.input_size <= 64
@@ -80,7 +92,7 @@ class Engine:
         self.model.eval()
 
     def settle(self, image: Tensor) -> None:
-        """Called once before the first look, with one prepared test image [1,C,I,I]: the time to try what is fastest here."""
+        """Try what is fastest here, with one prepared test image [1,C,I,I], after `begin_look`; afterwards `calibrates` is False."""
 
     def embed(self, inputs: Tensor) -> Tensor:
         """What of a look's work stays the same from look to look: [B,C,I,I] of `dtype` -> the inputs of `predict`."""
@@ -103,15 +115,24 @@ class FastEngine(Engine):
     name: EngineName = "fast"
     prunes = reuses = True
 
-    def __init__(self, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float) -> None:
-        super().__init__(model, evaluator, device, splittable=splittable, work=work)
+    def __init__(
+        self,
+        model: nn.Module,
+        evaluator: Evaluator,
+        device: torch.device,
+        *,
+        splittable: bool,
+        work: float,
+        test_images: int,
+    ) -> None:
+        super().__init__(model, evaluator, device, splittable=splittable, work=work, test_images=test_images)
         self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
         last = evaluators.head(model)
         only_last = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in last.parameters()}
+        fits = 4 * test_images * last.in_features <= FEATURE_BYTES
         # `splittable`: no statistics of batch norm move either
-        self.head = last if only_last and splittable else None
+        self.head = last if only_last and splittable and fits else None
         self._make_twin()
-        self.calibrates = False
         if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
             # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
             # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
@@ -163,9 +184,10 @@ class FastEngine(Engine):
 
     def settle(self, image: Tensor) -> None:
         """Find the test batch that is fastest on this machine, or recall it."""
-        if not self.calibrates:
-            return
         self.calibrates = False
+        self.predict(image)
+        if not self.compiled:  # it could not be compiled, which is only found out now
+            return
 
         def seconds(size: int) -> float:
             self.test_batch = size
@@ -220,11 +242,18 @@ class FastEngine(Engine):
 
 
 def build(
-    name: EngineName, model: nn.Module, evaluator: Evaluator, device: torch.device, *, splittable: bool, work: float
+    name: EngineName,
+    model: nn.Module,
+    evaluator: Evaluator,
+    device: torch.device,
+    *,
+    splittable: bool,
+    work: float,
+    test_images: int,
 ) -> Engine:
     """The engine called `name` for this network; `work` is what lies ahead of it, in floating-point operations."""
     kind = FastEngine if name == "fast" else Engine
-    return kind(model, evaluator, device, splittable=splittable, work=work)
+    return kind(model, evaluator, device, splittable=splittable, work=work, test_images=test_images)
 
 
 class PrunedLooks:

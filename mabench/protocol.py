@@ -88,6 +88,15 @@ def run(
     return Sitting(synthetic_set, cell, test, device, engine, checkpoint, on_progress, should_stop).finish()
 
 
+@dataclass(frozen=True)
+class View:
+    """How a network takes images: its size and layout, and scale and shift from the space in which they are augmented."""
+
+    evaluator: Evaluator
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
 class Sitting:
     """One cell under way: its state between two steps. Shapes: M decoded images, K classes, C channels, S side in pixels."""
 
@@ -181,10 +190,16 @@ class Sitting:
         )
         flops = evaluators.flops(self.model, image_size=evaluator.input_size, channels=self.test.dataset.channels)
         self.engine = engines.build(
-            self.engine_name, self.model, evaluator, self.device, splittable=splittable, work=self.total * flops
+            self.engine_name,
+            self.model,
+            evaluator,
+            self.device,
+            splittable=splittable,
+            work=self.total * flops,
+            test_images=len(self.test_labels),
         )
         self.prepared: Tensor | None = None  # the whole test split as the network takes it, where that is small
-        self.scale, self.shift = self._input_map(evaluator)
+        self.view = self._view(evaluator)
         self.order = torch.Generator().manual_seed(stream(seed, prefix + "order"))
         self.augment = torch.Generator(self.device).manual_seed(stream(seed, prefix + "augment"))
         self.epoch = 0  # finished epochs
@@ -201,17 +216,18 @@ class Sitting:
 
     def _graduate(self) -> None:
         """The network trained so far becomes the teacher; its student, the evaluator, enters."""
-        self.teacher, inputs = self.model.eval().requires_grad_(False), self._inputs
+        self.teacher, self.teacher_view = self.model.eval().requires_grad_(False), self.view
         if self.engine.reuses and self.recipe.augmentation.absent and self.recipe.recorded is None:
             with torch.no_grad():
-                answers = [self.teacher(inputs(part)) for part in torch.split(self.images, self.engine.test_batch)]
+                answers = [self.teacher(self._inputs(part)) for part in torch.split(self.images, self.engine.test_batch)]
             self.lessons = torch.cat(answers)
         self._enter("student")
 
     def _teacher_key(self) -> str:
         """Cells with this in common train the same teacher."""
         assert self.recipe.distillation is not None
-        named = (self.synthetic_set.sha256, self.engine_name, self.device, self.cell.seed, self.recipe.distillation.teacher)
+        engine = (self.engine_name, self.device, torch.get_num_threads())
+        named = (self.synthetic_set.sha256, self.recipe.distillation.teacher, self.cell.seed, *engine)
         return f"{named} {self.recipe.model_copy(update={'distillation': None}).model_dump_json()}"
 
     def _train_phase(self) -> None:
@@ -268,14 +284,15 @@ class Sitting:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         size = self.engine.parts(-(-len(batch) // self.recipe.accumulate))
-        for part, wanted, true, which in zip(*(torch.split(v, size) for v in (inputs, targets, truth, batch)), strict=True):
+        together = (inputs, targets, truth, batch, images)
+        for part, wanted, true, which, seen in zip(*(torch.split(v, size) for v in together), strict=True):
             logits = self.engine.logits(part)
             if self.recipe.recorded is not None:
                 loss = recorded.loss(logits, wanted, true, self.recipe.recorded)
             else:
                 loss = F.cross_entropy(logits, wanted)
             if self.phase == "student" and self.recipe.distillation is not None:
-                loss = self._distilled(loss, logits, part, which)
+                loss = self._distilled(loss, logits, seen, which)
             loss = loss * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -297,13 +314,16 @@ class Sitting:
         mix = self.evaluator.family not in plan.cutmix_except
         return augment(self.images[batch], self.targets[batch], plan, self.augment, mix=mix)
 
-    def _distilled(self, loss: Tensor, logits: Tensor, inputs: Tensor, which: Tensor) -> Tensor:
-        """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN. `which` are the images' indices."""
+    def _distilled(self, loss: Tensor, logits: Tensor, images: Tensor, which: Tensor) -> Tensor:
+        """Model Pool, Eq. 1, in log space: a student probability that underflows gives no NaN.
+
+        `images` [B,C,S,S] are those that the student sees, before its own resize and normalisation; `which` [B] their indices.
+        """
         distillation = self.recipe.distillation
         assert distillation is not None and self.teacher is not None
         tau = distillation.temperature
         with torch.no_grad():
-            taught = self.teacher(inputs) if self.lessons is None else self.lessons[which]
+            taught = self.teacher(self._inputs(images, self.teacher_view)) if self.lessons is None else self.lessons[which]
             target = F.log_softmax(taught / tau, dim=1)
         divergence = F.kl_div(F.log_softmax(logits / tau, dim=1), target, log_target=True, reduction="batchmean")
         return (1 - distillation.alpha) * loss + distillation.alpha * tau**2 * divergence
@@ -311,7 +331,7 @@ class Sitting:
     @torch.inference_mode()
     def _look(self) -> None:
         """Count top-1 hits on the test split, from wherever the look stands, until the end or until it cannot be the best."""
-        self.engine.begin_look()
+        self.begin_look()
         count, best = len(self.test_labels), max((hits for _, hits in self.curve), default=-1)
         may_stop = self.engine.prunes and self.epoch < self.recipe.epochs  # the last look is whole
         while self.tested < count and not (may_stop and self.looks.hopeless(int(self.correct), count - self.tested, best)):
@@ -332,18 +352,23 @@ class Sitting:
         if left:
             self._advance(left)
 
+    def begin_look(self) -> None:
+        """Call after training steps and before `answers`."""
+        self.engine.begin_look()
+        if self.engine.calibrates:
+            self.engine.settle(self._prepare(slice(0, 1)))
+
     def answers(self, window: slice | Tensor) -> Tensor:
         """Logits [B,K] of the network of the last `begin_look` for the test images `window`, positions or indices."""
         if self.prepared is None and self.engine.reuses:
-            self.engine.settle(self._prepare(slice(0, 1)))
-            head, side = self.engine.head, self.evaluator.input_size
-            numbers = self.test.dataset.channels * side**2 if head is None else head.in_features
-            if len(self.test_labels) * numbers * self.engine.dtype.itemsize <= RESIDENT_BYTES:
+            numbers = self.test.dataset.channels * self.evaluator.input_size**2
+            size = len(self.test_labels) * numbers * self.engine.dtype.itemsize
+            if self.engine.head is not None or size <= RESIDENT_BYTES:
                 parts = torch.split(torch.arange(len(self.test_labels)), self.engine.test_batch)
                 self.prepared = torch.cat([self.engine.embed(self._prepare(part)) for part in parts])
         if self.prepared is None:
             return self.engine.predict(self.engine.embed(self._prepare(window)))
-        return self.engine.predict(self._laid_out(self.prepared[window]))
+        return self.engine.predict(_laid_out(self.prepared[window], self.evaluator))
 
     def _prepare(self, window: slice | Tensor) -> Tensor:
         if self.test_images is not None:
@@ -356,22 +381,23 @@ class Sitting:
 
     # -- pieces --------------------------------------------------------------------------------------------------
 
-    def _input_map(self, evaluator: Evaluator) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and shift from the space in which images are augmented to the one that the network was made for."""
+    def _view(self, evaluator: Evaluator) -> View:
+        """How this network wants the images that the recipe augments."""
         mean, std = self.mean, self.std
         if self.recipe.normalisation == "evaluator" and evaluator.mean is not None and evaluator.std is not None:
             mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (evaluator.mean, evaluator.std))
         elif self.normalise_first:
-            return None, None
+            return View(evaluator)
         if self.normalise_first:
-            return self.std / std, (self.mean - mean) / std
-        return 1 / std, -mean / std
+            return View(evaluator, self.std / std, (self.mean - mean) / std)
+        return View(evaluator, 1 / std, -mean / std)
 
-    def _inputs(self, images: Tensor) -> Tensor:
+    def _inputs(self, images: Tensor, view: View | None = None) -> Tensor:
         """[B,C,S,S] in augmentation space -> [B,C,I,I] in the network's, bilinear."""
-        if self.scale is not None and self.shift is not None:
-            images = images * self.scale + self.shift
-        size = self.evaluator.input_size
+        view = view or self.view
+        if view.scale is not None and view.shift is not None:
+            images = images * view.scale + view.shift
+        size = view.evaluator.input_size
         if images.shape[-1] != size:
             # antialias only where the image shrinks: a plain bilinear would skip pixels there
             images = F.interpolate(
@@ -381,11 +407,7 @@ class Sitting:
                 align_corners=self.recipe.resize_align_corners,
                 antialias=images.shape[-1] > size and not self.recipe.resize_align_corners,
             )
-        return self._laid_out(images)
-
-    def _laid_out(self, images: Tensor) -> Tensor:
-        maps = self.evaluator.family == "cnn" and images.dim() == 4
-        return images.contiguous(memory_format=torch.channels_last) if maps else images
+        return _laid_out(images, view.evaluator)
 
     def _batch_norm_frozen(self) -> bool:
         mode = self.recipe.batch_norm
@@ -480,6 +502,8 @@ class Sitting:
             content = unsealed(self.checkpoint)
             state = torch.load(io.BytesIO(content or b""), weights_only=True, map_location="cpu")
             matches = (state["cell"], state["engine"]) == (self.cell.model_dump_json(), self.engine_name)
+            # another version's checkpoint may hold other things
+            matches = matches and state["looks"].keys() == self.looks.state.keys() and all(name in state for name in self._PLAIN)
         except Exception:  # any damage at all means the same: this cell starts again, which changes no result
             matches = False
         if not matches:
@@ -504,12 +528,12 @@ class Sitting:
 
 
 _TEACHERS: dict[str, dict[str, Tensor]] = {}  # trained in this process, for the next student of the same seed
-TEACHERS_KEPT = 32  # ours: ten seeds of one set, and room
+TEACHERS_BYTES = 2**28  # ours: fifty ConvNets and more; beyond it the oldest go
 
 
 def _remember(key: str, teacher: nn.Module) -> None:
-    _TEACHERS[key] = {name: value.clone() for name, value in teacher.state_dict().items()}
-    while len(_TEACHERS) > TEACHERS_KEPT:
+    _TEACHERS[key] = {name: value.to("cpu", copy=True) for name, value in teacher.state_dict().items()}
+    while len(_TEACHERS) > 1 and sum(v.nbytes for state in _TEACHERS.values() for v in state.values()) > TEACHERS_BYTES:
         del _TEACHERS[next(iter(_TEACHERS))]
 
 
@@ -523,6 +547,11 @@ def build(evaluator: Evaluator, recipe: Recipe, dataset: str, seed: int) -> nn.M
         model.requires_grad_(False)
         evaluators.head(model).requires_grad_(True)
     return model
+
+
+def _laid_out(images: Tensor, evaluator: Evaluator) -> Tensor:
+    maps = evaluator.family == "cnn" and images.dim() == 4
+    return images.contiguous(memory_format=torch.channels_last) if maps else images
 
 
 def deterministic(device: torch.device) -> Any:

@@ -129,11 +129,11 @@ def condensation_seconds(chosen: Preset, device: torch.device) -> float:
     if early <= PROBE_STEPS:
         return _tried(chosen, device)[0]
     shorter = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, pretraining=1))
-    return _tried(chosen, device)[1] * (early - 1) + _tried(shorter, device)[0]
+    return _tried(chosen, device)[1] * (early - 1) + _tried(shorter, device, skip=1)[0]
 
 
-def _tried(chosen: Preset, device: torch.device) -> tuple[float, float]:
-    """Estimated seconds of one condensation, and of its second step, from its first steps."""
+def _tried(chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, float]:
+    """Estimated seconds of one condensation and of one later step, from its first steps, `skip` of which are of another kind."""
     begun = time.monotonic()
     seen: list[tuple[float, int, int]] = []
 
@@ -141,13 +141,20 @@ def _tried(chosen: Preset, device: torch.device) -> tuple[float, float]:
         seen.append((time.monotonic() - begun, done, total))
 
     try:
-        condense(chosen, 0, None, device, on_progress, lambda: len(seen) >= PROBE_STEPS or seen[-1][0] > PROBE_SECONDS)
+        condense(
+            chosen,
+            0,
+            None,
+            device,
+            on_progress,
+            lambda: len(seen) >= PROBE_STEPS + skip or (len(seen) > skip + 1 and seen[-1][0] > PROBE_SECONDS),
+        )
     except Interrupted:
         pass
     spent = time.monotonic() - begun
     if not seen or seen[-1][1] >= seen[-1][2]:
         return spent, spent
-    (first, done_first, total), (last, done_last, _) = seen[0], seen[-1]
+    (first, done_first, total), (last, done_last, _) = seen[min(skip, len(seen) - 1)], seen[-1]
     each = (last - first) / (done_last - done_first) if done_last > done_first else first / done_first
     return first + each * (total - done_first), each
 

@@ -45,7 +45,7 @@ def test_an_estimate_counts_the_startup_once_a_kind(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_teacher_is_counted_at_its_own_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Startup of the teacher once; per cell its training (3 forwards an image) and its answers to the student (1)."""
+    """Startup of the teacher once, its training (3 forwards an image) once a seed, its answers (1) once a cell, or once an image."""
     speeds = {"mlp-scratch": costs.Speed(1.0, 0.001, 0.01), "convnet3-scratch": costs.Speed(10.0, 0.3, 5.0)}
     monkeypatch.setattr(costs, "measure", lambda one, *rest: speeds[one.evaluator.name])
     recipe = PLAIN.model_copy(update={"distillation": Distillation(teacher="convnet3-scratch", alpha=0.5, temperature=2.0)})
@@ -53,5 +53,7 @@ def test_a_teacher_is_counted_at_its_own_cost(monkeypatch: pytest.MonkeyPatch) -
     seconds = costs.estimate(cells, small_set(), 500, device=CPU, engine="reference")
     images, looks = 6 * 40, 3 * 500
     student, teacher = images * 0.001 + looks * 0.01, images * 0.3 * 4 / 3
-    expected = [1 + student + 10 + teacher, student + teacher, images * 0.3 + looks * 5.0 + teacher]
+    expected = [1 + student + 10 + teacher, student + teacher, images * 0.3 + looks * 5.0 + images * 0.3 / 3]
     assert [seconds[one.name] for one in cells] == pytest.approx(expected)
+    once = costs.estimate(cells[:1], small_set(), 500, device=CPU, engine="fast")
+    assert once[cells[0].name] == pytest.approx(1 + student + 10 + images * 0.3 + 40 * 0.3 / 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 
-from mabench import compiling, engine, evaluators, protocol
+from mabench import compiling, engine, evaluators, files, protocol
 from mabench.engine import PrunedLooks
 from mabench.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Distillation, Interrupted, MabenchError, RunRecord
@@ -125,7 +126,9 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    plain, fast = (engine.build(e, model, evaluator, CPU, splittable=True, work=0.0) for e in ("reference", "fast"))  # type: ignore[arg-type]
+    plain, fast = (
+        engine.build(e, model, evaluator, CPU, splittable=True, work=0.0, test_images=500) for e in ("reference", "fast")
+    )  # type: ignore[arg-type]
     assert (plain.dtype, fast.dtype) == (torch.float32, torch.bfloat16)
     answers = []
     for own in (plain, fast):
@@ -165,7 +168,7 @@ def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     changing = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
     model = evaluators.build(changing, num_classes=10, channels=3, image_size=32, seed=0).requires_grad_(False)
     evaluators.head(model).requires_grad_(True)
-    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0)
+    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0, test_images=500)
     assert moving.head is None, "statistics of batch norm move, so features do"
 
 
@@ -249,3 +252,17 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(MabenchError, match="auto, reference, fast"):
         engine.choose("turbo", CPU)
+
+
+@pytest.mark.parametrize("missing", ["looks", "position", "a piece of looks"])
+def test_a_checkpoint_of_another_version_is_begun_again(tmp_path: Path, missing: str) -> None:
+    """It lacks something that this version needs, and is sound otherwise: the cell starts again and gives the same record."""
+    checkpoint = tmp_path / "cell.pt"
+    calls = iter(range(10**9))
+    with pytest.raises(Interrupted):
+        run("fast", checkpoint=checkpoint, should_stop=lambda: next(calls) > 40)
+    state = torch.load(io.BytesIO(files.unsealed(checkpoint) or b""), weights_only=True)
+    del (state["looks"] if missing == "a piece of looks" else state)["margins" if missing == "a piece of looks" else missing]
+    torch.save(state, checkpoint)
+    files.seal(checkpoint)
+    assert run("fast", checkpoint=checkpoint).curve == run("fast").curve

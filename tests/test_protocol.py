@@ -239,7 +239,8 @@ def test_distillation_pulls_the_student_to_its_teacher() -> None:
     run.teacher = run.model
     images = torch.randn(4, 3, 32, 32)
     logits = torch.randn(4, 10)
-    target = torch.softmax(run.model(images) / 2, 1)
+    run.teacher_view = run.view
+    target = torch.softmax(run.model(run._inputs(images)) / 2, 1)
     expected = 4 * (target * (target.log() - torch.log_softmax(logits / 2, 1))).sum(1).mean()
     some = torch.arange(4)
     torch.testing.assert_close(run._distilled(torch.tensor(0.0), logits, images, some), expected)
@@ -268,3 +269,22 @@ def test_students_of_one_seed_share_a_teacher(monkeypatch: pytest.MonkeyPatch) -
     other = small_set(ipc=3)
     protocol.run(other, cell(recipe).model_copy(update={"set_sha256": other.sha256}), TEST, device=CPU)
     assert len(protocol._TEACHERS) == 3
+
+
+def test_a_teacher_sees_images_in_its_own_way() -> None:
+    """A student with another normalisation and size: with and without augmentation, under both engines, the teacher's answers are its own."""
+    student = EVALUATORS["lenet-scratch"].model_copy(update={"mean": (0.9, 0.9, 0.9), "std": (0.1, 0.1, 0.1), "input_size": 40})
+    distillation = Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)
+    answers = []
+    for name, augmentation in (("reference", Augmentation()), ("fast", Augmentation()), ("fast", Augmentation(flip=1e-9))):
+        recipe = PLAIN.model_copy(
+            update={"distillation": distillation, "normalisation": "evaluator", "augmentation": augmentation}
+        )
+        sitting = protocol.Sitting(small_set(), cell(recipe, student), TEST, CPU, name)  # type: ignore[arg-type]
+        sitting._graduate()
+        which = torch.arange(7)
+        logits = torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
+        answers.append(sitting._distilled(torch.tensor(0.0), logits, sitting.images[which], which))
+        assert (sitting.lessons is None) == (name == "reference" or not augmentation.absent)
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(answers[0], answers[2])
