@@ -74,13 +74,15 @@ def main() -> None:
             exam = suites.load(DISTILLED) if t == own.temperature else at(t, Path(scratch))
             columns[f"{t:g}"] = run(exam, one, chosen.evaluator, seeds, chosen.engine, out)
     body, result = [], {}
+    environments = {json.dumps(r.environment): r.environment for runs in columns.values() for rs in runs.values() for r in rs}
     for name in columns["plain"]:
         scores = {column: [100 * r.score for r in runs[name]] for column, runs in columns.items()}
         assert all(math.isfinite(s) for values in scores.values() for s in values)
         best = max((fmean(v), c) for c, v in scores.items() if c != "plain")
         body.append([name, *(f"{fmean(v):.2f} ({pstdev(v):.2f})" for v in scores.values()), f"{best[0]:.2f} at {best[1]}"])
         diverged = sum(r.diverged_epoch is not None for runs in columns.values() for r in runs[name])
-        result[name] = {"accuracies": scores, "diverged": diverged}
+        seconds = {column: [r.seconds for r in runs[name]] for column, runs in columns.items()}
+        result[name] = {"accuracies": scores, "diverged": diverged, "seconds": seconds}
     print(tabulate(body, ["student", *columns, "picked on the test split"], disable_numparse=True))
     value = {
         "what": f"distillation at evaluation on {one.name}",
@@ -88,6 +90,7 @@ def main() -> None:
         "suite_temperature": own.temperature,
         "seeds": seeds,
         "engine": chosen.engine,
+        "environments": list(environments.values()),
         "students": result,
     }
     write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value, indent=1) + "\n")
