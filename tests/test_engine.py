@@ -230,6 +230,22 @@ def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest
     assert (settled.train_loss, settled.best_epoch) == (plain.train_loss, plain.best_epoch)
 
 
+def test_depthwise_convolutions_are_trained_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the compiler makes them slower, a processor: float32 in training, bit for bit, whatever testing does."""
+    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(engine, "can_compile", lambda device: True)
+    monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    for name, plain in (("mobilenetv2-scratch", True), ("convnet3-scratch", False)):
+        model = evaluators.build(EVALUATORS[name], num_classes=10, channels=3, image_size=32, seed=0)
+        own = engine.build("fast", model, EVALUATORS[name], CPU, splittable=False, work=0.0, test_images=500)
+        images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        model.train()
+        expected = model(images)
+        assert torch.equal(own.logits(images), expected) == plain
+        assert ("trained in float32" in own.describe()) == plain and own.dtype == torch.bfloat16
+
+
 def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     """A compiler that is there but fails is the harder case: no headers, for one."""
     broken = tmp_path / "bin" / "g++"
