@@ -2,7 +2,8 @@
 [--sets 3] [--engine fast] [--collect]
 
 Sits packed Random, IPC 10, in `cifar10-hmdc` and in `hmdc_every_layer.toml`, which differs in this alone: N draws, each with one
-of the suite's seeds. Resumes in FOLDER; `--collect` runs nothing and takes the runs that are there. Prints the table, draws the curves into docs/assets/, writes every look into results/.
+of the suite's seeds. Resumes in FOLDER; `--collect` runs nothing and takes the runs that are there. Prints the table, draws the
+curves into docs/assets/, writes every look into results/.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,6 +38,18 @@ def choose(name: str, device: torch.device) -> EngineName:
     return name  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What an engine may know of the cell that it serves."""
+
+    evaluator: Evaluator
+    splittable: bool
+    """Whether a batch in parts is the same step, which it is not where batch norm sees the batch."""
+    work: float
+    """What lies ahead, in floating-point operations."""
+    test_images: int
+
+
 class Engine:
     """The reference: eager float32. Also the interface: `logits` while training, `begin_look` then `predict` while testing.
 
@@ -56,23 +69,14 @@ class Engine:
     head: nn.Linear | None = None
     """Set where only this last layer is trained and `predict` takes what `embed` gives."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        evaluator: Evaluator,
-        device: torch.device,
-        *,
-        splittable: bool,
-        work: float,
-        test_images: int,
-    ) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, task: Task) -> None:
         self.model, self.device = model, device
         keep_freed_memory()
-        small = evaluator.input_size <= 64
+        small = task.evaluator.input_size <= 64
         # measured on two cores without matrix tiles: ConvNet-3 tests 2,520 images/s at 50 and 500 at 200, trains 666 at 25
         # and 395 at 100: the caches decide
         self.test_batch = (50 if small else 16) if device.type == "cpu" else (1000 if small else 250)
-        self.train_batch = (25 if small else 16) if device.type == "cpu" and splittable else 10**9
+        self.train_batch = (25 if small else 16) if device.type == "cpu" and task.splittable else 10**9
 
     def describe(self) -> str:
         """For the record: the arithmetic that was used."""
@@ -115,38 +119,26 @@ class FastEngine(Engine):
     name: EngineName = "fast"
     prunes = reuses = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        evaluator: Evaluator,
-        device: torch.device,
-        *,
-        splittable: bool,
-        work: float,
-        test_images: int,
-    ) -> None:
-        super().__init__(model, evaluator, device, splittable=splittable, work=work, test_images=test_images)
-        self.compiled = work >= COMPILE_FROM_FLOPS and can_compile(device)
+    def __init__(self, model: nn.Module, device: torch.device, task: Task) -> None:
+        super().__init__(model, device, task)
+        self.compiled = task.work >= COMPILE_FROM_FLOPS and can_compile(device)
         last = evaluators.head(model)
         only_last = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in last.parameters()}
-        fits = 4 * test_images * last.in_features <= FEATURE_BYTES
+        fits = 4 * task.test_images * last.in_features <= FEATURE_BYTES
         # `splittable`: no statistics of batch norm move either
-        self.head = last if only_last and splittable and fits else None
+        self.head = last if only_last and task.splittable and fits else None
+        # measured, EfficientNet-Lite0 at 224 px on a processor: trains 15 images/s compiled in bfloat16, 27 in float32, 28 eager
+        self.train_compiled = self.compiled and not (device.type == "cpu" and _has_depthwise(model))
         self._make_twin()
-        whole = self.train_batch
-        if device.type == "cpu" and evaluator.input_size <= 64 and self.compiled:
+        if device.type == "cpu" and task.evaluator.input_size <= 64 and self.compiled:
             # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
             # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
             self.test_batch = 50 if self.winograd else 25
-            self.train_batch = 64 if splittable else self.train_batch
-            self.calibrates = work >= CALIBRATE_FROM_FLOPS and self.head is None
-        self.kind = kind = f"{evaluator.name}_{evaluator.input_size}"
-        # measured, EfficientNet-Lite0 at 224 px on a processor: trains 15 images/s compiled in bfloat16, 27 in float32, 28 eager
-        self.train_compiled = self.compiled and not (device.type == "cpu" and _has_depthwise(model))
-        if not self.train_compiled:
-            self.train_batch = whole
-        self._train = program(kind + "_train") if self.train_compiled else _call
-        self._test = program(kind + "_test") if self.compiled else _call
+            self.train_batch = 64 if task.splittable and self.train_compiled else self.train_batch
+            self.calibrates = task.work >= CALIBRATE_FROM_FLOPS and self.head is None
+        self.kind = f"{task.evaluator.name}_{task.evaluator.input_size}"
+        self._train = program(self.kind + "_train") if self.train_compiled else _call
+        self._test = program(self.kind + "_test") if self.compiled else _call
 
     def _make_twin(self) -> None:
         # uncompiled, bfloat16 is slower than float32: its norms are not fused
@@ -258,9 +250,9 @@ def build(
     work: float,
     test_images: int,
 ) -> Engine:
-    """The engine called `name` for this network; `work` is what lies ahead of it, in floating-point operations."""
+    """The engine called `name` for this network; the rest is a `Task`."""
     kind = FastEngine if name == "fast" else Engine
-    return kind(model, evaluator, device, splittable=splittable, work=work, test_images=test_images)
+    return kind(model, device, Task(evaluator, splittable, work, test_images))
 
 
 class PrunedLooks:

@@ -147,7 +147,7 @@ def _tried(chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, 
             None,
             device,
             on_progress,
-            lambda: len(seen) >= PROBE_STEPS + skip or (len(seen) > skip + 1 and seen[-1][0] > PROBE_SECONDS),
+            lambda: len(seen) >= PROBE_STEPS + skip or (len(seen) > 2 * skip and seen[-1][0] > PROBE_SECONDS),
         )
     except Interrupted:
         pass
