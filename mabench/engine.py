@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mabench import evaluators, winograd
+from mabench import evaluators
 from mabench.compiling import can_compile, fastest, has_bfloat16, keep_freed_memory, program
+from mabench.kernels import norms, unfolded, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
@@ -144,7 +145,12 @@ class FastEngine(Engine):
         # uncompiled, bfloat16 is slower than float32: its norms are not fused
         self.narrow = self.compiled and has_bfloat16(self.device)
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        winograd.release(self.model)
+        for way in (winograd, unfolded, norms):
+            way.release(self.model)
+        if self.compiled:
+            norms.adopt(self.model)
+        if self.narrow and self.device.type == "cpu":
+            unfolded.adopt(self.model)
         saves = self.compiled and not self.narrow and self.device.type == "cpu"
         self.winograd = winograd.adopt(self.model) if saves else 0
         self.twin = copy.deepcopy(self.model).eval().requires_grad_(False)

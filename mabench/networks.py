@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mabench.kernels import norms
 from mabench.schema import MabenchError, lookup
 
 
@@ -25,11 +26,7 @@ class InstanceNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             return super().forward(x)
-        # written out, so that a compiler fuses it with the activation and pooling behind it; sums in float32
-        wide = x.float()
-        variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
-        scale = torch.rsqrt(variance + self.eps) * self.weight.float().view(1, -1, 1, 1)
-        return ((wide - mean) * scale + self.bias.float().view(1, -1, 1, 1)).to(x.dtype)
+        return norms.instance_norm(x, self.weight, self.bias, self.eps)
 
 
 class MaxPool(nn.MaxPool2d):

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mabench import engine, evaluators, winograd
+from mabench import engine, evaluators
 from mabench.evaluators import EVALUATORS
+from mabench.kernels import winograd
 
 CPU = torch.device("cpu")
 

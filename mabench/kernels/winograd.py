@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mabench.kernels import substitute
+
 TILE = 4  # pixels of the result per tile and direction
 POINTS = TILE + 2
 CHANNELS = 32  # ours: with fewer, changing to points and back costs more than the products save
@@ -129,17 +131,12 @@ def adopt(model: nn.Module) -> int:
 
     Weights, their names and everything else of the model stay as they are; `release` takes it back.
     """
-    found = [m for m in model.modules() if type(m) is nn.Conv2d and _fits(m)]
-    for module in found:
-        module.__class__ = WinogradConv2d
-    return len(found)
+    return substitute(model, nn.Conv2d, WinogradConv2d, _fits)
 
 
 def release(model: nn.Module) -> None:
     """Undo `adopt`."""
-    adopted: list[Any] = [module for module in model.modules() if type(module) is WinogradConv2d]
-    for module in adopted:
-        module.__class__ = nn.Conv2d
+    substitute(model, WinogradConv2d, nn.Conv2d)
 
 
 def _fits(module: nn.Conv2d) -> bool:
