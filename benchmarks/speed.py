@@ -3,8 +3,8 @@
 Alternates, in one run, the plain loop of the papers' code (`plain_loop.py`) and `mabench eval --engine fast` on the same cell,
 each in a process of its own: whole-process seconds, compilation counted, with a compiler cache that starts empty. The plain
 loop may run a share of the epochs; what follows its start is then scaled up, and the result says so. So may ours, for cells of
-hours: once with the empty cache, once more with the full one, whose cell is then scaled. Writes a JSON file to benchmarks/results/
-and prints a table.
+hours: once with the empty cache, then twice with the full one, the last time for half of the share; what lies between these
+two is what the epochs left out would have cost. Writes a JSON file to benchmarks/results/ and prints a table.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
     epochs = max(1, round(recipe.epochs * chosen.share))
     plain_seconds, plain_memory, fast_seconds, fast_memory, steady = [], [], [], [], []
-    record = {}
+    record, first = {}, 0.0
     for _ in range(chosen.repeats):
         with tempfile.TemporaryDirectory() as scratch:
             job = Path(scratch) / "job.json"
@@ -86,13 +86,14 @@ def main() -> None:
             work = plain["training"] + plain["testing"]
             plain_seconds.append(seconds - work + work * recipe.epochs / epochs)
             plain_memory.append(memory)
-            own = shortened(chosen.suite, recipe.epochs, chosen.fast_share, Path(scratch))
-            cache, scaled = f"{scratch}/cache", 0.0
+            cache, shares = f"{scratch}/cache", [chosen.fast_share]
             if chosen.fast_share < 1.0:  # a shortened cell would not look for its best test batch: what is known of it counts
-                cache = str(cache_folder())
+                cache, shares = str(cache_folder()), [chosen.fast_share, chosen.fast_share, chosen.fast_share / 2]
             elif (known := cache_folder()).exists():  # the datasets, but nothing that was measured
                 shutil.copytree(known, cache, ignore=shutil.ignore_patterns("calibration.json", "compiled"))
-            for run in range(1 if chosen.fast_share == 1.0 else 2):
+            cells: list[float] = []
+            for run, share in enumerate(shares):
+                own = shortened(chosen.suite, recipe.epochs, share, Path(scratch))
                 out = Path(scratch) / f"out{run}"
                 command = [sys.executable, "-m", "mabench.cli", "eval", str(chosen.set), "--suite", own]
                 command += ["--evaluator", chosen.evaluator, "--seeds", "0", "--engine", "fast", "--out", str(out)]
@@ -100,13 +101,14 @@ def main() -> None:
                     command, {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled", "MABENCH_CACHE": cache}
                 )
                 (path,) = (out / "records").iterdir()
-                record = json.loads(path.read_text())
+                shorter, record = record, json.loads(path.read_text())
                 fast_memory.append(memory)
-                if run == 0:
-                    first = seconds
-                scaled = record["seconds"] * (1 / chosen.fast_share - 1)
-            fast_seconds.append(first + scaled)
-            steady.append(record["seconds"])
+                cells.append(record["seconds"])
+                first = first if cells[1:] else seconds
+            if cells[1:]:
+                record, first = shorter, first + (cells[1] - cells[2]) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
+            fast_seconds.append(first)
+            steady.append(cells)
     looks = len(record["curve"])
     result = {
         "what": f"{chosen.evaluator} of {exam.id} on {chosen.set.name}, {recipe.epochs} epochs, a look every {recipe.test_every}",
