@@ -29,6 +29,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
 
 
+def has_tiles(device: torch.device) -> bool:
+    """Whether the device is a processor that multiplies bfloat16 in tiles (AMX)."""
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep freed blocks for the next step instead of giving them back to the system.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mabench import evaluators
-from mabench.compiling import can_compile, fastest, has_bfloat16, keep_freed_memory, program
+from mabench.compiling import can_compile, fastest, has_bfloat16, has_tiles, keep_freed_memory, program
 from mabench.kernels import norms, unfolded, winograd
 from mabench.schema import Evaluator, MabenchError
 
@@ -114,7 +114,7 @@ class FastEngine(Engine):
 
     Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a twin whose convolutions
     and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32
-    and saves multiplications instead (`winograd.py`).
+    and saves multiplications instead. How the layers of a compiled network compute is in `kernels`.
     """
 
     name: EngineName = "fast"
@@ -149,7 +149,7 @@ class FastEngine(Engine):
             way.release(self.model)
         if self.compiled:
             norms.adopt(self.model)
-        if self.narrow and self.device.type == "cpu":
+        if self.narrow and has_tiles(self.device):
             unfolded.adopt(self.model)
         saves = self.compiled and not self.narrow and self.device.type == "cpu"
         self.winograd = winograd.adopt(self.model) if saves else 0

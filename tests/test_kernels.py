@@ -116,6 +116,7 @@ def test_a_compiled_step_is_the_eager_step(name: str, monkeypatch: pytest.Monkey
         return evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
 
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(engine, "has_tiles", lambda device: True)
     plain, model = network(), network().to(memory_format=torch.channels_last)
     fast = engine.build("fast", model, evaluator, CPU, splittable=False, work=1e15, test_images=10_000)
     assert any(isinstance(m, unfolded.UnfoldedConv2d) for m in model.modules())

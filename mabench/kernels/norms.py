@@ -92,9 +92,11 @@ def batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
         return (_wide(x) * _channels(scale) + _channels(shift)).to(x.dtype)
     out, mean, variance = _Normalise.apply(x, norm.weight, norm.bias, norm.eps, (0, 2, 3))
     count = _count(x, (0, 2, 3))
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    assert norm.momentum is not None
     with torch.no_grad():
-        for running, new in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
-            running.lerp_(new.flatten().to(running.dtype), norm.momentum)
+        norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
+        norm.running_var.lerp_((variance * (count / (count - 1))).flatten().to(norm.running_var.dtype), norm.momentum)
         norm.num_batches_tracked.add_(1)
     return out  # type: ignore[no-any-return]
 

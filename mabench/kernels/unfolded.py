@@ -57,7 +57,8 @@ class _Convolution(torch.autograd.Function):
         for_x, for_weight = ctx.needs_input_grad[:2]
         unfolds_x = stride == 1 and gradient.shape[-1] <= SMALL
         unfolds_weight = gradient.shape[-1] <= SMALL_FOR_WEIGHTS
-        of_x = of_weight = None
+        of_x: Tensor | None = None
+        of_weight: Tensor | None = None
         ordinary = (for_x and not unfolds_x, for_weight and not unfolds_weight)
         if any(ordinary):
             of_x, of_weight, _ = torch.ops.aten.convolution_backward(
@@ -71,7 +72,7 @@ class _Convolution(torch.autograd.Function):
             pixels = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))
             product = pixels.t() @ _rows(x, side, stride, padding)
             of_weight = product.view(len(weight), side, side, -1).permute(0, 3, 1, 2)
-        return of_x, of_weight.to(weight.dtype) if for_weight else None, None, None
+        return of_x, None if of_weight is None else of_weight.to(weight.dtype), None, None
 
 
 def convolution(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
