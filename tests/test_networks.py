@@ -97,3 +97,15 @@ def test_pooling_written_out_is_pooling(monkeypatch: pytest.MonkeyPatch) -> None
             results.append((pooled.detach(), leaf.grad))
         for own, written in zip(*results, strict=True):
             assert own is not None and torch.equal(own.nan_to_num(7.5), written.nan_to_num(7.5))  # type: ignore[union-attr]
+
+
+def test_the_mean_written_out_is_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values as PyTorch's own, odd sides and NaN among them; with gradients it is PyTorch's own."""
+    images = torch.randn(6, 3, 7, 4, generator=torch.Generator().manual_seed(0))
+    images[0, 0, 0, 0] = float("nan")
+    own = torch.nn.functional.avg_pool2d(images, 2)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with torch.no_grad():
+        torch.testing.assert_close(networks.AvgPool()(images), own, equal_nan=True)
+        assert networks.AvgPool()(images.bfloat16()).dtype == torch.bfloat16
+    assert "AvgPool2D" in type(networks.AvgPool()(images.requires_grad_()).grad_fn).__name__
