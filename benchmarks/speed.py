@@ -21,6 +21,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -74,7 +75,7 @@ def main() -> None:
     (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
     epochs = max(1, round(recipe.epochs * chosen.share))
     plain_seconds, plain_memory, fast_seconds, fast_memory, steady = [], [], [], [], []
-    record, first = {}, 0.0
+    record = {}
     for _ in range(chosen.repeats):
         with tempfile.TemporaryDirectory() as scratch:
             job = Path(scratch) / "job.json"
@@ -91,7 +92,7 @@ def main() -> None:
                 cache, shares = str(cache_folder()), [chosen.fast_share, chosen.fast_share, chosen.fast_share / 2]
             elif (known := cache_folder()).exists():  # the datasets, but nothing that was measured
                 shutil.copytree(known, cache, ignore=shutil.ignore_patterns("calibration.json", "compiled"))
-            cells: list[float] = []
+            runs: list[tuple[float, dict[str, Any]]] = []
             for run, share in enumerate(shares):
                 own = shortened(chosen.suite, recipe.epochs, share, Path(scratch))
                 out = Path(scratch) / f"out{run}"
@@ -101,13 +102,13 @@ def main() -> None:
                     command, {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled", "MABENCH_CACHE": cache}
                 )
                 (path,) = (out / "records").iterdir()
-                shorter, record = record, json.loads(path.read_text())
+                runs.append((seconds, json.loads(path.read_text())))
                 fast_memory.append(memory)
-                cells.append(record["seconds"])
-                first = first if cells[1:] else seconds
-            if cells[1:]:
-                record, first = shorter, first + (cells[1] - cells[2]) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
-            fast_seconds.append(first)
+            whole, record = runs[0]
+            cells = [r["seconds"] for _, r in runs]
+            if chosen.fast_share < 1.0:
+                whole += (cells[1] - cells[2]) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
+            fast_seconds.append(whole)
             steady.append(cells)
     looks = len(record["curve"])
     result = {

@@ -29,6 +29,12 @@ class InstanceNorm(nn.GroupNorm):
         return norms.instance_norm(x, self.weight, self.bias, self.eps)
 
 
+def _corners(x: Tensor) -> list[Tensor]:
+    """[N,C,H,W] -> the four pixels of every 2x2, four times [N,C,H//2,W//2]."""
+    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    return [x[:, :, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]
+
+
 class MaxPool(nn.MaxPool2d):
     """The largest of 2x2 pixels; gradients go to the first of equals, NaN wins, as in `nn.MaxPool2d`."""
 
@@ -40,10 +46,8 @@ class MaxPool(nn.MaxPool2d):
             pooled: Tensor = super().forward(input)
             return pooled
         # written out: the compiler's own pooling goes pixel by pixel
-        height, width = input.shape[2] // 2 * 2, input.shape[3] // 2 * 2
-        largest = input[:, :, 0:height:2, 0:width:2]
-        for row, column in ((0, 1), (1, 0), (1, 1)):
-            other = input[:, :, row:height:2, column:width:2]
+        largest, *others = _corners(input)
+        for other in others:
             largest = torch.where((other > largest) | (other != other), other, largest)
         return largest
 
@@ -58,8 +62,7 @@ class AvgPool(nn.AvgPool2d):
         if not torch.compiler.is_compiling() or torch.is_grad_enabled():
             return super().forward(input)
         # written out, so that it fuses with the activation before it; the compiler's own pooling has the faster gradient
-        height, width = input.shape[2] // 2 * 2, input.shape[3] // 2 * 2
-        corners = [input[:, :, row:height:2, column:width:2].float() for row in (0, 1) for column in (0, 1)]
+        corners = [corner.float() for corner in _corners(input)]
         return ((corners[0] + corners[1] + corners[2] + corners[3]) / 4).to(input.dtype)
 
 

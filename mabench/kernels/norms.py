@@ -27,8 +27,7 @@ def statistics(x: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     Sums of differences from a pixel in the middle, so that a large mean does not drown a small variance.
     """
     wide, share = _wide(x), 1 / _count(x, over)
-    middle = wide[: 1 if 0 in over else None, :, x.shape[2] // 2, x.shape[3] // 2][:, :, None, None]
-    middle = _once(middle)
+    middle = _once(wide[: 1 if 0 in over else None, :, x.shape[2] // 2, x.shape[3] // 2][:, :, None, None])
     total = (wide - middle).sum(over, keepdim=True) * share
     squares = (wide - middle).square().sum(over, keepdim=True) * share
     return _once(middle + total), _once((squares - total * total).clamp_min(0))
@@ -85,15 +84,14 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor
 
 def batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """What `norm(x)` gives, and its running statistics moved on in training; [N,C,H,W] -> the same, of its type."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    assert norm.momentum is not None
     if not norm.training:
-        assert norm.running_mean is not None and norm.running_var is not None
         scale = _once(torch.rsqrt(_wide(norm.running_var) + norm.eps) * _wide(norm.weight))
         shift = _once(_wide(norm.bias) - _wide(norm.running_mean) * scale)
         return (_wide(x) * _channels(scale) + _channels(shift)).to(x.dtype)
     out, mean, variance = _Normalise.apply(x, norm.weight, norm.bias, norm.eps, (0, 2, 3))
     count = _count(x, (0, 2, 3))
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    assert norm.momentum is not None
     with torch.no_grad():
         norm.running_mean.lerp_(mean.flatten().to(norm.running_mean.dtype), norm.momentum)
         norm.running_var.lerp_((variance * (count / (count - 1))).flatten().to(norm.running_var.dtype), norm.momentum)
