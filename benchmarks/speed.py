@@ -1,10 +1,12 @@
 """How much faster than a plain loop: python benchmarks/speed.py SET --suite SUITE --evaluator NAME [--share 0.1] [--fast-share 1]
+[--seeds 0]
 
 Alternates, in one run, the plain loop of the papers' code (`plain_loop.py`) and `mabench eval --engine fast` on the same cell,
 each in a process of its own: whole-process seconds, compilation counted, with a compiler cache that starts empty. The plain
 loop may run a share of the epochs; what follows its start is then scaled up, and the result says so. So may ours, for cells of
 hours: once with the empty cache, then twice with the full one, the last time for half of the share; what lies between these
-two is what the epochs left out would have cost. Writes a JSON file to benchmarks/results/ and prints a table.
+two is what the epochs left out would have cost.
+With several seeds the plain loop runs one of them, scaled to all. Writes a JSON file to benchmarks/results/ and prints a table.
 """
 
 from __future__ import annotations
@@ -68,12 +70,14 @@ def main() -> None:
     parser.add_argument("--evaluator", required=True)
     parser.add_argument("--share", type=float, default=0.1, help="share of the epochs that the plain loop runs")
     parser.add_argument("--fast-share", type=float, default=1.0, help="share of the epochs that our loop runs")
+    parser.add_argument("--seeds", default="0")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--name", required=True, help="name of the result, e.g. convnet3_ipc10_epyc")
     chosen = parser.parse_args()
     exam = suites.load(chosen.suite)
     (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
     epochs = max(1, round(recipe.epochs * chosen.share))
+    seeds = len(chosen.seeds.split(","))
     plain_seconds, plain_memory, fast_seconds, fast_memory, steady = [], [], [], [], []
     record = {}
     for _ in range(chosen.repeats):
@@ -85,29 +89,29 @@ def main() -> None:
             seconds, memory, text = measured([sys.executable, str(HERE / "plain_loop.py"), str(job)], {})
             plain = json.loads(text.splitlines()[-1])
             work = plain["training"] + plain["testing"]
-            plain_seconds.append(seconds - work + work * recipe.epochs / epochs)
+            plain_seconds.append(seconds - work + seeds * work * recipe.epochs / epochs)
             plain_memory.append(memory)
             cache, shares = f"{scratch}/cache", [chosen.fast_share]
             if chosen.fast_share < 1.0:  # a shortened cell would not look for its best test batch: what is known of it counts
                 cache, shares = str(cache_folder()), [chosen.fast_share, chosen.fast_share, chosen.fast_share / 2]
             elif (known := cache_folder()).exists():  # the datasets, but nothing that was measured
                 shutil.copytree(known, cache, ignore=shutil.ignore_patterns("calibration.json", "compiled"))
-            runs: list[tuple[float, dict[str, Any]]] = []
+            runs: list[tuple[float, list[dict[str, Any]]]] = []
             for run, share in enumerate(shares):
                 own = shortened(chosen.suite, recipe.epochs, share, Path(scratch))
                 out = Path(scratch) / f"out{run}"
                 command = [sys.executable, "-m", "mabench.cli", "eval", str(chosen.set), "--suite", own]
-                command += ["--evaluator", chosen.evaluator, "--seeds", "0", "--engine", "fast", "--out", str(out)]
+                command += ["--evaluator", chosen.evaluator, "--seeds", chosen.seeds, "--engine", "fast", "--out", str(out)]
                 seconds, memory, _text = measured(
                     command, {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled", "MABENCH_CACHE": cache}
                 )
-                (path,) = (out / "records").iterdir()
-                runs.append((seconds, json.loads(path.read_text())))
+                records = [json.loads(path.read_text()) for path in sorted((out / "records").iterdir())]
+                runs.append((seconds, records))
                 fast_memory.append(memory)
-            whole, record = runs[0]
-            cells = [r["seconds"] for _, r in runs]
+            whole, (record, *_) = runs[0]
+            cells = [[r["seconds"] for r in records] for _, records in runs]
             if chosen.fast_share < 1.0:
-                whole += (cells[1] - cells[2]) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
+                whole += (sum(cells[1]) - sum(cells[2])) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
             fast_seconds.append(whole)
             steady.append(cells)
     looks = len(record["curve"])
@@ -126,6 +130,8 @@ def main() -> None:
         "test_images_skipped": 1 - record["images_tested"] / (looks * record["total"]),
         "fast_best_and_last": [max(c for _, c in record["curve"]) / record["total"], record["curve"][-1][1] / record["total"]],
         "arithmetic": record["environment"]["arithmetic"],
+        "seeds": seeds,
+        "device": record["environment"]["device"],
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,15 +20,20 @@ from torch import Tensor, nn
 
 from mabench import evaluators
 from mabench.compiling import can_compile, fastest, has_bfloat16, has_tiles, keep_freed_memory, program
+from mabench.graphs import GraphedStep
 from mabench.kernels import norms, unfolded, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
-COMPILE_FROM_FLOPS = 1e13  # ours: about half a minute of work on two cores, what compiling costs
+COMPILE_FROM_FLOPS = {
+    "cpu": 1e13,
+    "cuda": 3e15,
+}  # ours: about half a minute of work on two cores or an H100, what compiling costs
 CALIBRATE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
 TEST_BATCHES = (25, 50, 100)  # tried on a processor, images up to 64 px
 FEATURE_BYTES = 2**30  # ours: features of the test images are kept up to this size; ConvNet-3's of CIFAR-10 take 82 MB
 RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; CIFAR-10 at 32 px takes 61 MB in bfloat16
+PRUNE_FROM_FLOPS = 2e13  # ours: of one look on a GPU; below, waiting for the answers costs more than the images that are left out
 
 
 def choose(name: str, device: torch.device) -> EngineName:
@@ -49,6 +55,8 @@ class Task:
     work: float
     """What lies ahead, in floating-point operations."""
     test_images: int
+    look: float
+    """One look at all test images, in floating-point operations."""
 
 
 class Engine:
@@ -83,6 +91,14 @@ class Engine:
         """For the record: the arithmetic that was used."""
         return "float32, eager"
 
+    def resident_bytes(self) -> int:
+        """Up to which size the prepared test images are kept."""
+        return RESIDENT_BYTES if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] // 4
+
+    def graph(self, step: Callable[[Tensor], Tensor], generator: torch.Generator) -> GraphedStep | None:
+        """`step` as a CUDA graph where this engine wants one: it never waits for the device and draws from `generator` alone."""
+        return None
+
     def parts(self, count: int) -> int:
         """Images per backward pass of a batch of `count`."""
         return min(count, self.train_batch)
@@ -91,6 +107,10 @@ class Engine:
         """[B,C,I,I] -> [B,K] float32, differentiable with respect to the model's parameters."""
         outputs: Tensor = self.model(inputs)
         return outputs
+
+    def give_up(self, error: Exception) -> None:
+        """A step failed. Mend what can be mended, after which it can be tried again, or raise the error."""
+        raise error
 
     def begin_look(self) -> None:
         """Call after training steps and before `predict`: the weights have changed."""
@@ -118,11 +138,12 @@ class FastEngine(Engine):
     """
 
     name: EngineName = "fast"
-    prunes = reuses = True
+    reuses = True
 
     def __init__(self, model: nn.Module, device: torch.device, task: Task) -> None:
         super().__init__(model, device, task)
-        self.compiled = task.work >= COMPILE_FROM_FLOPS and can_compile(device)
+        self.prunes = device.type == "cpu" or task.look >= PRUNE_FROM_FLOPS
+        self.compiled = task.work >= COMPILE_FROM_FLOPS[device.type] and can_compile(device)
         last = evaluators.head(model)
         only_last = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in last.parameters()}
         fits = 4 * task.test_images * last.in_features <= FEATURE_BYTES
@@ -137,17 +158,23 @@ class FastEngine(Engine):
             self.test_batch = 50 if self.winograd else 25
             self.train_batch = 64 if task.splittable and self.train_compiled else self.train_batch
             self.calibrates = task.work >= CALIBRATE_FROM_FLOPS and self.head is None
+        elif device.type == "cuda":
+            # measured, H100, a look compiled, at 1,000 and 2,500: ConvNet-3 13.3 and 12.9 ms, ResNet18 38 and 36; 224 px at 250
+            # and 500: ResNet18 189 and 183 ms
+            self.test_batch = 2500 if task.evaluator.input_size <= 64 else 500
+        self.graphed: GraphedStep | None = None
         self.kind = f"{task.evaluator.name}_{task.evaluator.input_size}"
         self._train = program(self.kind + "_train") if self.train_compiled else _call
         self._test = program(self.kind + "_test") if self.compiled else _call
 
     def _make_twin(self) -> None:
-        # uncompiled, bfloat16 is slower than float32: its norms are not fused
-        self.narrow = self.compiled and has_bfloat16(self.device)
+        # uncompiled, bfloat16 is slower than float32 on a processor: its norms are not fused
+        self.narrow = (self.compiled or self.device.type == "cuda") and has_bfloat16(self.device)
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
         for way in (winograd, unfolded, norms):
             way.release(self.model)
-        if self.compiled:
+        # measured on an H100: Triton makes norms as fast by itself, and could not build ours into ConvNet-3's gradient
+        if self.compiled and self.device.type == "cpu":
             norms.adopt(self.model)
         if self.narrow and has_tiles(self.device):
             unfolded.adopt(self.model)
@@ -163,6 +190,7 @@ class FastEngine(Engine):
         arithmetic = f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
         arithmetic += ", trained in float32, eager" if self.compiled and not self.train_compiled else ""
         arithmetic += f", {self.winograd} Winograd convolutions" if self.winograd else ""
+        arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
         return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
 
     def parts(self, count: int) -> int:
@@ -171,8 +199,14 @@ class FastEngine(Engine):
             return super().parts(count)
         return -(-count // -(-count // self.train_batch))
 
+    def graph(self, step: Callable[[Tensor], Tensor], generator: torch.Generator) -> GraphedStep | None:
+        """On a GPU."""
+        self.graphed = GraphedStep(step, generator) if self.device.type == "cuda" else None
+        return self.graphed
+
     def _autocast(self, compiled: bool) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow and compiled)
+        narrow = self.narrow and (compiled or self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
 
     def logits(self, inputs: Tensor) -> Tensor:
         with self._autocast(self.train_compiled):
@@ -234,16 +268,19 @@ class FastEngine(Engine):
         try:
             outputs = getattr(self, which)(model, inputs)
         except Exception as error:
-            if not self.compiled or "torch._" not in type(error).__module__:
-                raise
-            # no compiler, no headers, an operation it cannot handle: float32 from here on, and the record says so
-            warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=2)
-            self.compiled = self.train_compiled = False
-            self._train = self._test = _call
-            self._make_twin()
-            with torch.autocast(self.device.type, enabled=False):
+            self.give_up(error)
+            with self._autocast(compiled=False):
                 outputs = (self.twin if which == "_test" else model)(inputs.to(self.dtype))
         return outputs
+
+    def give_up(self, error: Exception) -> None:
+        """No compiler, no headers, an operation it cannot handle: uncompiled from here on, and the record says so."""
+        if not self.compiled or "torch._" not in type(error).__module__:
+            raise error
+        warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=3)
+        self.compiled = self.train_compiled = False
+        self._train = self._test = _call
+        self._make_twin()
 
 
 def build(
@@ -255,10 +292,11 @@ def build(
     splittable: bool,
     work: float,
     test_images: int,
+    look: float,
 ) -> Engine:
     """The engine called `name` for this network; the rest is a `Task`."""
     kind = FastEngine if name == "fast" else Engine
-    return kind(model, device, Task(evaluator, splittable, work, test_images))
+    return kind(model, device, Task(evaluator, splittable, work, test_images, look))
 
 
 class PrunedLooks:

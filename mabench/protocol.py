@@ -26,7 +26,7 @@ from mabench import engine as engines
 from mabench import evaluators, recorded
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
-from mabench.engine import RESIDENT_BYTES, EngineName, PrunedLooks
+from mabench.engine import EngineName, PrunedLooks
 from mabench.files import seal, unsealed, whole
 from mabench.recorded import RecordedLabels
 from mabench.schema import Cell, Evaluator, Interrupted, MabenchError, Recipe, RunRecord, stream
@@ -197,15 +197,18 @@ class Sitting:
             splittable=splittable,
             work=self.total * flops,
             test_images=len(self.test_labels),
+            look=len(self.test_labels) * flops,
         )
         self.prepared: Tensor | None = None  # the whole test split as the network takes it, where that is small
         self.view = self._view(evaluator)
         self.order = torch.Generator().manual_seed(stream(seed, prefix + "order"))
         self.augment = torch.Generator(self.device).manual_seed(stream(seed, prefix + "augment"))
+        self.proven: set[int] = set()  # lengths of batches with which a step has worked
         self.epoch = 0  # finished epochs
         self.permutation: Tensor | None = None  # of the epoch under way
         self.position = 0  # images of it already used
         self.loss_sum = torch.zeros((), device=self.device)
+        self.losses: list[Tensor] = []  # loss_sum of the epochs since they were last read: reading waits for the device
         self.tested = -1  # images of the look under way, -1 = no look under way
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self._new_optimizer(decayed=False)
@@ -256,29 +259,53 @@ class Sitting:
                     group["lr"] = self._rate() * (1 + math.cos(math.pi * self.epoch / self.recipe.epochs)) / 2
         while self.position < len(self.images):
             batch = self.permutation[self.position : self.position + self.recipe.batch_size].to(self.device)
-            self.loss_sum += self.step(batch) * len(batch)
+            self.loss_sum += self.again(batch) * len(batch)
             self.position += len(batch)
             self._advance(len(batch) * TRAIN_COST)
         self.epoch += 1
         self.permutation, self.position = None, 0
-        loss = float(self.loss_sum) / len(self.images)
-        finite = math.isfinite(loss)
-        if self.epoch == self.recipe.epochs:  # no further loss would show what the last step did to the weights
-            finite = finite and all(bool(p.isfinite().all()) for p in self.model.parameters())
-        if not finite and self.phase == "student" and self.diverged_epoch is None:
-            self.diverged_epoch = self.epoch
+        self.losses.append(self.loss_sum.clone())
         if self._look_is_due():
+            loss = self._read_losses()
             self.train_loss.append((self.epoch, loss if math.isfinite(loss) else -1.0))
         if self.epoch == self.recipe.decay_after:
             self._new_optimizer(decayed=True)
+
+    def _read_losses(self) -> float:
+        """Note the first epoch whose loss was not finite; the mean loss of the last one."""
+        values = torch.stack(self.losses).tolist()
+        finite = [math.isfinite(value) for value in values]
+        if self.epoch == self.recipe.epochs:  # no further loss would show what the last step did to the weights
+            finite[-1] = finite[-1] and all(bool(p.isfinite().all()) for p in self.model.parameters())
+        if not all(finite) and self.phase == "student" and self.diverged_epoch is None:
+            self.diverged_epoch = self.epoch - len(values) + 1 + finite.index(False)
+        self.losses = []
+        return float(values[-1]) / len(self.images)
 
     def set_training(self) -> None:
         """Training mode, with batch norm as the recipe wants it."""
         self.model.train()
         evaluators.set_batch_norm(self.model, frozen=self._batch_norm_frozen())
 
+    def again(self, batch: Tensor) -> Tensor:
+        """`step`, replayed where the engine recorded it; the next call overwrites the result."""
+        return self.step(batch) if self.graph is None else self.graph(batch)
+
     def step(self, batch: Tensor) -> Tensor:
         """One optimizer step on the images with these indices; returns the mean loss, on the device."""
+        if len(batch) in self.proven:
+            return self._step(batch)
+        state = self.augment.get_state()
+        try:
+            loss = self._step(batch)
+        except Exception as error:  # the gradient's program is only made when it is first wanted
+            self.engine.give_up(error)
+            self.augment.set_state(state)
+            loss = self._step(batch)
+        self.proven.add(len(batch))
+        return loss
+
+    def _step(self, batch: Tensor) -> Tensor:
         images, targets = self._seen(batch)
         inputs, truth = self._inputs(images), self.targets[batch]
         self.optimizer.zero_grad(set_to_none=True)
@@ -363,7 +390,7 @@ class Sitting:
         if self.prepared is None and self.engine.reuses:
             numbers = self.test.dataset.channels * self.evaluator.input_size**2
             size = len(self.test_labels) * numbers * self.engine.dtype.itemsize
-            if self.engine.head is not None or size <= RESIDENT_BYTES:
+            if self.engine.head is not None or size <= self.engine.resident_bytes():
                 parts = torch.split(torch.arange(len(self.test_labels)), self.engine.test_batch)
                 self.prepared = torch.cat([self.engine.embed(self._prepare(part)) for part in parts])
         if self.prepared is None:
@@ -442,11 +469,15 @@ class Sitting:
                 {"params": [p for name, p in trained.items() if name not in heavy], "weight_decay": 0.0},
             ]
         self.decayed = decayed
+        on_gpu = self.device.type == "cuda"  # where AdamW's count of steps then lies too, so that a step can be recorded
         self.optimizer: torch.optim.Optimizer
         if (recipe.optimizer or self.evaluator.optimizer) == "sgd":
             self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=on_gpu)
+        plan = recipe.augmentation
+        waits = recipe.recorded is not None or recipe.schedule != "constant" or bool(plan.one_of) or plan.geometry_one_of
+        self.graph = None if waits else self.engine.graph(self.step, self.augment)
 
     # -- clock, checkpoint, interruption -------------------------------------------------------------------------
 
@@ -478,6 +509,8 @@ class Sitting:
         self._saved_at = time.monotonic()
         if self.checkpoint is None:
             return
+        if self.losses:
+            self._read_losses()
         state: dict[str, Any] = {name: getattr(self, name) for name in self._PLAIN}
         state |= {
             "cell": self.cell.model_dump_json(),

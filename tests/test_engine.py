@@ -110,7 +110,7 @@ def test_a_checkpoint_of_the_other_engine_is_not_continued(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["convnet3-scratch", pytest.param("vit_mini-scratch", marks=pytest.mark.slow), "batch norm"])
 def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One trained network, tested by both engines; the arithmetic of the compiled twin, uncompiled to save the time."""
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(engine, "can_compile", lambda device: True)
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(engine, "program", lambda kind: engine._call)
@@ -127,7 +127,8 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
         loss.backward()
         optimizer.step()
     plain, fast = (
-        engine.build(e, model, evaluator, CPU, splittable=True, work=0.0, test_images=500) for e in ("reference", "fast")
+        engine.build(e, model, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
+        for e in ("reference", "fast")
     )  # type: ignore[arg-type]
     assert (plain.dtype, fast.dtype) == (torch.float32, torch.bfloat16)
     answers = []
@@ -145,7 +146,7 @@ def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tm
         pytest.skip("no C++ compiler here")
     recipe = LOOKS.model_copy(update={"epochs": 8})
     plain = run("fast", recipe)
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     compiled = run("fast", recipe)
     if compiled.environment["arithmetic"].endswith("eager"):
         pytest.skip("the C++ compiler here lacks something")
@@ -168,7 +169,7 @@ def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     changing = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
     model = evaluators.build(changing, num_classes=10, channels=3, image_size=32, seed=0).requires_grad_(False)
     evaluators.head(model).requires_grad_(True)
-    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0, test_images=500)
+    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0, test_images=500, look=0.0)
     assert moving.head is None, "statistics of batch norm move, so features do"
 
 
@@ -217,7 +218,7 @@ def test_what_is_fastest_here_is_measured_once(tmp_path: Path, monkeypatch: pyte
 def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic of a compiled cell, uncompiled to save the time: some size is chosen, and the look is the same."""
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(engine, "can_compile", lambda device: True)
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
     monkeypatch.setattr(engine, "program", lambda kind: engine._call)
@@ -232,13 +233,13 @@ def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest
 
 def test_depthwise_convolutions_are_trained_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the compiler makes them slower, a processor: float32 in training, bit for bit, whatever testing does."""
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(engine, "can_compile", lambda device: True)
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(engine, "program", lambda kind: engine._call)
     for name, plain in (("mobilenetv2-scratch", True), ("convnet3-scratch", False)):
         model = evaluators.build(EVALUATORS[name], num_classes=10, channels=3, image_size=32, seed=0)
-        own = engine.build("fast", model, EVALUATORS[name], CPU, splittable=False, work=0.0, test_images=500)
+        own = engine.build("fast", model, EVALUATORS[name], CPU, splittable=False, work=0.0, test_images=500, look=0.0)
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         model.train()
         expected = model(images)
@@ -253,7 +254,7 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     broken.write_text("#!/bin/sh\necho 'Python.h: No such file or directory' >&2\nexit 1\n")
     broken.chmod(0o755)
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from mabench import engine; engine.COMPILE_FROM_FLOPS = 0.0\n"
+        "import sys; sys.path.insert(0, 'tests'); from mabench import engine; engine.COMPILE_FROM_FLOPS['cpu'] = 0.0\n"
         "import test_engine as t; r = t.run('fast', t.LOOKS.model_copy(update={'epochs': 4}), 'lenet-scratch')\n"
         "print(r.environment['arithmetic'], r.total)"
     )

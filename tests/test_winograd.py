@@ -88,7 +88,7 @@ def test_networks_compute_the_same(name: str) -> None:
 
 def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncompiled here to save the time: the arithmetic is the same."""
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(engine, "can_compile", lambda device: True)
     monkeypatch.setattr(engine, "program", lambda kind: engine._call)
     images = torch.randn(25, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.
         monkeypatch.setattr(engine, "has_bfloat16", lambda device: bfloat16)
         evaluator = EVALUATORS["convnet3-scratch"]
         model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
-        made = engine.build("fast", model, evaluator, CPU, splittable=True, work=0.0, test_images=500)
+        made = engine.build("fast", model, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
         assert isinstance(made, engine.FastEngine)
         return made
 
@@ -124,12 +124,12 @@ def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program: logits, every gradient and the classes of a look, against the eager network."""
     if not engine.can_compile(CPU):
         pytest.skip("no C++ compiler here")
-    monkeypatch.setattr(engine, "COMPILE_FROM_FLOPS", 0.0)
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
     evaluator = EVALUATORS["convnet3-scratch"]
     evaluator = evaluator.model_copy(update={"name": "narrow", "arguments": {**evaluator.arguments, "width": 32}})
     fast, plain = (evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0) for _ in range(2))
-    own = engine.build("fast", fast, evaluator, CPU, splittable=True, work=0.0, test_images=500)
+    own = engine.build("fast", fast, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
     images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(20) % 10
     wanted, found = plain(images), own.logits(images)

@@ -1,0 +1,87 @@
+"""What a step of HMDC costs on this device: python benchmarks/hmdc_cost.py PRESET... [--steps 20] --name NAME
+
+Runs the beginning of each preset with random images and random weights in place of real ones: it is the time that counts.
+Step 1 is left out, as it pays for libraries and memory; every tenth step samples the gradients, as in a whole run. Writes a JSON
+file to benchmarks/results/ and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+import mabench
+from mabench import runner
+from mabench.compiling import processor
+from mabench.data import DATASETS, RealData
+from mabench.evaluators import EVALUATORS
+from mabench.files import write_text
+from mabench.schema import Interrupted
+from mabench_methods._kit import Run
+from mabench_methods.hmdc.condense import PRESETS, condense
+
+HERE = Path(__file__).parent
+IMAGES = 50_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("presets", nargs="+")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--name", required=True)
+    chosen = parser.parse_args()
+    device = runner.resolve_device(chosen.device)
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, 32, 32), np.uint8)
+    train = RealData(pixels, np.arange(IMAGES) % 10, DATASETS["cifar10"], "train", "")
+    for name, entry in EVALUATORS.items():
+        EVALUATORS[name] = entry.model_copy(update={"pretrained": False})  # type: ignore[index]
+    found, body = {}, []
+    for preset in chosen.presets:
+        config = PRESETS["hmdc"][preset]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        begun, times = time.monotonic(), []
+
+        def on_progress(
+            done: int, total: int, losses: Mapping[str, float], times: list[float] = times, begun: float = begun
+        ) -> None:
+            times.append(time.monotonic() - begun)
+
+        try:
+            condense(train, config, 0, device, Run(None, on_progress, lambda times=times: len(times) >= chosen.steps))  # type: ignore[misc]
+        except Interrupted:
+            pass
+        total = config.pretraining + config.iterations * config.steps
+        each = (times[-1] - times[0]) / (len(times) - 1)
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+        found[preset] = {
+            "steps_run": len(times), "steps_of_the_whole": total, "seconds_a_step": each, "seconds_of_the_first": times[0],
+            "hours_of_the_whole": each * total / 3600, "peak_bytes_on_device": peak,
+        }  # fmt: skip
+        body.append([preset, len(times), f"{total:,}", f"{each:.2f}", f"{each * total / 3600:.1f}", f"{peak / 2**30:.1f}"])
+    print(tabulate(body, ["preset", "steps run", "of", "seconds a step", "hours the whole", "peak GiB"], disable_numparse=True))
+    value = {
+        "what": "HMDC, its first steps, random images and random weights",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "processor": processor(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "mabench": mabench.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "presets": found,
+    }
+    write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
