@@ -288,3 +288,12 @@ def test_a_teacher_sees_images_in_its_own_way() -> None:
         assert (sitting.lessons is None) == (name == "reference" or not augmentation.absent)
     torch.testing.assert_close(answers[0], answers[1])
     torch.testing.assert_close(answers[0], answers[2])
+
+
+def test_on_a_gpu_convolutions_stay_with_cudnn_repeatable_and_in_float32() -> None:
+    """The switches exist without a GPU too."""
+    switches = torch.backends.cudnn
+    before = (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32)
+    with protocol.deterministic(torch.device("cuda")):
+        assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == (True, False, True, False)
+    assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == before

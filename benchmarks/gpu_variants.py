@@ -1,0 +1,98 @@
+"""What makes a GPU fast, step by step: python benchmarks/gpu_variants.py SET --suite SUITE --evaluator NAME
+
+One evaluator in PyTorch as it comes, in bfloat16, with its steps recorded as CUDA graphs, compiled, and both: milliseconds of a training
+step on all images of SET and of a look at all test images, in windows of several sizes, whole and sorted for pruning. Mean of 60
+steps, one look each; cuDNN as PyTorch leaves it. Pretrained networks have random weights. Prints one JSON line a variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from mabench import adapters, data, engine, protocol, runner, suites
+from mabench.protocol import Sitting
+
+STEPS, WARM = 60, 6
+VARIANTS = (
+    # name, engine, compiled, recorded
+    ("float32, eager", "reference", False, False),
+    ("bfloat16, eager", "fast", False, False),
+    ("bfloat16, eager, recorded", "fast", False, True),
+    ("bfloat16, compiled", "fast", True, False),
+    ("bfloat16, compiled, recorded", "fast", True, True),
+)
+
+
+@torch.inference_mode()
+def look(sitting: Sitting, size: int) -> float:
+    """Milliseconds of one look in windows of `size`."""
+    sitting.engine.test_batch = size
+    count = len(sitting.test_labels)
+    for begin in range(2):  # the first time compiles
+        sitting.begin_look()
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for first in range(0, count - size + 1, size) if begin else (0, size):
+            sitting.answers(slice(first, first + size))
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - begun) * count / (count // size * size)
+
+
+def sorted_look(sitting: Sitting) -> float:
+    """Milliseconds of one look that could stop early and does not."""
+    sitting.engine.prunes, sitting.curve, sitting.tested = True, [], 0
+    sitting.looks.begin()
+    sitting._saved_at = begun = time.monotonic()
+    sitting._look()
+    torch.cuda.synchronize()
+    return 1000 * (time.monotonic() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--suite", required=True)
+    parser.add_argument("--evaluator", required=True)
+    chosen = parser.parse_args()
+    device, exam, one = torch.device("cuda"), suites.load(chosen.suite), adapters.read(chosen.set)
+    test = data.load(exam.suite.dataset, "test")
+    (cell, *_) = runner.plan(exam, one, evaluator=chosen.evaluator, seeds=[0])
+    recipe = cell.recipe.model_copy(update={"batch_norm": "frozen"}) if cell.evaluator.pretrained else cell.recipe
+    random = cell.evaluator.model_copy(update={"pretrained": False})
+    cell = cell.model_copy(update={"evaluator": random, "recipe": recipe})
+    recording = engine.FastEngine.graph
+    for name, which, compiled, recorded in VARIANTS:
+        engine.COMPILE_FROM_FLOPS["cuda"] = 0.0 if compiled else float("inf")
+        engine.FastEngine.graph = recording if recorded else engine.Engine.graph  # type: ignore[method-assign]
+        torch.cuda.reset_peak_memory_stats()
+        sitting = Sitting(one, cell, test, device, which)  # type: ignore[arg-type]
+        batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
+        sitting.set_training()
+        for step in range(WARM + STEPS):
+            if step == WARM:
+                torch.cuda.synchronize()
+                begun = time.perf_counter()
+            sitting.again(batch)
+        torch.cuda.synchronize()
+        step_ms = 1000 * (time.perf_counter() - begun) / STEPS
+        own = sitting.engine.test_batch
+        looks = {size: round(look(sitting, size), 2) for size in sorted({own // 2, own, own * 2})}
+        sitting.engine.test_batch = own
+        found = {
+            "evaluator": chosen.evaluator, "variant": name, "step_ms": round(step_ms, 3), "look_ms": looks,
+            "sorted_look_ms": round(sorted_look(sitting), 1), "peak_bytes": torch.cuda.max_memory_allocated(),
+        }  # fmt: skip
+        print(json.dumps(found), flush=True)
+        del sitting
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
