@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mabench import adapters, data, engine, protocol, runner, suites
+from mabench import adapters, data, engine, runner, suites
 from mabench.protocol import Sitting
 
 STEPS, WARM = 60, 6

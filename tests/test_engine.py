@@ -266,6 +266,32 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     assert "eager 500" in done.stdout and "not compiled here" in done.stderr
 
 
+def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient's program is made when it is first wanted; the step is then done again, with the same draws."""
+
+    class CompilerError(Exception):
+        __module__ = "torch._inductor.exc"
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+            raise CompilerError("no gradient for you")
+
+    uncompiled = run("fast", LOOKS, "lenet-scratch")
+    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(engine, "can_compile", lambda device: True)
+    monkeypatch.setattr(engine, "program", lambda kind: lambda model, inputs: Fails.apply(model(inputs)))
+    with pytest.warns(UserWarning, match="not compiled here: no gradient"):
+        failed = run("fast", LOOKS, "lenet-scratch")
+    assert failed.environment["arithmetic"] == uncompiled.environment["arithmetic"] == "float32, eager"
+    assert failed.train_loss == uncompiled.train_loss
+    assert (failed.score, failed.last) == (uncompiled.score, uncompiled.last)
+
+
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(MabenchError, match="auto, reference, fast"):
         engine.choose("turbo", CPU)
