@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,8 +18,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-import mabench
-from mabench import runner
+from mabench import protocol, runner
 from mabench.compiling import processor
 from mabench.data import DATASETS, RealData
 from mabench.evaluators import EVALUATORS
@@ -72,11 +70,8 @@ def main() -> None:
     print(tabulate(body, ["preset", "steps run", "of", "seconds a step", "hours the whole", "peak GiB"], disable_numparse=True))
     value = {
         "what": "HMDC, its first steps, random images and random weights",
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "environment": protocol.environment(device, "as each preset says"),
         "processor": processor(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "mabench": mabench.__version__,
         "date": datetime.now(UTC).date().isoformat(),
         "presets": found,
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -26,7 +25,6 @@ import plain_loop
 import torch
 from tabulate import tabulate
 
-import mabench
 from mabench import adapters, data, evaluators, protocol, runner, suites
 from mabench.compiling import processor
 from mabench.files import write_text
@@ -138,11 +136,8 @@ def main() -> None:
         )  # fmt: skip
         value = {
             "what": f"{exam.id} on {chosen.set.name}, epochs {SHORT} to {LONG} (plain: {PLAIN_LONG}) of each network, random weights",
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+            "environment": protocol.environment(device, "as each evaluator says"),
             "processor": processor(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "mabench": mabench.__version__,
             "date": datetime.now(UTC).date().isoformat(),
             "evaluators": results,
         }
