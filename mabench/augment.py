@@ -39,14 +39,14 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Move image n by whole pixels down[n] and right[n] (negative: up, left); what comes in from outside is zero."""
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device) - down.view(-1, 1)  # [N,H]: where each row comes from
     columns = torch.arange(width, device=images.device) - right.view(-1, 1)
     inside = ((rows >= 0) & (rows < height)).view(n, 1, height, 1) & ((columns >= 0) & (columns < width)).view(n, 1, 1, width)
-    batch = torch.arange(n, device=images.device).view(-1, 1, 1)
-    # advanced indices around the channel slice put it last: [N,H,W,C]
-    moved = images[batch, :, rows.clamp(0, height - 1).unsqueeze(2), columns.clamp(0, width - 1).unsqueeze(1)]
-    return moved.permute(0, 3, 1, 2) * inside.to(images.dtype)
+    source = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)  # [N,H,W]
+    # over the pixels of a channel: on a processor three times as fast as indexing rows and columns
+    moved = images.flatten(2).gather(2, source.view(n, 1, -1).expand(-1, channels, -1))
+    return moved.view(images.shape) * inside
 
 
 def affine(images: Tensor, matrices: Tensor, align_corners: bool = False) -> Tensor:
@@ -106,14 +106,16 @@ def box(side: int, low_y: Tensor, high_y: Tensor, low_x: Tensor, high_x: Tensor)
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
 
-def cutout(images: Tensor, centre_y: Tensor, centre_x: Tensor, size: int) -> Tensor:
-    """Zero a square of `size` pixels around (centre_y[n], centre_x[n]), clipped at the borders."""
+def cutout(images: Tensor, centre_y: Tensor, centre_x: Tensor, size: int, unless: Tensor | None = None) -> Tensor:
+    """Zero a square of `size` pixels around (centre_y[n], centre_x[n]), clipped at the borders; nothing where `unless` [] is True."""
     y, x = centre_y - size // 2, centre_x - size // 2
-    return images.masked_fill(box(images.shape[-1], y, y + size, x, x + size), 0.0)
+    mask = box(images.shape[-1], y, y + size, x, x + size)
+    return images.masked_fill(mask if unless is None else mask & ~unless, 0.0)
 
 
 def cutmix(images: Tensor, targets: Tensor, partner: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace the masked part (one box [1,1,H,W] for the batch) by that of image partner[n]; targets mix by clipped area."""
+    """Replace the masked part (one box [1,1,H,W] for the batch) by that of image partner[n]; targets mix by clipped area. An
+    empty mask changes nothing."""
     share = mask.to(targets.dtype).mean()
     return torch.where(mask, images[partner], images), targets * (1 - share) + targets[partner] * share
 
@@ -164,11 +166,11 @@ def _geometry(images: Tensor, name: str, draw: _Draw, plan: Augmentation, align_
     return rotate(images, draw.uniform(-most_radians, most_radians), align_corners)
 
 
-def _cutout(images: Tensor, draw: _Draw, plan: Augmentation, beyond: int = 0) -> Tensor:
+def _cutout(images: Tensor, draw: _Draw, plan: Augmentation, beyond: int = 0, unless: Tensor | None = None) -> Tensor:
     """Centres on the image's pixels, and `beyond` pixels further to the bottom and right."""
     side = images.shape[-1]
     y, x = draw.integers(0, side - 1 + beyond), draw.integers(0, side - 1 + beyond)
-    return cutout(images, y, x, int(side * plan.cutout_ratio + 0.5))
+    return cutout(images, y, x, int(side * plan.cutout_ratio + 0.5), unless)
 
 
 def _one_of(images: Tensor, names: Sequence[str], draw: _Draw, plan: Augmentation) -> Tensor:
@@ -214,18 +216,16 @@ def augment(
     if plan.flip and not plan.flip_first:
         images = flip(images, flipped)
 
-    mixed = draw.scalar() < (plan.cutmix if mix else 0.0)  # [] on the device: no wait for it
+    mixed = draw.scalar() < (plan.cutmix if mix else 0.0)  # [] on the device, and part of the masks: no wait for it
     if plan.cutout != "never":
-        cut = _cutout(images, draw, plan)
-        images = torch.where(mixed, images, cut) if plan.cutout == "unless-cutmix" else cut
+        images = _cutout(images, draw, plan, unless=mixed if plan.cutout == "unless-cutmix" else None)
     if plan.cutmix:
         side = images.shape[-1]
         half = side * (1 - draw.scalar()).sqrt() / 2  # lambda ~ Beta(1,1); the box covers 1 - lambda of the image
         centre_y, centre_x = (torch.floor(draw.scalar() * side) for _ in range(2))
         mask = box(side, *((c + s * half).round().clamp(0, side).view(1) for c in (centre_y, centre_x) for s in (-1, 1)))
         partner = torch.rand(len(images), generator=generator, device=images.device).argsort()
-        new_images, new_targets = cutmix(images, targets, partner, mask)
-        images, targets = torch.where(mixed, new_images, images), torch.where(mixed, new_targets, targets)
+        images, targets = cutmix(images, targets, partner, mask & mixed)
     return images, targets
 
 
