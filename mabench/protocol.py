@@ -469,12 +469,12 @@ class Sitting:
                 {"params": [p for name, p in trained.items() if name not in heavy], "weight_decay": 0.0},
             ]
         self.decayed = decayed
-        on_gpu = self.device.type == "cuda"  # where AdamW's count of steps then lies too, so that a step can be recorded
+        recordable = self.device.type == "cuda" and self.engine.name == "fast"  # AdamW's count of steps then lies on the GPU
         self.optimizer: torch.optim.Optimizer
         if (recipe.optimizer or self.evaluator.optimizer) == "sgd":
             self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=on_gpu)
+            self.optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=recordable)
         plan = recipe.augmentation
         waits = recipe.recorded is not None or recipe.schedule != "constant" or bool(plan.one_of) or plan.geometry_one_of
         self.graph = None if waits else self.engine.graph(self.step, self.augment)
@@ -592,5 +592,5 @@ def deterministic(device: torch.device) -> Any:
     if device.type != "cuda":
         return nullcontext()
     torch.backends.cuda.matmul.allow_tf32 = False
-    # `enabled` has to be said: left out, cuDNN is switched off, and an H100 is ten times slower
+    # `enabled` has to be said: left out, cuDNN is switched off, and an H100 takes five to twelve times as long
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
