@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mabench import adapters, data, engine, runner, suites
+from mabench import adapters, costs, data, engine, runner, suites
 from mabench.protocol import Sitting
 
 STEPS, WARM = 60, 6
@@ -63,16 +63,14 @@ def main() -> None:
     device, exam, one = torch.device("cuda"), suites.load(chosen.suite), adapters.read(chosen.set)
     test = data.load(exam.suite.dataset, "test")
     (cell, *_) = runner.plan(exam, one, evaluator=chosen.evaluator, seeds=[0])
-    recipe = cell.recipe.model_copy(update={"batch_norm": "frozen"}) if cell.evaluator.pretrained else cell.recipe
-    random = cell.evaluator.model_copy(update={"pretrained": False})
-    cell = cell.model_copy(update={"evaluator": random, "recipe": recipe})
+    cell = costs.with_random_weights(cell)
     recording = engine.FastEngine.graph
     for name, which, compiled, recorded in VARIANTS:
         engine.COMPILE_FROM_FLOPS["cuda"] = 0.0 if compiled else float("inf")
         engine.FastEngine.graph = recording if recorded else engine.Engine.graph  # type: ignore[method-assign]
         torch.cuda.reset_peak_memory_stats()
         sitting = Sitting(one, cell, test, device, which)  # type: ignore[arg-type]
-        batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
+        batch = torch.arange(min(cell.recipe.batch_size, len(sitting.images)), device=device)
         sitting.set_training()
         for step in range(WARM + STEPS):
             if step == WARM:

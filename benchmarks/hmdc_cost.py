@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +25,19 @@ from mabench.evaluators import EVALUATORS
 from mabench.files import write_text
 from mabench.schema import Interrupted
 from mabench_methods._kit import Run
-from mabench_methods.hmdc.condense import PRESETS, condense
+from mabench_methods.hmdc.condense import PRESETS, Config, condense
 
 HERE = Path(__file__).parent
 IMAGES = 50_000
+
+
+def beginning(train: RealData, config: Config, steps: int, device: torch.device) -> list[float]:
+    """Seconds from the start to the end of each of the first steps."""
+    begun, times = time.monotonic(), list[float]()
+    run = Run(None, lambda *_: times.append(time.monotonic() - begun), lambda: len(times) >= steps)
+    with suppress(Interrupted):
+        condense(train, config, 0, device, run)
+    return times
 
 
 def main() -> None:
@@ -48,17 +57,7 @@ def main() -> None:
         config = PRESETS["hmdc"][preset]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        begun, times = time.monotonic(), []
-
-        def on_progress(
-            done: int, total: int, losses: Mapping[str, float], times: list[float] = times, begun: float = begun
-        ) -> None:
-            times.append(time.monotonic() - begun)
-
-        try:
-            condense(train, config, 0, device, Run(None, on_progress, lambda times=times: len(times) >= chosen.steps))  # type: ignore[misc]
-        except Interrupted:
-            pass
+        times = beginning(train, config, chosen.steps, device)
         total = config.pretraining + config.iterations * config.steps
         each = (times[-1] - times[0]) / (len(times) - 1)
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0

@@ -178,18 +178,23 @@ def estimate(
     return seconds
 
 
-def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: EngineName) -> Speed:
-    """Run the beginning of a cell, with random weights, and throw the result away."""
+def with_random_weights(cell: Cell) -> Cell:
+    """The cell without pretrained weights: it costs the same, and nothing is fetched."""
     recipe = cell.recipe
     if cell.evaluator.pretrained and recipe.batch_norm == "frozen-if-pretrained":
         recipe = recipe.model_copy(update={"batch_norm": "frozen"})  # what these words mean for the real weights
-    plain = cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"pretrained": False}), "recipe": recipe})
+    return cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"pretrained": False}), "recipe": recipe})
+
+
+def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: EngineName) -> Speed:
+    """Run the beginning of a cell, with random weights, and throw the result away."""
+    recipe = cell.recipe
     dataset = DATASETS[synthetic_set.dataset]
     image = np.random.default_rng(0).integers(0, 256, (1, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
     images = np.broadcast_to(image, (test_images, *image.shape[1:]))  # as many as there are, in no memory
     stand_in = RealData(images, np.zeros(test_images, np.int64), dataset, "test", "")
     begun = time.monotonic()
-    sitting = protocol.Sitting(synthetic_set, plain, stand_in, device, engine)
+    sitting = protocol.Sitting(synthetic_set, with_random_weights(cell), stand_in, device, engine)
     batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
 
     def train() -> int:

@@ -127,7 +127,9 @@ class Engine:
 
 
 class FastEngine(Engine):
-    """Compiled where the cell is long enough to pay for it, else eager float32; looks are pruned in any case.
+    """Compiled where the cell is long enough to pay for it, else eager, in float32 on a processor and bfloat16 on a GPU.
+
+    On a GPU training steps are replayed as CUDA graphs. Looks are pruned, on a GPU only where a look is long.
 
     Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a twin whose convolutions
     and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32
