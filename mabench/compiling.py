@@ -54,7 +54,13 @@ def can_compile(device: torch.device) -> bool:
     """Whether a compiler is there; on a processor PyTorch wants a C++ compiler."""
     if device.type == "cuda":
         return True
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+    return compiler() is not None
+
+
+def compiler() -> str | None:
+    """A C++ compiler: $CXX, g++ or clang++."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def processor() -> str:

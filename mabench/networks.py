@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mabench.kernels import norms
+from mabench.kernels.pooling import AvgPool, MaxPool
 from mabench.schema import MabenchError, lookup
 
 
@@ -27,43 +28,6 @@ class InstanceNorm(nn.GroupNorm):
         if not torch.compiler.is_compiling() or x.is_cuda:
             return super().forward(x)
         return norms.instance_norm(x, self.weight, self.bias, self.eps)
-
-
-def _corners(x: Tensor) -> list[Tensor]:
-    """[N,C,H,W] -> the four pixels of every 2x2, four times [N,C,H//2,W//2]."""
-    height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
-    return [x[:, :, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]
-
-
-class MaxPool(nn.MaxPool2d):
-    """The largest of 2x2 pixels; gradients go to the first of equals, NaN wins, as in `nn.MaxPool2d`."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling():
-            pooled: Tensor = super().forward(input)
-            return pooled
-        # written out: the compiler's own pooling goes pixel by pixel
-        largest, *others = _corners(input)
-        for other in others:
-            largest = torch.where((other > largest) | (other != other), other, largest)
-        return largest
-
-
-class AvgPool(nn.AvgPool2d):
-    """The mean of 2x2 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return super().forward(input)
-        # written out, so that it fuses with the activation before it; the compiler's own pooling has the faster gradient
-        corners = [corner.float() for corner in _corners(input)]
-        return ((corners[0] + corners[1] + corners[2] + corners[3]) / 4).to(input.dtype)
 
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {

@@ -73,6 +73,8 @@ class _Normalise(torch.autograd.Function):
         by_x = _once(-share * by_g * inverse * of_weight)
         rest = _once(-share * by_g * of_bias - by_x * mean)
         of_x = (by_g * g + by_x * wide + rest).to(x.dtype)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            of_x = of_x.contiguous(memory_format=torch.channels_last)  # g may lie otherwise, behind a pooling over the whole map
         return of_x, of_weight.sum((0, 2, 3)).to(weight.dtype), of_bias.sum((0, 2, 3)).to(weight.dtype), None, None
 
 
