@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mabench import evaluators
 from mabench.compiling import can_compile, fastest, has_bfloat16, has_tiles, keep_freed_memory, program
 from mabench.graphs import GraphedStep
-from mabench.kernels import norms, tiles, winograd
+from mabench.kernels import channels, native, norms, tiles, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
@@ -155,7 +155,9 @@ class FastEngine(Engine):
             # measured, ConvNet-3 compiled: tests 6,532 images/s at 25 and 3,495 at 200, trains 1,155 at 50 and 1,032 at 100;
             # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
             self.test_batch = 50 if self.winograd else 25
-            self.train_batch = 64 if task.splittable and self.train_compiled else self.train_batch
+            self.train_batch = (
+                int(__import__("os").environ.get("TB", "64")) if task.splittable and self.train_compiled else self.train_batch
+            )
             self.calibrates = task.work >= CALIBRATE_FROM_FLOPS and self.head is None
         elif device.type == "cuda":
             # measured, H100, a look compiled, at 1,000 and 2,500: ConvNet-3 13.3 and 12.9 ms, ResNet18 38 and 36; 224 px at 250
@@ -170,13 +172,14 @@ class FastEngine(Engine):
         # uncompiled, bfloat16 is slower than float32 on a processor: its norms are not fused
         self.narrow = (self.compiled or self.device.type == "cuda") and has_bfloat16(self.device)
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        for way in (winograd, tiles, norms):
+        for way in (winograd, tiles, channels, norms):
             way.release(self.model)
         # measured on an H100: Triton makes norms as fast by itself, and could not build ours into ConvNet-3's gradient
         if self.compiled and self.device.type == "cpu":
             norms.adopt(self.model)
-        if self.narrow and has_tiles(self.device):
+        if self.compiled and self.narrow and has_tiles(self.device) and native.library() is not None:
             tiles.adopt(self.model)
+            channels.adopt(self.model)
         saves = self.compiled and not self.narrow and self.device.type == "cpu"
         self.winograd = winograd.adopt(self.model) if saves else 0
         self.twin = copy.deepcopy(self.model).eval().requires_grad_(False)

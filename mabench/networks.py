@@ -13,22 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mabench.kernels import norms
+from mabench.kernels.norms import InstanceNorm
 from mabench.kernels.pooling import AvgPool, MaxPool
 from mabench.schema import MabenchError, lookup
-
-
-class InstanceNorm(nn.GroupNorm):
-    """Every channel of every image to mean 0 and variance 1, then an affine map: [N,channels,S,S] of any S."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or x.is_cuda:
-            return super().forward(x)
-        return norms.instance_norm(x, self.weight, self.bias, self.eps)
-
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
     # (channels, side) -> layer
