@@ -1,4 +1,5 @@
-"""Norms with coefficients computed once and convolutions as products of matrices are the ordinary ones: values, gradients, statistics."""
+"""Norms with coefficients computed once, convolutions in tiles and channels read once are the ordinary ones: values, gradients,
+statistics."""
 
 from __future__ import annotations
 
@@ -11,9 +12,26 @@ from torch import Tensor, nn
 
 from mabench import engine, evaluators
 from mabench.evaluators import EVALUATORS
-from mabench.kernels import norms, unfolded
+from mabench.kernels import channels, native, norms, tiles
+from mabench.kernels.norms import InstanceNorm
+from mabench.kernels.pooling import AvgPool, MaxPool
 
 CPU = torch.device("cpu")
+tiled = pytest.mark.skipif(
+    not engine.has_tiles(CPU) or not engine.can_compile(CPU), reason="no processor with tiles (AMX), or no compiler"
+)
+
+
+def narrow(*shape: int, seed: int = 0) -> Tensor:
+    """Random bfloat16 [N,C,H,W], channels last."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+def alike(found: Tensor, wanted: Tensor, bits: int) -> None:
+    """Equal up to the last of so many bits of the largest value."""
+    assert found.shape == wanted.shape
+    assert (found.double() - wanted).abs().max() <= wanted.abs().max().clamp_min(1e-3) / 2**bits
 
 
 def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], atol: float = 1e-10) -> None:
@@ -71,18 +89,109 @@ def test_batch_norm_its_gradients_and_its_running_statistics() -> None:
     )
 
 
+@tiled
+@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(
-    ("side", "kernel", "stride", "padding"), [(4, 3, 1, 1), (2, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 1), (7, 5, 1, 2), (5, 3, 1, 0), (9, 2, 2, 0), (12, 3, 1, 1)]
+    ("count", "inputs", "outputs", "height", "width", "kernel", "stride", "padding"),
+    [
+        (1, 32, 32, 4, 4, 3, 1, 1), (33, 64, 96, 4, 4, 3, 1, 1), (100, 32, 64, 2, 2, 3, 1, 1), (16, 96, 32, 1, 1, 3, 1, 1), (7, 32, 64, 9, 5, 3, 2, 1),
+        (50, 64, 32, 8, 8, 3, 2, 1), (5, 32, 32, 7, 10, 5, 1, 2), (3, 32, 32, 6, 6, 3, 1, 0), (4, 32, 64, 9, 9, 2, 2, 0), (40, 64, 64, 32, 32, 3, 1, 1),
+        (2, 32, 32, 5, 5, 5, 3, 4), (2, 256, 256, 32, 33, 3, 1, 1),
+    ],
 )  # fmt: skip
-def test_an_unfolded_convolution_and_its_gradients(side: int, kernel: int, stride: int, padding: int) -> None:
-    """Maps on both sides of the two limits, against PyTorch's in float64."""
-    draws = torch.Generator().manual_seed(side)
-    x = torch.randn(2, 3, side, side, dtype=torch.float64, generator=draws).requires_grad_()
-    weight = torch.randn(5, 3, kernel, kernel, dtype=torch.float64, generator=draws).requires_grad_()
-    wanted, found = F.conv2d(x, weight, None, stride, padding), unfolded.convolution(x, weight, stride, padding)
-    seed = torch.randn(wanted.shape, dtype=torch.float64, generator=draws)
-    close((found,), (wanted,))
-    close(*(torch.autograd.grad(y, (x, weight), seed) for y in (found, wanted)))  # type: ignore[arg-type]
+def test_convolutions_in_tiles(
+    count: int, inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int, padding: int, threads: int
+) -> None:
+    """All three products, whichever of them the network would use, against PyTorch's in float64. The weights' gradient is float32,
+    the others are rounded to bfloat16 at the end."""
+    x, weight = narrow(count, inputs, height, width), narrow(outputs, inputs, kernel, kernel, seed=1)
+    wide_x, wide_weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    wanted = F.conv2d(wide_x, wide_weight, None, stride, padding)
+    seed = narrow(*wanted.shape, seed=2)
+    of_x, of_weight = torch.autograd.grad(wanted, (wide_x, wide_weight), seed.double())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        ops = torch.ops.mabench
+        alike(ops.tiled_convolution(x, weight, None, stride, padding), wanted, 7)
+        alike(ops.tiled_image_gradient(seed, weight, height, width, stride, padding), of_x, 7)
+        alike(ops.tiled_weight_gradient(x, seed, kernel, stride, padding), of_weight, 17)
+    finally:
+        torch.set_num_threads(before)
+
+
+@tiled
+@pytest.mark.parametrize(("side", "stride"), [(4, 1), (8, 1), (8, 2), (32, 2), (36, 2)])
+def test_a_convolution_chooses_among_equals(side: int, stride: int) -> None:
+    """Maps on both sides of the limits: the network's function, with its gradients, of float32 weights."""
+    x, weight, bias = narrow(3, 32, side, side).requires_grad_(), torch.randn(64, 32, 3, 3, requires_grad=True), torch.randn(64)
+    bias.requires_grad_()
+    wide = [t.detach().bfloat16().double().requires_grad_() for t in (x, weight, bias)]
+    found, wanted = tiles.convolution(x, weight, bias, stride, 1), F.conv2d(*wide, stride, 1)
+    seed = narrow(*wanted.shape, seed=2)
+    alike(found, wanted, 7)
+    gradients = torch.autograd.grad(found, (x, weight, bias), seed)
+    for own, other in zip(gradients, torch.autograd.grad(wanted, wide, seed.double()), strict=True):
+        alike(own, other, 7)
+
+
+@tiled
+@pytest.mark.parametrize("follows", [(False, False), (True, False), (True, True), (False, True)])
+@pytest.mark.parametrize("shape", [(3, 32, 4, 6), (2, 64, 7, 5), (5, 96, 2, 2), (1, 32, 32, 32)])
+def test_a_channel_read_once(shape: tuple[int, ...], follows: tuple[bool, bool]) -> None:
+    """Instance norm, ReLU and pooling with their gradients against PyTorch's in float64."""
+    rectifies, pools = follows
+    x, weight, bias = 3 + narrow(*shape), torch.randn(shape[1]), torch.randn(shape[1])
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    wanted = F.group_norm(leaves[0], shape[1], *leaves[1:])
+    wanted = torch.relu(wanted) if rectifies else wanted
+    wanted = F.avg_pool2d(wanted, 2) if pools else wanted
+    own = [t.requires_grad_() for t in (x, weight, bias)]
+    found = channels.instance_norm(*own, 1e-5, rectifies=rectifies, pools=pools)
+    seed = narrow(*wanted.shape, seed=2)
+    alike(found, wanted, 7)
+    for mine, other, bits in zip(
+        torch.autograd.grad(found, own, seed), torch.autograd.grad(wanted, leaves, seed.double()), (7, 14, 14), strict=True
+    ):
+        alike(mine, other, bits)
+
+
+@tiled
+def test_nothing_is_lost_in_a_channel_read_once() -> None:
+    """A large mean does not drown a small variance, and NaN stays where it is."""
+    x = (100 + narrow(2, 32, 16, 16)).contiguous(memory_format=torch.channels_last)
+    one, zero = torch.ones(32), torch.zeros(32)
+    alike(channels.instance_norm(x, one, zero, 1e-5), F.instance_norm(x.double()), 7)
+    x[0, 3] = torch.nan
+    found = channels.instance_norm(x, one, zero, 1e-5, rectifies=True, pools=True)
+    assert found[0, 3].isnan().all() and found.isnan().sum() == 64
+
+
+@tiled
+@pytest.mark.parametrize("shape", [(3, 32, 4, 6), (2, 64, 7, 5), (2, 32, 1, 4)])
+def test_the_gradient_of_the_largest_of_four(shape: tuple[int, ...]) -> None:
+    """To the first of equals, NaN above all: equal to PyTorch's, bit for bit."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 3, shape, generator=draws).bfloat16().contiguous(memory_format=torch.channels_last)
+    x[torch.rand(shape, generator=draws) < 0.1] = torch.nan
+    if shape[2] == 1:
+        seed = narrow(*shape[:2], 0, 2)
+        assert not torch.ops.mabench.pool_gradient(x, seed).any()
+        return
+    x.requires_grad_()
+    wanted = F.max_pool2d(x, 2)
+    seed = narrow(*wanted.shape)
+    assert torch.equal(torch.ops.mabench.pool_gradient(x.detach(), seed), torch.autograd.grad(wanted, x, seed)[0])
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning that says why, and PyTorch computes."""
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    with pytest.warns(UserWarning, match="PyTorch computes: no C"):
+        assert native.library.__wrapped__() is None
+    monkeypatch.setattr(native, "compiler", lambda: "/bin/false")
+    with pytest.warns(UserWarning, match="PyTorch computes"):
+        assert native.library.__wrapped__() is None
 
 
 def test_which_modules_are_taken_over_and_given_back() -> None:
@@ -90,36 +199,63 @@ def test_which_modules_are_taken_over_and_given_back() -> None:
     others = [
         nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 64, 3, padding="same"),
         nn.Conv2d(64, 64, 3, padding=2, dilation=2), nn.Conv2d(64, 64, (3, 1)), nn.BatchNorm2d(4, affine=False),
-        nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, momentum=None), nn.BatchNorm1d(4),
+        nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, momentum=None), nn.BatchNorm1d(4), nn.Conv2d(64, 48, 3),
     ]  # fmt: skip
     model = nn.ModuleList([*convolutions, nn.BatchNorm2d(4), *others])
     before, names = [type(m) for m in model], list(model.state_dict())
-    assert unfolded.adopt(model) == 2 and norms.adopt(model) == 1 and unfolded.adopt(model) == 0
-    after = [unfolded.UnfoldedConv2d] * 2 + [norms.BatchNorm]
+    assert tiles.adopt(model) == 2 and norms.adopt(model) == 1 and tiles.adopt(model) == 0
+    after = [tiles.TiledConv2d] * 2 + [norms.BatchNorm]
     assert [type(m) for m in model] == after + before[3:] and list(model.state_dict()) == names
     x = torch.randn(2, 64, 4, 4)
     assert torch.equal(model[0](x), F.conv2d(x, convolutions[0].weight, convolutions[0].bias, padding=1))  # uncompiled: as before
-    unfolded.release(model)
+    tiles.release(model)
     norms.release(model)
     assert [type(m) for m in model] == before
 
 
+def test_a_norm_takes_over_what_follows_it() -> None:
+    """Only what follows it at once; uncompiled all compute as before; `release` gives everything back."""
+    model = nn.Sequential(
+        InstanceNorm(32), nn.ReLU(), AvgPool(), InstanceNorm(32), nn.ReLU(), MaxPool(), InstanceNorm(32), nn.Sigmoid(), AvgPool(),
+        nn.ReLU(), nn.Sequential(InstanceNorm(32)),
+    )  # fmt: skip
+    x = torch.randn(2, 32, 16, 16)
+    before, wanted = [type(m) for m in model.modules()], model(x)
+    channels.adopt(model)
+    once, relu, pool = channels.ReadOnce, channels.IncludedReLU, channels.IncludedAvgPool
+    after = [
+        channels.ReadOnceReLUPool,
+        relu,
+        pool,
+        channels.ReadOnceReLU,
+        relu,
+        channels.ReadOnceMaxPool,
+        once,
+        nn.Sigmoid,
+        AvgPool,
+        nn.ReLU,
+    ]
+    assert [type(m) for m in model.modules()] == [nn.Sequential, *after, nn.Sequential, once]
+    assert torch.equal(model(x), wanted)
+    channels.release(model)
+    assert [type(m) for m in model.modules()] == before
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18-scratch", "resnet18_in-scratch"])
-def test_a_compiled_step_is_the_eager_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network_name", ["resnet18-scratch", "resnet18_in-scratch", "convnet3-scratch", "vgg11_in-scratch"])
+def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program in one graph: loss and every gradient of a step in bfloat16 against the float32 network, then a look."""
     if not engine.can_compile(CPU):
         pytest.skip("no compiler here")
-    evaluator = EVALUATORS[name]
+    evaluator = EVALUATORS[network_name]
 
     def network() -> nn.Module:
         return evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
 
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(engine, "has_tiles", lambda device: True)
     plain, model = network(), network().to(memory_format=torch.channels_last)
     fast = engine.build("fast", model, evaluator, CPU, splittable=False, work=1e15, test_images=10_000, look=0.0)
-    assert any(isinstance(m, unfolded.UnfoldedConv2d) for m in model.modules())
+    assert any(isinstance(m, tiles.TiledConv2d) for m in model.modules()) is engine.has_tiles(CPU)
     draws = torch.Generator().manual_seed(0)
     images, labels = torch.randn(16, 3, 32, 32, generator=draws), torch.arange(16) % 10
     torch._dynamo.reset()
@@ -132,8 +268,11 @@ def test_a_compiled_step_is_the_eager_step(name: str, monkeypatch: pytest.Monkey
     assert abs(losses[0].item() - losses[1].item()) < 0.02
     for (name, own), other in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert own.grad is not None and other.grad is not None
-        alike = F.cosine_similarity(own.grad.flatten(), other.grad.flatten(), dim=0)
-        assert alike > 0.85, (name, float(alike))  # bfloat16 alone turns the first layers' by 0.9 to 0.94
+        if other.grad.abs().max() < 1e-6:  # of a bias that a norm takes away again: rounding only
+            continue
+        near = F.cosine_similarity(own.grad.flatten(), other.grad.flatten(), dim=0)
+        # bfloat16 alone turns the first layers' by 0.9 to 0.94, VGG11's, with norms over 2x2 pixels, by 0.87
+        assert near > (0.78 if "vgg" in network_name else 0.85), (name, float(near))
     for own, other in zip(model.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(own, other, rtol=0.02, atol=0.02)
     fast.begin_look()

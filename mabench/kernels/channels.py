@@ -174,7 +174,8 @@ class ReadOnceMaxPool(MaxPool):
 def adopt(model: nn.Module) -> None:
     """Let instance norms, with what follows them in a sequence, and maximum poolings compute this way. `release` takes it back."""
     for sequence in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for norm, activation, pooling in zip(sequence, [*sequence[1:], None], [*sequence[2:], None, None], strict=True):
+        layers = [*sequence, None, None]
+        for norm, activation, pooling in zip(layers, layers[1:], layers[2:], strict=False):
             if type(norm) is InstanceNorm and type(activation) is nn.ReLU:
                 norm.__class__, activation.__class__ = ReadOnceReLU, IncludedReLU
                 if type(pooling) is AvgPool:

@@ -22,7 +22,19 @@ from mabench.compiling import compiler
 from mabench.data import cache_folder
 
 SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "channels.cpp")]
-FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-fopenmp",
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512bf16",
+    "-mamx-tile",
+    "-mamx-bf16",
+]
 CHANNELS = 32  # numbers of channels are multiples of it
 
 
@@ -63,7 +75,7 @@ def _load(path: Path) -> ctypes.CDLL:
     return found
 
 
-def call(name: str, *arguments: Tensor | ctypes.Structure | float) -> None:
+def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
     """`mabench_NAME` with these arguments and the number of threads; tensors lie as the program wants them."""
     found = library()
     assert found is not None
@@ -71,6 +83,8 @@ def call(name: str, *arguments: Tensor | ctypes.Structure | float) -> None:
     for argument in arguments:
         if isinstance(argument, Tensor):
             given.append(ctypes.c_void_p(argument.data_ptr()))
+        elif argument is None:
+            given.append(ctypes.c_void_p())
         elif isinstance(argument, ctypes.Structure):
             given.append(ctypes.byref(argument))
         else:

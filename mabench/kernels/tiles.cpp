@@ -233,9 +233,9 @@ struct Meeting {
 };
 
 // `to` [N][targets][T] from `from` [N][sources][S]: for every target pixel the sum over its meetings of source times filter.
-// `pack(t, tiles)` fills the filters' tiles [taps][S/32] of the 16 channels from 16 * t on.
+// `bias` [T], or none, is added. `pack(t, tiles)` fills the filters' tiles [taps][S/32] of the 16 channels from 16 * t on.
 template <typename Pack>
-void gather(const bfloat16* from, int64_t sources, int64_t deep, Pack pack, int64_t taps, bfloat16* to,
+void gather(const bfloat16* from, int64_t sources, int64_t deep, Pack pack, int64_t taps, const float* bias, bfloat16* to,
             const std::vector<std::vector<Meeting>>& meetings, int64_t wide, int64_t images, int threads) {
     const int64_t targets = meetings.size(), inner = deep / 32;
 #pragma omp parallel num_threads(threads)
@@ -256,7 +256,9 @@ void gather(const bfloat16* from, int64_t sources, int64_t deep, Pack pack, int6
                         _mm512_store_si512(&left[((2 * p + n / 16) * inner + c) * TILE + n % 16 * 32],
                                            n < count ? _mm512_loadu_si512(row) : _mm512_setzero_si512());
                     }
-            for (int64_t t = own.first[0]; t < own.first[1]; ++t)
+            for (int64_t t = own.first[0]; t < own.first[1]; ++t) {
+                const __m512 low = bias ? _mm512_loadu_ps(bias + 32 * t) : _mm512_setzero_ps();
+                const __m512 high = bias ? _mm512_loadu_ps(bias + 32 * t + 16) : _mm512_setzero_ps();
                 for (int64_t p = 0; p < targets; ++p) {
                     _tile_zero(0);
                     _tile_zero(1);
@@ -283,19 +285,21 @@ void gather(const bfloat16* from, int64_t sources, int64_t deep, Pack pack, int6
                     _tile_stored(2, sums + 16 * 32, 128);
                     _tile_stored(3, sums + 16 * 32 + 16, 128);
                     for (int64_t n = 0; n < count; ++n) {
-                        const __m512bh row = _mm512_cvtne2ps_pbh(_mm512_load_ps(sums + 32 * n + 16), _mm512_load_ps(sums + 32 * n));
+                        const __m512bh row = _mm512_cvtne2ps_pbh(_mm512_add_ps(_mm512_load_ps(sums + 32 * n + 16), high),
+                                                                 _mm512_add_ps(_mm512_load_ps(sums + 32 * n), low));
                         _mm512_storeu_si512(to + ((start + n) * targets + p) * wide + 32 * t, (__m512i)row);
                     }
                 }
+            }
         }
     }
 }
 
 }  // namespace
 
-// The convolution: [N][H'*W'][D].
-extern "C" void mabench_convolution(const bfloat16* images, const bfloat16* weights, bfloat16* result, const Shape* shape,
-                                    int threads) {
+// The convolution: [N][H'*W'][D]; `bias` [D] float32, or none.
+extern "C" void mabench_convolution(const bfloat16* images, const bfloat16* weights, const float* bias, bfloat16* result,
+                                    const Shape* shape, int threads) {
     const Shape s = *shape;
     const int64_t taps = s.side * s.side, inner = s.channels / 32;
     auto pack = [=](int64_t d, bfloat16* filters) {
@@ -318,7 +322,7 @@ extern "C" void mabench_convolution(const bfloat16* images, const bfloat16* weig
                 meetings[i * s.across + j].push_back({row * s.width + column, tap});
             }
     }
-    gather(images, s.height * s.width, s.channels, pack, taps, result, meetings, s.filters, s.images, threads);
+    gather(images, s.height * s.width, s.channels, pack, taps, bias, result, meetings, s.filters, s.images, threads);
 }
 
 // Gradient of the images: [N][H*W][C].
@@ -343,5 +347,5 @@ extern "C" void mabench_image_gradient(const bfloat16* gradient, const bfloat16*
                 meetings[row * s.width + column].push_back({i * s.across + j, tap});
             }
     }
-    gather(gradient, s.down * s.across, s.filters, pack, taps, result, meetings, s.channels, s.images, threads);
+    gather(gradient, s.down * s.across, s.filters, pack, taps, nullptr, result, meetings, s.channels, s.images, threads);
 }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mabench.kernels import native, substitute
 
-LARGEST = 8  # pixels: side of the result up to which images are convolved here; the library is faster beyond
+LARGEST = 4  # pixels: side of the result up to which images are convolved here; the library is faster beyond
 LARGEST_STRIDED = 16  # the same for the images' gradient of a convolution with a stride
 
 
@@ -30,31 +30,34 @@ class _Shape(ctypes.Structure):
 
 def _call(
     name: str,
-    operands: tuple[Tensor, ...],
+    operands: tuple[Tensor, Tensor],
     out: Tensor,
     images: tuple[int, ...],
     weight: tuple[int, ...],
     stride: int,
     padding: int,
+    *bias: Tensor | None,
 ) -> Tensor:
     """One product; `images` and `weight` are the shapes [N,C,H,W] and [D,C,K,K]."""
     count, channels, height, width = images
     filters, _, side, _ = weight
     down, across = (_side(pixels, side, stride, padding) for pixels in (height, width))
     shape = _Shape(count, height, width, channels, down, across, filters, side, stride, padding)
-    native.call(name, *native.lying(*operands), out, shape)
+    assert not filters % native.CHANNELS
+    native.call(name, *native.lying(*operands), *bias, out, shape)
     return out
 
 
 @torch.library.custom_op("mabench::tiled_convolution", mutates_args=())
-def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """[N,C,H,W], [D,C,K,K] -> [N,D,H',W'], all bfloat16."""
-    out = _made_convolution(x, weight, stride, padding)
-    return _call("convolution", (x, weight), out, x.shape, weight.shape, stride, padding)
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    """[N,C,H,W], [D,C,K,K] -> [N,D,H',W'], all bfloat16 but for the bias [D], float32."""
+    out = _made_convolution(x, weight, bias, stride, padding)
+    bias = None if bias is None else bias.float().contiguous()
+    return _call("convolution", (x, weight), out, x.shape, weight.shape, stride, padding, bias)
 
 
 @_convolution.register_fake
-def _made_convolution(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+def _made_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
     down, across = (_side(int(pixels), int(weight.shape[-1]), stride, padding) for pixels in x.shape[2:])
     return native.empty(x, (x.shape[0], weight.shape[0], down, across), x.dtype)
 
@@ -87,21 +90,22 @@ class _Convolution(torch.autograd.Function):
     """Each of the three products by whichever program is faster for this size of map."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         narrow = weight.to(x.dtype)
         ctx.save_for_backward(x, narrow)
         ctx.how = stride, padding
         if _side(x.shape[-1], weight.shape[-1], stride, padding) > LARGEST:
-            return F.conv2d(x, narrow, None, stride, padding)
-        out: Tensor = torch.ops.mabench.tiled_convolution(x, narrow, stride, padding)
+            return F.conv2d(x, narrow, None if bias is None else bias.to(x.dtype), stride, padding)
+        out: Tensor = torch.ops.mabench.tiled_convolution(x, narrow, bias, stride, padding)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)  # here, so that whatever made it writes it so
         of_x: Tensor | None = None
         of_weight: Tensor | None = None
+        of_bias = gradient.float().sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
             if gradient.shape[-1] <= (LARGEST if ctx.how[0] == 1 else LARGEST_STRIDED):
                 of_x = torch.ops.mabench.tiled_image_gradient(gradient, weight, *x.shape[2:], *ctx.how)
@@ -113,15 +117,15 @@ class _Convolution(torch.autograd.Function):
                 )
         if ctx.needs_input_grad[1]:
             of_weight = torch.ops.mabench.tiled_weight_gradient(x, gradient, weight.shape[-1], *ctx.how)
-        return of_x, of_weight, None, None
+        return of_x, of_weight, of_bias, None, None
 
 
-def convolution(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Convolution with a border of zeros: bfloat16 [N,C,H,W], float32 or bfloat16 [D,C,K,K] -> bfloat16 [N,D,H',W'].
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
+    """Convolution with a border of zeros: bfloat16 [N,C,H,W], weight [D,C,K,K] and bias [D] -> bfloat16 [N,D,H',W'].
 
     C and D are multiples of 32, and `native.library()` is there.
     """
-    out: Tensor = _Convolution.apply(x, weight, stride, padding)
+    out: Tensor = _Convolution.apply(x, weight, bias, stride, padding)
     return out
 
 
@@ -136,8 +140,7 @@ class TiledConv2d(nn.Conv2d):
         if not native.takes(input):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
-            out = convolution(input, self.weight, self.stride[0], int(self.padding[0]))
-            return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
+            return convolution(input, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 def adopt(model: nn.Module) -> int:
