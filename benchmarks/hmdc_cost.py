@@ -72,7 +72,16 @@ def main() -> None:
             "steps_run": len(times), "ends": times, "steps_of_the_whole": total, "seconds_a_step": each, "seconds_of_the_first": times[0],
             "hours_of_the_whole": each * total / 3600, "peak_bytes_on_device": peak,
         }  # fmt: skip
-        body.append([preset, len(times), f"{total:,}", f"{each:.2f}{'' if len(times) > config.period else ', none sampled'}", f"{each * total / 3600:.1f}", f"{peak / 2**30:.1f}"])
+        body.append(
+            [
+                preset,
+                len(times),
+                f"{total:,}",
+                f"{each:.2f}{'' if len(times) > config.period else ', none sampled'}",
+                f"{each * total / 3600:.1f}",
+                f"{peak / 2**30:.1f}",
+            ]
+        )
     print(tabulate(body, ["preset", "steps run", "of", "seconds a step", "hours the whole", "peak GiB"], disable_numparse=True))
     value = {
         "what": "HMDC, its first steps, random images and random weights",

@@ -1,6 +1,8 @@
 // What happens to every channel of every image between two convolutions: instance norm, ReLU and pooling, and their gradients.
 // Built and called by native.py and channels.py. A channel is read from memory once; its second reading finds it in the cache.
 //
+// Threads take the next few channels as they come, since their cores may not be equally fast; no sum depends on which takes what.
+//
 // Arrays: images [N][H][W][C] in bfloat16, C a multiple of 32; everything else in float32.
 
 #include <immintrin.h>
@@ -66,7 +68,7 @@ void forward(const bfloat16* images, const float* weight, const float* bias, flo
              float* inverse, const Norm& s, int threads) {
     const Map whole{s.images, s.height, s.width, s.channels}, made = pools ? Map{s.images, s.height / 2, s.width / 2, s.channels} : whole;
     const int64_t blocks = s.channels / 32, pixels = s.height * s.width;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (int64_t item = 0; item < s.images * blocks; ++item) {
         const int64_t n = item / blocks, c = item % blocks * 32;
         const bfloat16* x = images + n * pixels * s.channels + c;
@@ -107,7 +109,7 @@ void backward(const bfloat16* gradient, const bfloat16* images, const float* wei
               const float* inverse, bfloat16* of_images, float* of_weight, float* of_bias, const Norm& s, int threads) {
     const Map whole{s.images, s.height, s.width, s.channels}, made = pools ? Map{s.images, s.height / 2, s.width / 2, s.channels} : whole;
     const int64_t blocks = s.channels / 32, pixels = s.height * s.width;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
     for (int64_t item = 0; item < s.images * blocks; ++item) {
         const int64_t n = item / blocks, c = item % blocks * 32;
         const bfloat16* x = images + n * pixels * s.channels + c;

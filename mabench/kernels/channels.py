@@ -101,7 +101,7 @@ def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, rectif
 @torch.library.custom_op("mabench::pool_gradient", mutates_args=())
 def _pool_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """bfloat16 [N,C,H,W] and the gradient of its 2x2 maxima [N,C,H//2,W//2] -> the gradient of x."""
-    out = _made_pool_gradient(x, gradient)
+    out: Tensor = _made_pool_gradient(x, gradient)
     native.call("pool_gradient", *native.lying(x, gradient), out, _Map(*_lie(x)))
     return out
 

@@ -232,6 +232,19 @@ struct Meeting {
     int64_t source, tap;
 };
 
+// Call `note` with every pixel of the result, every pixel of the images that it sees, and the filters' pixel between them.
+template <typename Note>
+void meet(const Shape& s, Note note) {
+    for (int64_t tap = 0; tap < s.side * s.side; ++tap) {
+        const Range x(tap % s.side, s.across, s.width, s), y(tap / s.side, s.down, s.height, s);
+        for (int64_t i = y.begin; i < y.end; ++i)
+            for (int64_t j = x.begin; j < x.end; ++j) {
+                const int64_t row = i * s.stride + tap / s.side - s.padding, column = j * s.stride + tap % s.side - s.padding;
+                note(i * s.across + j, row * s.width + column, tap);
+            }
+    }
+}
+
 // `to` [N][targets][T] from `from` [N][sources][S]: for every target pixel the sum over its meetings of source times filter.
 // `bias` [T], or none, is added. `pack(t, tiles)` fills the filters' tiles [taps][S/32] of the 16 channels from 16 * t on.
 template <typename Pack>
@@ -314,14 +327,7 @@ extern "C" void mabench_convolution(const bfloat16* images, const bfloat16* weig
             }
     };
     std::vector<std::vector<Meeting>> meetings(s.down * s.across);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-        const Range x(tap % s.side, s.across, s.width, s), y(tap / s.side, s.down, s.height, s);
-        for (int64_t i = y.begin; i < y.end; ++i)
-            for (int64_t j = x.begin; j < x.end; ++j) {
-                const int64_t row = i * s.stride + tap / s.side - s.padding, column = j * s.stride + tap % s.side - s.padding;
-                meetings[i * s.across + j].push_back({row * s.width + column, tap});
-            }
-    }
+    meet(s, [&](int64_t result, int64_t seen, int64_t tap) { meetings[result].push_back({seen, tap}); });
     gather(images, s.height * s.width, s.channels, pack, taps, bias, result, meetings, s.filters, s.images, threads);
 }
 
@@ -339,13 +345,6 @@ extern "C" void mabench_image_gradient(const bfloat16* gradient, const bfloat16*
                 }
     };
     std::vector<std::vector<Meeting>> meetings(s.height * s.width);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-        const Range x(tap % s.side, s.across, s.width, s), y(tap / s.side, s.down, s.height, s);
-        for (int64_t i = y.begin; i < y.end; ++i)
-            for (int64_t j = x.begin; j < x.end; ++j) {
-                const int64_t row = i * s.stride + tap / s.side - s.padding, column = j * s.stride + tap % s.side - s.padding;
-                meetings[row * s.width + column].push_back({i * s.across + j, tap});
-            }
-    }
+    meet(s, [&](int64_t result, int64_t seen, int64_t tap) { meetings[seen].push_back({result, tap}); });
     gather(gradient, s.down * s.across, s.filters, pack, taps, nullptr, result, meetings, s.channels, s.images, threads);
 }
