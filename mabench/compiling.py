@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mabench.data import cache_folder
 from mabench.files import write_text
+from mabench.kernels import native
 from mabench.schema import MabenchError
 
 
@@ -32,6 +33,11 @@ def has_bfloat16(device: torch.device) -> bool:
 def has_tiles(device: torch.device) -> bool:
     """Whether the device is a processor that multiplies bfloat16 in tiles (AMX)."""
     return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def has_programs_for_tiles(device: torch.device) -> bool:
+    """Whether the device has tiles and `kernels.native` is there to fill them; compiles it where it has not been yet."""
+    return has_tiles(device) and native.load(compiler(), cache_folder() / "compiled")
 
 
 def keep_freed_memory() -> None:

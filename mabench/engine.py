@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from mabench import evaluators
-from mabench.compiling import can_compile, fastest, has_bfloat16, has_tiles, keep_freed_memory, program
+from mabench.compiling import can_compile, fastest, has_bfloat16, has_programs_for_tiles, keep_freed_memory, program
 from mabench.graphs import GraphedStep
-from mabench.kernels import channels, native, norms, tiles, winograd
+from mabench.kernels import channels, norms, tiles, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
@@ -176,7 +176,7 @@ class FastEngine(Engine):
         # measured on an H100: Triton makes norms as fast by itself, and could not build ours into ConvNet-3's gradient
         if self.compiled and self.device.type == "cpu":
             norms.adopt(self.model)
-        self.tiled = self.compiled and self.narrow and has_tiles(self.device) and native.library() is not None
+        self.tiled = self.compiled and self.narrow and has_programs_for_tiles(self.device)
         if self.tiled:
             tiles.adopt(self.model)
             channels.adopt(self.model)

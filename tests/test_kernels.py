@@ -4,13 +4,14 @@ statistics."""
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import engine, evaluators
+from mabench import compiling, engine, evaluators
 from mabench.evaluators import EVALUATORS
 from mabench.kernels import channels, native, norms, tiles
 from mabench.kernels.norms import InstanceNorm
@@ -18,8 +19,15 @@ from mabench.kernels.pooling import AvgPool, MaxPool
 
 CPU = torch.device("cpu")
 tiled = pytest.mark.skipif(
-    not engine.has_tiles(CPU) or not engine.can_compile(CPU), reason="no processor with tiles (AMX), or no compiler"
+    not compiling.has_tiles(CPU) or not compiling.can_compile(CPU), reason="no processor with tiles, or no compiler"
 )
+
+
+@pytest.fixture(autouse=True)
+def programs() -> None:
+    """The operations are there before a test calls them."""
+    if compiling.has_tiles(CPU) and compiling.can_compile(CPU):
+        assert compiling.has_programs_for_tiles(CPU)
 
 
 def narrow(*shape: int, seed: int = 0) -> Tensor:
@@ -184,14 +192,18 @@ def test_the_gradient_of_the_largest_of_four(shape: tuple[int, ...]) -> None:
     assert torch.equal(torch.ops.mabench.pool_gradient(x.detach(), seed), torch.autograd.grad(wanted, x, seed)[0])
 
 
-def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warning that says why, and PyTorch computes."""
-    monkeypatch.setattr(native, "compiler", lambda: None)
+def test_without_a_compiler_there_are_no_programs(tmp_path: Path) -> None:
+    """A warning that says why, and nothing half-made."""
     with pytest.warns(UserWarning, match="PyTorch computes: no C"):
-        assert native.library.__wrapped__() is None
-    monkeypatch.setattr(native, "compiler", lambda: "/bin/false")
-    with pytest.warns(UserWarning, match="PyTorch computes"):
-        assert native.library.__wrapped__() is None
+        assert not native.load.__wrapped__(None, tmp_path)
+    with pytest.warns(UserWarning, match="PyTorch computes: .*returned non-zero"):
+        assert not native.load.__wrapped__("/bin/false", tmp_path)
+    refuses = tmp_path / "compiler"
+    refuses.write_text("#!/bin/sh\n[ $# = 1 ] || { echo 'no such flag' >&2; exit 1; }\n")
+    refuses.chmod(0o755)
+    with pytest.warns(UserWarning, match="PyTorch computes: no such flag"):
+        assert not native.load.__wrapped__(str(refuses), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_which_modules_are_taken_over_and_given_back() -> None:
@@ -245,7 +257,7 @@ def test_a_norm_takes_over_what_follows_it() -> None:
 @pytest.mark.parametrize("network_name", ["resnet18-scratch", "resnet18_in-scratch", "convnet3-scratch", "vgg11_in-scratch"])
 def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program in one graph: loss and every gradient of a step in bfloat16 against the float32 network, then a look."""
-    if not engine.can_compile(CPU):
+    if not compiling.can_compile(CPU):
         pytest.skip("no compiler here")
     evaluator = EVALUATORS[network_name]
 
@@ -255,7 +267,7 @@ def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytes
     monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
     plain, model = network(), network().to(memory_format=torch.channels_last)
     fast = engine.build("fast", model, evaluator, CPU, splittable=False, work=1e15, test_images=10_000, look=0.0)
-    assert any(isinstance(m, tiles.TiledConv2d) for m in model.modules()) is engine.has_tiles(CPU)
+    assert any(isinstance(m, tiles.TiledConv2d) for m in model.modules()) is compiling.has_tiles(CPU)
     draws = torch.Generator().manual_seed(0)
     images, labels = torch.randn(16, 3, 32, 32, generator=draws), torch.arange(16) % 10
     torch._dynamo.reset()

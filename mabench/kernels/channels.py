@@ -92,7 +92,7 @@ class _Normalise(torch.autograd.Function):
 def instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, rectifies: bool = False, pools: bool = False) -> Tensor:
     """Instance norm, then ReLU, then the mean of 2x2 pixels if wanted: bfloat16 [N,C,H,W], float32 [C] twice -> bfloat16.
 
-    C is a multiple of 32, and `native.library()` is there. Sums are float32.
+    C is a multiple of 32, and `native.load` went well. Sums are float32.
     """
     out: Tensor = _Normalise.apply(x, weight, bias, eps, rectifies, pools)
     return out

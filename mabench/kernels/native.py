@@ -1,4 +1,4 @@
-"""The C++ programs beside this file: compiled when first wanted, kept in the cache folder, called through ctypes.
+"""The C++ programs beside this file: compiled when first wanted, kept, called through ctypes.
 
 They are for processors that multiply bfloat16 in tiles (Intel AMX) and take arrays that lie channels last, their numbers of
 channels multiples of 32. Without a compiler, or where the system does not grant the tiles, there is no library, and PyTorch computes.
@@ -18,9 +18,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mabench.compiling import compiler
-from mabench.data import cache_folder
-
 SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "channels.cpp")]
 FLAGS = [
     "-O3",
@@ -38,47 +35,45 @@ FLAGS = [
 CHANNELS = 32  # numbers of channels are multiples of it
 
 
+_LOADED: list[ctypes.CDLL] = []
+
+
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled programs, from the cache folder or made now; None, with a warning, where that fails."""
+def load(compiler: str | None, folder: Path) -> bool:
+    """Load the compiled programs from `folder`, or compile them now: whether `call` works from here on. A warning says why not."""
     try:
-        return _load(_compiled())
+        found = ctypes.CDLL(str(_compiled(compiler, folder)))
+        if found.mabench_request_tiles():
+            raise OSError("the system does not grant this process its tiles")
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"our programs for tiles cannot be used, PyTorch computes: {told.strip().splitlines()[0]}", stacklevel=2)
-        return None
+        return False
+    _LOADED[:] = [found]
+    return True
 
 
-def _compiled() -> Path:
+def _compiled(compiler: str | None, folder: Path) -> Path:
     """The library's file; its name says from what it was made."""
-    command = compiler()
-    if command is None:
+    if compiler is None:
         raise OSError("no C++ compiler (g++ or clang++; $CXX names another)")
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
     texts = [source.read_text(encoding="utf-8") for source in SOURCES]
     made_from = hashlib.sha256("\0".join([*FLAGS, version, *texts]).encode()).hexdigest()
-    path = cache_folder() / "compiled" / f"tiles-{made_from[:16]}.so"
+    path = folder / f"tiles-{made_from[:16]}.so"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / path.name
-            done = [command, *FLAGS, *map(str, SOURCES), "-o", str(made)]
-            subprocess.run(done, capture_output=True, text=True, check=True, timeout=300)
+            command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
+            subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             os.replace(made, path)  # two processes at a time make the same file
     return path
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
-    if found.mabench_request_tiles():
-        raise OSError("the system does not grant this process its tiles")
-    return found
-
-
 def call(name: str, *arguments: Tensor | ctypes.Structure | float | None) -> None:
     """`mabench_NAME` with these arguments and the number of threads; tensors lie as the program wants them."""
-    found = library()
-    assert found is not None
+    (found,) = _LOADED
     given: list[object] = []
     for argument in arguments:
         if isinstance(argument, Tensor):

@@ -123,7 +123,7 @@ class _Convolution(torch.autograd.Function):
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0) -> Tensor:
     """Convolution with a border of zeros: bfloat16 [N,C,H,W], weight [D,C,K,K] and bias [D] -> bfloat16 [N,D,H',W'].
 
-    C and D are multiples of 32, and `native.library()` is there.
+    C and D are multiples of 32, and `native.load` went well.
     """
     out: Tensor = _Convolution.apply(x, weight, bias, stride, padding)
     return out
