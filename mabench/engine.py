@@ -156,7 +156,8 @@ class FastEngine(Engine):
             # with Winograd's convolutions tests 542, 594 and 533 at 25, 50 and 100
             # with tiles ResNet-18 (instance norm) tests 1,200 at 25 and 1,570 at 64, trains 194 at 50 and 203 at 100
             self.test_batch = 64 if self.tiled else 50 if self.winograd else 25
-            self.train_batch = 128 if task.splittable and self.train_compiled else self.train_batch
+            if task.splittable and self.train_compiled:
+                self.train_batch = 128 if self.tiled else 64
             self.calibrates = task.work >= CALIBRATE_FROM_FLOPS and self.head is None
         elif device.type == "cuda":
             # measured, H100, a look compiled, at 1,000 and 2,500: ConvNet-3 13.3 and 12.9 ms, ResNet18 38 and 36; 224 px at 250
