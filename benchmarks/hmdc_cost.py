@@ -2,8 +2,8 @@
 
 Runs the beginning of each preset with random images and random weights in place of real ones: it is the time that counts.
 Step 1 is left out, as it pays for libraries and memory. Steps 1, 11, 21, ... sample the gradients and choose the real images, so
-eleven steps hold one such step among ten; a run cut short by `--seconds` may hold none, and says so. Writes a JSON file to benchmarks/results/ and
-prints a table.
+steps 2 to 11 hold one such among ten; a run cut short by `--seconds` may hold none, and says so. Writes a JSON file to
+benchmarks/results/ and prints a table.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--name", required=True, help="name of the result, e.g. convnet3_ipc10_epyc")
     chosen = parser.parse_args()
+    if chosen.again and chosen.fast_share < 1.0:
+        parser.error("--again times whole cells: leave out --fast-share")
     exam = suites.load(chosen.suite)
     (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
     epochs = max(1, round(recipe.epochs * chosen.share))

@@ -201,6 +201,7 @@ def test_without_a_compiler_there_are_no_programs(tmp_path: Path) -> None:
     refuses = tmp_path / "compiler"
     refuses.write_text("#!/bin/sh\n[ $# = 1 ] || { echo 'no such flag' >&2; exit 1; }\n")
     refuses.chmod(0o755)
+    (tmp_path / "cache").mkdir()
     with pytest.warns(UserWarning, match="PyTorch computes: no such flag"):
         assert not native.load.__wrapped__(str(refuses), tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())

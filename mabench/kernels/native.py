@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import subprocess
 import tempfile
 import warnings
@@ -17,6 +16,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from mabench.files import write_bytes
+from mabench.schema import MabenchError
 
 SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "channels.cpp")]
 FLAGS = [
@@ -34,7 +36,6 @@ FLAGS = [
 ]
 CHANNELS = 32  # numbers of channels are multiples of it
 
-
 _LOADED: list[ctypes.CDLL] = []
 
 
@@ -45,7 +46,7 @@ def load(compiler: str | None, folder: Path) -> bool:
         found = ctypes.CDLL(str(_compiled(compiler, folder)))
         if found.mabench_request_tiles():
             raise OSError("the system does not grant this process its tiles")
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, MabenchError) as error:
         told = getattr(error, "stderr", None) or str(error)
         warnings.warn(f"our programs for tiles cannot be used, PyTorch computes: {told.strip().splitlines()[0]}", stacklevel=2)
         return False
@@ -62,12 +63,11 @@ def _compiled(compiler: str | None, folder: Path) -> Path:
     made_from = hashlib.sha256("\0".join([*FLAGS, version, *texts]).encode()).hexdigest()
     path = folder / f"tiles-{made_from[:16]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / path.name
             command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(made)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-            os.replace(made, path)  # two processes at a time make the same file
+            write_bytes(path, made.read_bytes())  # two processes at a time write the same file
     return path
 
 
