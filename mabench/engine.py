@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mabench import evaluators
 from mabench.compiling import can_compile, fastest, has_bfloat16, has_programs_for_tiles, keep_freed_memory, program
 from mabench.graphs import GraphedStep
-from mabench.kernels import channels, norms, tiles, winograd
+from mabench.kernels import channels, first_block, norms, tiles, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
@@ -172,7 +172,7 @@ class FastEngine(Engine):
         # uncompiled, bfloat16 is slower than float32 on a processor: its norms are not fused
         self.narrow = (self.compiled or self.device.type == "cuda") and has_bfloat16(self.device)
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        for way in (winograd, tiles, channels, norms):
+        for way in (winograd, tiles, first_block, channels, norms):
             way.release(self.model)
         # measured on an H100: Triton makes norms as fast by itself, and could not build ours into ConvNet-3's gradient
         if self.compiled and self.device.type == "cpu":
@@ -180,6 +180,7 @@ class FastEngine(Engine):
         self.tiled = self.compiled and self.narrow and has_programs_for_tiles(self.device)
         if self.tiled:
             tiles.adopt(self.model)
+            first_block.adopt(self.model)
             channels.adopt(self.model)
         saves = self.compiled and not self.narrow and self.device.type == "cpu"
         self.winograd = winograd.adopt(self.model) if saves else 0

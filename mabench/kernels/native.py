@@ -20,7 +20,8 @@ from torch import Tensor
 from mabench.files import write_bytes
 from mabench.schema import MabenchError
 
-SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "channels.cpp")]
+SOURCES = [Path(__file__).with_name(name) for name in ("tiles.cpp", "channels.cpp", "first_block.cpp")]
+HEADERS = [Path(__file__).with_name(name) for name in ("tiles.h", "pixels.h")]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -59,7 +60,7 @@ def _compiled(compiler: str | None, folder: Path) -> Path:
     if compiler is None:
         raise OSError("no C++ compiler (g++ or clang++; $CXX names another)")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    texts = [source.read_text(encoding="utf-8") for source in SOURCES]
+    texts = [source.read_text(encoding="utf-8") for source in (*SOURCES, *HEADERS)]
     made_from = hashlib.sha256("\0".join([*FLAGS, version, *texts]).encode()).hexdigest()
     path = folder / f"tiles-{made_from[:16]}.so"
     if not path.exists():
