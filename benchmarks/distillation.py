@@ -42,7 +42,7 @@ def at(temperature: float, folder: Path) -> Exam:
 def run(exam: Exam, one: SyntheticSet, evaluator: str, seeds: list[int], engine: str, out: Path) -> dict[str, list[RunRecord]]:
     cells = runner.plan(exam, one, evaluator=evaluator, seeds=seeds)
     folder = Folder(out / exam.id, one.sha256, exam.id, exam.digest)
-    name = engines.choose(engine, runner.resolve_device("auto"))
+    name = engines.wanted(engine)
     records = runner.evaluate(exam, one, cells, folder, data.load("cifar10", "test"), device="auto", engine=name)
     found: dict[str, list[RunRecord]] = {}
     for record in records:

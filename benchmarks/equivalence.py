@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from statistics import fmean, stdev
 
-import torch
 from tabulate import tabulate
 
 from mabench import adapters, data, runner, suites
@@ -70,7 +69,7 @@ def main() -> None:
             "device_reference": pairs[0][0].environment["device"],
             "device_fast": pairs[0][1].environment["device"],
             "arithmetic": pairs[0][1].environment["arithmetic"],
-            "torch": torch.__version__,
+            "torch": pairs[0][1].environment["torch"],
         }
     ordered = sorted(rows.values(), key=lambda r: (r["suite"], r["set"], r["evaluator"]))
     write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")

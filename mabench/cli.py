@@ -17,7 +17,7 @@ from mabench.schema import Interrupted, MabenchError, printable
 
 if TYPE_CHECKING:
     from mabench.cluster import Ray
-    from mabench.engine import EngineName
+    from mabench.engine import Wanted
     from mabench.suites import Exam
     from mabench.synthetic import SyntheticSet
     from mabench_methods import Preset
@@ -169,7 +169,7 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     "--engine",
     default="auto",
     show_default=True,
-    help="reference (eager float32), fast (compiled, bfloat16 or Winograd, pruned looks), or auto: reference as yet (PROTOCOL.md, rule 17).",
+    help="reference (eager float32), fast (compiled, bfloat16 or Winograd, pruned looks), or auto: fast where it was shown to be the same exam, so far ConvNets on a GPU, else reference (PROTOCOL.md, rule 17).",
 )
 @launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan: cells, steps, FLOPs and the time they would take here.")
@@ -220,7 +220,9 @@ def eval_(
     "--out", type=click.Path(path_type=Path), help="Folder for everything (default: results/reproduce/METHOD-PRESET-HASH)."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or cuda:N.")
-@click.option("--engine", default="auto", show_default=True, help="Of the examination: auto, reference or fast.")
+@click.option(
+    "--engine", default="auto", show_default=True, help="Of the examination: auto, reference or fast, as in `mabench eval`."
+)
 @launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show what it would cost here.")
 def reproduce_(
@@ -255,7 +257,7 @@ def reproduce_(
     where = runner.resolve_device(device)  # of the condensation, which is always made here
     if launcher is not None:
         launcher.check(device)
-    engine_name = engines.choose(engine, where)
+    engine_name = engines.wanted(engine)
     if from_set is not None and sets > 1:
         raise MabenchError("--sets makes sets and --from-set brings one: leave one of the two out.")
     from mabench import adapters
@@ -343,7 +345,7 @@ def _show_reproduction_cost(
     evaluator: str | None,
     wanted: dict[str, list[int] | None],
     device: str,
-    engine: EngineName,
+    engine: Wanted,
 ) -> None:
     """Condensation and examination, estimated from their first steps."""
     from tempfile import TemporaryDirectory
@@ -431,12 +433,12 @@ def sit(
         launcher.check(device)
     # a cluster's devices are not known from here, and the driver needs none
     where = runner.resolve_device("cpu" if launcher is not None and not dry_run else device)
-    chosen = engines.choose(engine, where)
+    chosen = engines.wanted(engine)
     path = out or runner.default_folder(synthetic_set, exam)
     folder = Folder(path, synthetic_set.sha256, exam.id, exam.digest)
     display.describe(synthetic_set)
     display.say(
-        f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where if launcher is None else 'Ray'}, {chosen} engine, records in {path}\n"
+        f"\n{exam.id}: {exam.suite.title}\n{len(cells)} cells on {where if launcher is None else 'Ray'}, engine {chosen}, records in {path}\n"
     )
     if dry_run:
         display.show_plan(exam, synthetic_set, cells, folder, device, chosen)

@@ -26,7 +26,7 @@ from mabench.suites import Exam
 from mabench.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
-    from mabench.engine import EngineName
+    from mabench.engine import Wanted
 
 KNOCK_SECONDS = 10.0  # ours: a cluster that does not take a connection by then is not there
 LOSSES_ALLOWED = 5  # ours: a cell whose worker is lost more often than this is likely the reason for it
@@ -135,7 +135,7 @@ def evaluate(
     launcher: Ray,
     *,
     device: str = "auto",
-    engine: EngineName = "reference",
+    engine: Wanted = "reference",
     on_standing: Callable[[Standing], None] = lambda standing: None,
     on_record: Callable[[RunRecord, bool], None] = lambda record, fresh: None,
     on_event: Callable[[str], None] = lambda text: None,
@@ -172,7 +172,7 @@ class Crew:
         test: RealData,
         launcher: Ray,
         device: str,
-        engine: EngineName,
+        engine: Wanted,
         on_event: Callable[[str], None],
     ) -> None:
         self.ray, self.on_event, self.engine = ray, on_event, engine
@@ -445,7 +445,7 @@ def sit(
     cell_json: str,
     threads: int,
     device: str,
-    engine: EngineName,
+    engine: Wanted,
     place: str,
     checkpoint: str,
     board: Any,

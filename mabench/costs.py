@@ -14,7 +14,7 @@ import torch
 
 from mabench import evaluators, protocol, recorded
 from mabench.data import DATASETS, Dataset, RealData
-from mabench.engine import RESIDENT_BYTES, EngineName
+from mabench.engine import RESIDENT_BYTES, Wanted, choose
 from mabench.graphs import WARM
 from mabench.schema import Cell, Evaluator
 from mabench.synthetic import SyntheticSet
@@ -60,7 +60,7 @@ class Needs:
 
 
 def needs(
-    cell: Cell, synthetic_set: SyntheticSet, test: RealData, *, cpus: float, gpus: float, engine: EngineName = "reference"
+    cell: Cell, synthetic_set: SyntheticSet, test: RealData, *, cpus: float, gpus: float, engine: Wanted = "reference"
 ) -> Needs:
     """Processors, GPUs and host memory of a cell.
 
@@ -77,13 +77,14 @@ def needs(
     if gpus > 0:
         return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
     parameters, kept, largest = _floats_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-    copies = 4 + (2 if engine == "fast" else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
+    fast = choose(engine, cell.evaluator, torch.device("cpu")) == "fast"
+    copies = 4 + (2 if fast else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
     small = cell.evaluator.input_size <= 64
     split = recipe.batch_norm == "frozen" or (recipe.batch_norm == "frozen-if-pretrained" and cell.evaluator.pretrained)
     part = min(recipe.batch_size, 64) if split else recipe.batch_size
     batch = recipe.batch_size * (3 * pixels + 2 * dataset.channels * cell.evaluator.input_size**2)
     work = max(part * kept * ACTIVATION_COPIES, (50 if small else 16) * largest * ACTIVATION_COPIES)
-    resident = RESIDENT_BYTES if engine == "fast" else 0
+    resident = RESIDENT_BYTES if fast else 0
     return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * parameters + batch + work)))
 
 
@@ -140,7 +141,7 @@ def estimate(
     test_images: int,
     *,
     device: torch.device,
-    engine: EngineName,
+    engine: Wanted,
     on_kind: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[str, float]:
     """Seconds of every cell (by name) on this device, from the first steps and test batches of each evaluator.
@@ -170,7 +171,8 @@ def estimate(
         if teacher is not None:
             speed, startup = measured(teacher)
             trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
-            asked_once = engine == "fast" and cell.recipe.augmentation.absent and cell.recipe.recorded is None
+            fast = choose(engine, cell.evaluator, device) == "fast"
+            asked_once = fast and cell.recipe.augmentation.absent and cell.recipe.recorded is None
             asked = trained / protocol.TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
             known = (cell.seed, teacher.evaluator.name) in taught  # one process trains it once
             taught.add((cell.seed, teacher.evaluator.name))
@@ -186,7 +188,7 @@ def with_random_weights(cell: Cell) -> Cell:
     return cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"pretrained": False}), "recipe": recipe})
 
 
-def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: EngineName) -> Speed:
+def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: Wanted) -> Speed:
     """Run the beginning of a cell, with random weights, and throw the result away."""
     recipe = cell.recipe
     dataset = DATASETS[synthetic_set.dataset]

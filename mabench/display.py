@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mabench.cluster import Ray, Standing
     from mabench.data import RealData
-    from mabench.engine import EngineName
+    from mabench.engine import Wanted
     from mabench.runner import Step
     from mabench.schema import Cell, RunRecord
     from mabench.store import Folder
@@ -123,7 +123,7 @@ def evaluate(
     folder: Folder,
     test: RealData,
     device: str,
-    engine: EngineName,
+    engine: Wanted,
     launcher: Ray | None = None,
 ) -> list[RunRecord]:
     """Run the cells here, or on the launcher's cluster, under one bar; every finished cell leaves a line."""
@@ -194,7 +194,7 @@ def condensing(name: str) -> Iterator[Callable[[int, int, Mapping[str, float]], 
 
 
 def show_plan(
-    exam: Exam, synthetic_set: SyntheticSet, cells: Sequence[Cell], folder: Folder, device: str, engine: EngineName
+    exam: Exam, synthetic_set: SyntheticSet, cells: Sequence[Cell], folder: Folder, device: str, engine: Wanted
 ) -> float:
     """Print cells, steps, FLOPs and estimated time per evaluator; returns the seconds of all."""
     from tabulate import tabulate

@@ -25,6 +25,8 @@ from mabench.kernels import channels, first_block, norms, tiles, winograd
 from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
+Wanted = Literal["auto", "reference", "fast"]
+SHOWN_EQUIVALENT = {"cuda": {"convnet"}}  # architectures trained from scratch, by device: PROTOCOL.md, rule 17
 COMPILE_FROM_FLOPS = {"cpu": 1e13, "cuda": 1e14}  # ours: some ten seconds to half a minute of work, what compiling costs
 CALIBRATE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
 TEST_BATCHES = (32, 64, 128)  # tried on a processor, images up to 64 px
@@ -33,13 +35,19 @@ RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; C
 PRUNE_FROM_FLOPS = 2e13  # ours: of one look on a GPU; below, waiting for the answers costs more than the images that are left out
 
 
-def choose(name: str, device: torch.device) -> EngineName:
-    """`auto` is `fast` where PROTOCOL.md shows it equivalent, so far nowhere. Raises MabenchError for a typo."""
-    if name == "auto":
-        return "reference"
-    if name not in ("reference", "fast"):
+def wanted(name: str) -> Wanted:
+    """Raises MabenchError for a typo."""
+    if name not in ("auto", "reference", "fast"):
         raise MabenchError(f"--engine {name}: unknown. Allowed: auto, reference, fast.")
     return name  # type: ignore[return-value]
+
+
+def choose(name: Wanted, evaluator: Evaluator, device: torch.device) -> EngineName:
+    """`auto` is `fast` for the networks and devices for which PROTOCOL.md shows that it is the same exam, else `reference`."""
+    if name != "auto":
+        return name
+    shown = not evaluator.pretrained and evaluator.architecture in SHOWN_EQUIVALENT.get(device.type, ())
+    return "fast" if shown else "reference"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mabench import engine as engines
 from mabench import evaluators, recorded
 from mabench.augment import augment
 from mabench.data import DATASETS, RealData
-from mabench.engine import EngineName, PrunedLooks
+from mabench.engine import PrunedLooks, Wanted
 from mabench.files import seal, unsealed, whole
 from mabench.recorded import RecordedLabels
 from mabench.schema import Cell, Evaluator, Interrupted, MabenchError, Recipe, RunRecord, stream
@@ -75,7 +75,7 @@ def run(
     test: RealData,
     *,
     device: torch.device,
-    engine: EngineName = "reference",
+    engine: Wanted = "reference",
     checkpoint: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -106,13 +106,13 @@ class Sitting:
         cell: Cell,
         test: RealData,
         device: torch.device,
-        engine: EngineName = "reference",
+        engine: Wanted = "reference",
         checkpoint: Path | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.cell, self.recipe, self.device, self.checkpoint = cell, cell.recipe, device, checkpoint
-        self.engine_name = engine
+        self.engine_name = engines.choose(engine, cell.evaluator, device)
         self.on_progress, self.should_stop = on_progress, should_stop
         self.synthetic_set, self.test = synthetic_set, test
         dataset = test.dataset

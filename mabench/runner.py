@@ -21,7 +21,7 @@ from mabench.synthetic import SyntheticSet
 if TYPE_CHECKING:
     import torch
 
-    from mabench.engine import EngineName
+    from mabench.engine import Wanted
 
 WAIT_SECONDS = 0.5  # ours: between two looks whether another process has finished its cell
 
@@ -122,7 +122,7 @@ def evaluate(
     test: RealData,
     *,
     device: str,
-    engine: EngineName = "reference",
+    engine: Wanted = "reference",
     on_step: Callable[[Step], None] = lambda step: None,
     on_record: Callable[[RunRecord, bool], None] = lambda record, fresh: None,
 ) -> list[RunRecord]:

@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 
-from mabench import compiling, engine, evaluators, files, protocol
+from mabench import compiling, engine, evaluators, files, protocol, suites
 from mabench.engine import PrunedLooks
 from mabench.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Distillation, Interrupted, MabenchError, RunRecord
 
+ROOT = Path(__file__).resolve().parent.parent
 LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
 
 
@@ -294,7 +295,27 @@ def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPa
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(MabenchError, match="auto, reference, fast"):
-        engine.choose("turbo", CPU)
+        engine.wanted("turbo")
+
+
+def test_auto_is_fast_where_the_measured_differences_say_so() -> None:
+    """What is fast by itself stands in the results, under the headline recipe, on that kind of device."""
+    rows = json.loads((ROOT / "benchmarks/results/equivalence.json").read_text())
+    headline = suites.load("cifar10-agnostic").recipes["scratch"]
+    shown = {
+        (kind, EVALUATORS[row["evaluator"]].architecture)
+        for row in rows
+        for kind in ("cuda", "cpu")
+        if row["equivalent"] and (kind == "cpu") == row["device_fast"].startswith("cpu")
+        and row["suite"] == "headline-convnet3@1"
+    }  # fmt: skip
+    assert suites.load(str(ROOT / "benchmarks/headline_convnet3.toml")).recipes["scratch"] == headline
+    assert {(kind, name) for kind, names in engine.SHOWN_EQUIVALENT.items() for name in names} <= shown
+    for name, entry in EVALUATORS.items():
+        for device in (CPU, torch.device("cuda")):
+            by_itself = "fast" if not entry.pretrained and (device.type, entry.architecture) in shown else "reference"
+            assert engine.choose("auto", entry, device) == by_itself, name
+            assert engine.choose("fast", entry, device) == "fast" and engine.choose("reference", entry, device) == "reference"
 
 
 @pytest.mark.parametrize("missing", ["looks", "position", "a piece of looks"])

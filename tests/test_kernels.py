@@ -1,5 +1,5 @@
-"""Norms with coefficients computed once, convolutions in tiles and channels read once are the ordinary ones: values, gradients,
-statistics."""
+"""Norms with coefficients computed once, convolutions in tiles, channels read once and first blocks that store no maps are the
+ordinary ones: values, gradients, statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mabench import compiling, engine, evaluators
 from mabench.evaluators import EVALUATORS
-from mabench.kernels import channels, native, norms, tiles
+from mabench.kernels import channels, first_block, native, norms, tiles
 from mabench.kernels.norms import InstanceNorm
 from mabench.kernels.pooling import AvgPool, MaxPool
 
@@ -173,6 +173,79 @@ def test_nothing_is_lost_in_a_channel_read_once() -> None:
     x[0, 3] = torch.nan
     found = channels.instance_norm(x, one, zero, 1e-5, rectifies=True, pools=True)
     assert found[0, 3].isnan().all() and found.isnan().sum() == 64
+
+
+@tiled
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "filters", "side"),
+    [
+        ((3, 3, 32, 32), 128, 3),
+        ((5, 3, 4, 6), 32, 3),
+        ((9, 1, 7, 5), 64, 5),
+        ((2, 3, 33, 19), 32, 3),
+        ((4, 32, 2, 2), 32, 1),
+        ((1, 3, 64, 64), 96, 3),
+    ],
+)
+def test_a_first_block_that_stores_no_maps(shape: tuple[int, ...], filters: int, side: int, threads: int) -> None:
+    """Convolution, instance norm, ReLU and pooling with their gradients against PyTorch's in float64, on any number of threads."""
+    x, of_filters = narrow(*shape), torch.randn(filters, shape[1], side, side).bfloat16().float()
+    own = [t.requires_grad_() for t in (of_filters, torch.randn(filters), torch.randn(filters), torch.randn(filters))]
+    leaves = [t.detach().double().requires_grad_() for t in own]
+    convolved = F.conv2d(x.double(), leaves[0], leaves[1], padding=side // 2)
+    wanted = F.avg_pool2d(torch.relu(F.group_norm(convolved, filters, *leaves[2:])), 2)
+    seed, before = narrow(*wanted.shape, seed=2), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = first_block.first_block(x, *own, 1e-5)
+        gradients = torch.autograd.grad(found, own, seed)
+    finally:
+        torch.set_num_threads(before)
+    alike(found, wanted, 7)
+    exact = torch.autograd.grad(wanted, leaves, seed.double())
+    assert not gradients[1].any() and exact[1].abs().max() < 1e-9  # what the norm takes away again
+    for mine, other, bits in zip(gradients, exact, (7, 20, 14, 14), strict=True):
+        alike(mine, other, bits)
+
+
+@tiled
+def test_nothing_is_lost_in_a_first_block() -> None:
+    """A large mean does not drown a small variance, and NaN stays in its image."""
+    x = (100 + narrow(3, 3, 16, 16)).contiguous(memory_format=torch.channels_last)
+    x[:, 1:] = 0
+    seeing_one = torch.zeros(32, 3, 1, 1)
+    seeing_one[:, 0] = 1
+    one, zero = torch.ones(32), torch.zeros(32)
+    wanted = F.avg_pool2d(torch.relu(F.instance_norm(x[:, :1].double())), 2).expand(-1, 32, -1, -1)
+    alike(first_block.first_block(x, seeing_one, None, one, zero, 1e-5), wanted, 7)
+    x[1, 2, 3, 3] = torch.nan
+    found = first_block.first_block(x, seeing_one, None, one, zero, 1e-5)
+    assert found[1].isnan().all() and found.isnan().sum() == found[1].numel()
+
+
+def test_which_sequences_begin_with_a_first_block() -> None:
+    """Uncompiled they compute as before; `release` gives everything back."""
+
+    def block(*arguments: object, activation: type[nn.Module] = nn.ReLU, **options: object) -> nn.Sequential:
+        convolution = nn.Conv2d(*arguments, **options)  # type: ignore[arg-type]
+        return nn.Sequential(convolution, InstanceNorm(convolution.out_channels), activation(), AvgPool(), nn.Flatten())
+
+    fitting = [block(3, 32, 3, padding=1), block(1, 64, 5, padding=2, bias=False), block(32, 32, 1), block(3, 32, 3, padding="same")]  # fmt: skip
+    others = [
+        block(3, 32, 3), block(3, 48, 3, padding=1), block(4, 32, 3, padding=1), block(3, 32, 3, 2, padding=1),
+        block(3, 32, (3, 1), padding=1), block(3, 32, 3, padding=1, activation=nn.Sigmoid), nn.Sequential(nn.Conv2d(3, 32, 3)),
+        block(3, 32, 3, padding=2, dilation=2), block(3, 32, 2, padding=1), block(3, 32, 3, padding=1, padding_mode="reflect"),
+        nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), AvgPool()),
+    ]  # fmt: skip
+    model = nn.ModuleList([*fitting, *others])
+    x = torch.randn(2, 3, 8, 8)
+    before, wanted = list(model.state_dict()), fitting[0](x)
+    assert first_block.adopt(model) == len(fitting) and list(model.state_dict()) == before
+    assert all(type(m) is first_block.FirstBlock for m in fitting) and all(type(m) is nn.Sequential for m in others)
+    assert torch.equal(fitting[0](x), wanted)
+    first_block.release(model)
+    assert all(type(m) is nn.Sequential for m in model)
 
 
 @tiled

@@ -42,7 +42,9 @@ def _lying(x: Tensor, weight: Tensor) -> list[Tensor]:
 def _first_block(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """bfloat16 [N,C,H,W] and [D,C,K,K], float32 [D] twice -> the result, and mean and inverse standard deviation [N,D], float32."""
     out, mean, inverse = _made_first_block(x, filters, weight, bias, eps)
-    native.call("first_block", *_lying(x, filters), weight.contiguous(), bias.contiguous(), eps, out, mean, inverse, _how(x, filters))
+    native.call(
+        "first_block", *_lying(x, filters), weight.contiguous(), bias.contiguous(), eps, out, mean, inverse, _how(x, filters)
+    )
     return out, mean, inverse
 
 
@@ -78,26 +80,28 @@ def _made_gradient(
 
 class _FirstBlock(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, filters: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         narrow = filters.to(x.dtype)
         out, mean, inverse = torch.ops.mabench.first_block(x, narrow, weight, bias, eps)
         ctx.save_for_backward(x, narrow, weight, bias, mean, inverse)
         return out  # type: ignore[no-any-return]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor, Tensor, None]:
         gradient = gradient.contiguous(memory_format=torch.channels_last)  # here, so that whatever made it writes it so
         of_filters, of_weight, of_bias = torch.ops.mabench.first_block_gradient(gradient, *ctx.saved_tensors)
-        return None, of_filters, of_weight.sum(0), of_bias.sum(0), None
+        of_shift = torch.zeros_like(of_bias[0]) if ctx.needs_input_grad[2] else None
+        return None, of_filters, of_shift, of_weight.sum(0), of_bias.sum(0), None
 
 
-def first_block(x: Tensor, filters: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def first_block(x: Tensor, filters: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Convolution over K*K pixels with a border of zeros that keeps the size, instance norm, ReLU, mean of 2x2 pixels.
 
-    bfloat16 [N,C,H,W], filters [D,C,K,K], the norm's weight and bias [D], float32 -> bfloat16 [N,D,H//2,W//2]. K is odd, K*K*C at
-    most 32, D a multiple of 32, `native.load` went well. No gradient with respect to the images. Sums are float32.
+    bfloat16 [N,C,H,W], filters [D,C,K,K] and their bias `shift` [D], which the norm takes away again and whose gradient is zero; the
+    norm's weight and bias [D], float32 -> bfloat16 [N,D,H//2,W//2]. K is odd, K*K*C at most 32, D a multiple of 32, `native.load`
+    went well. No gradient with respect to the images. Sums are float32.
     """
-    out: Tensor = _FirstBlock.apply(x, filters, weight, bias, eps)
+    out: Tensor = _FirstBlock.apply(x, filters, shift, weight, bias, eps)
     return out
 
 
@@ -107,19 +111,17 @@ class FirstBlock(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() or input.dtype != torch.bfloat16 or input.requires_grad:
             return super().forward(input)  # type: ignore[no-any-return]
-        convolution, norm, *_ = self
+        convolution, norm = self[0], self[1]
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, InstanceNorm)
         with torch.autocast(input.device.type, enabled=False):
-            x = first_block(input, convolution.weight, norm.weight, norm.bias, norm.eps)
+            x = first_block(input, convolution.weight, convolution.bias, norm.weight, norm.bias, norm.eps)
         for layer in list(self)[FUSED:]:
             x = layer(x)
         return x
 
 
 def adopt(model: nn.Module) -> int:
-    """Let sequences that begin with such a block compute it this way; returns how many there are. `release` takes it back.
-
-    A bias of the convolution gets no gradient: the norm takes away what it adds.
-    """
+    """Let sequences that begin with such a block compute it this way; returns how many there are. `release` takes it back."""
     return substitute(model, nn.Sequential, FirstBlock, _fits)
 
 
