@@ -177,35 +177,42 @@ def test_nothing_is_lost_in_a_channel_read_once() -> None:
 
 @tiled
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("pooling", first_block.POOLINGS)
+@pytest.mark.parametrize("norms", [True, False])
 @pytest.mark.parametrize(
     ("shape", "filters", "side"),
     [
-        ((3, 3, 32, 32), 128, 3),
-        ((5, 3, 4, 6), 32, 3),
+        ((3, 3, 32, 32), 64, 3),
+        ((5, 3, 4, 6), 32, 5),
         ((9, 1, 7, 5), 64, 5),
         ((2, 3, 33, 19), 32, 3),
         ((4, 32, 2, 2), 32, 1),
-        ((1, 3, 64, 64), 96, 3),
+        ((2, 10, 6, 18), 96, 3),
     ],
 )
-def test_a_first_block_that_stores_no_maps(shape: tuple[int, ...], filters: int, side: int, threads: int) -> None:
+def test_a_first_block_that_stores_no_maps(
+    shape: tuple[int, ...], filters: int, side: int, norms: bool, pooling: type[nn.Module] | None, threads: int
+) -> None:
     """Convolution, instance norm, ReLU and pooling with their gradients against PyTorch's in float64, on any number of threads."""
     x, of_filters = narrow(*shape), torch.randn(filters, shape[1], side, side).bfloat16().float()
-    own = [t.requires_grad_() for t in (of_filters, torch.randn(filters), torch.randn(filters), torch.randn(filters))]
+    own = [t.requires_grad_() for t in (of_filters, *torch.randn(3 if norms else 1, filters))]
     leaves = [t.detach().double().requires_grad_() for t in own]
-    convolved = F.conv2d(x.double(), leaves[0], leaves[1], padding=side // 2)
-    wanted = F.avg_pool2d(torch.relu(F.group_norm(convolved, filters, *leaves[2:])), 2)
+    wanted = F.conv2d(x.double(), leaves[0], leaves[1], padding=side // 2)
+    wanted = torch.relu(F.group_norm(wanted, filters, *leaves[2:]) if norms else wanted)
+    wanted = wanted if pooling is None else pooling()(wanted)
     seed, before = narrow(*wanted.shape, seed=2), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = first_block.first_block(x, *own, 1e-5)
+        found = first_block.first_block(x, own[0], own[1], (own[2], own[3]) if norms else None, pooling=pooling)
         gradients = torch.autograd.grad(found, own, seed)
     finally:
         torch.set_num_threads(before)
     alike(found, wanted, 7)
     exact = torch.autograd.grad(wanted, leaves, seed.double())
-    assert not gradients[1].any() and exact[1].abs().max() < 1e-9  # what the norm takes away again
-    for mine, other, bits in zip(gradients, exact, (7, 20, 14, 14), strict=True):
+    if norms:  # which takes away again what the convolution's bias adds
+        assert not gradients[1].any() and exact[1].abs().max() < 1e-9
+        gradients, exact = (g[:1] + g[2:] for g in (gradients, exact))
+    for mine, other, bits in zip(gradients, exact, (7, 14, 14)[: len(exact)], strict=True):
         alike(mine, other, bits)
 
 
@@ -216,32 +223,41 @@ def test_nothing_is_lost_in_a_first_block() -> None:
     x[:, 1:] = 0
     seeing_one = torch.zeros(32, 3, 1, 1)
     seeing_one[:, 0] = 1
-    one, zero = torch.ones(32), torch.zeros(32)
+    norm = torch.ones(32), torch.zeros(32)
     wanted = F.avg_pool2d(torch.relu(F.instance_norm(x[:, :1].double())), 2).expand(-1, 32, -1, -1)
-    alike(first_block.first_block(x, seeing_one, None, one, zero, 1e-5), wanted, 7)
+    alike(first_block.first_block(x, seeing_one, None, norm, pooling=AvgPool), wanted, 7)
     x[1, 2, 3, 3] = torch.nan
-    found = first_block.first_block(x, seeing_one, None, one, zero, 1e-5)
+    found = first_block.first_block(x, seeing_one, None, norm, pooling=MaxPool)
     assert found[1].isnan().all() and found.isnan().sum() == found[1].numel()
+    found = first_block.first_block(x, seeing_one, None, pooling=MaxPool)
+    assert found.isnan().sum() == 32 and found[1, :, 1, 1].isnan().all()
 
 
 def test_which_sequences_begin_with_a_first_block() -> None:
     """Uncompiled they compute as before; `release` gives everything back."""
 
-    def block(*arguments: object, activation: type[nn.Module] = nn.ReLU, **options: object) -> nn.Sequential:
-        convolution = nn.Conv2d(*arguments, **options)  # type: ignore[arg-type]
-        return nn.Sequential(convolution, InstanceNorm(convolution.out_channels), activation(), AvgPool(), nn.Flatten())
+    def convolution(inputs: int = 3, filters: int = 32, side: int = 3, **options: object) -> nn.Conv2d:
+        return nn.Conv2d(inputs, filters, side, **{"padding": side // 2, **options})  # type: ignore[arg-type]
 
-    fitting = [block(3, 32, 3, padding=1), block(1, 64, 5, padding=2, bias=False), block(32, 32, 1), block(3, 32, 3, padding="same")]  # fmt: skip
+    fitting = [
+        nn.Sequential(convolution(), InstanceNorm(32), nn.ReLU(), AvgPool(), nn.Flatten()),
+        nn.Sequential(convolution(1, 64, 5, bias=False), nn.ReLU(), MaxPool()),
+        nn.Sequential(convolution(32, 32, 1), nn.ReLU()),
+        nn.Sequential(convolution(padding="same"), InstanceNorm(32), nn.ReLU(), nn.Sequential()),
+    ]
     others = [
-        block(3, 32, 3), block(3, 48, 3, padding=1), block(4, 32, 3, padding=1), block(3, 32, 3, 2, padding=1),
-        block(3, 32, (3, 1), padding=1), block(3, 32, 3, padding=1, activation=nn.Sigmoid), nn.Sequential(nn.Conv2d(3, 32, 3)),
-        block(3, 32, 3, padding=2, dilation=2), block(3, 32, 2, padding=1), block(3, 32, 3, padding=1, padding_mode="reflect"),
-        nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), AvgPool()),
+        nn.Sequential(one, nn.ReLU())
+        for one in (
+            convolution(filters=48), convolution(11), convolution(33, side=1), convolution(stride=2), convolution(padding=0),
+            convolution(padding=2, dilation=2), convolution(side=2), convolution(padding_mode="reflect"), convolution(64),
+        )
     ]  # fmt: skip
+    others += [nn.Sequential(convolution(), *rest) for rest in ([], [nn.Sigmoid()], [nn.BatchNorm2d(32), nn.ReLU()])]
+    others += [nn.Sequential(), nn.Sequential(nn.ReLU(), convolution(), nn.ReLU())]
     model = nn.ModuleList([*fitting, *others])
     x = torch.randn(2, 3, 8, 8)
-    before, wanted = list(model.state_dict()), fitting[0](x)
-    assert first_block.adopt(model) == len(fitting) and list(model.state_dict()) == before
+    names, wanted = list(model.state_dict()), fitting[0](x)
+    assert first_block.adopt(model) == len(fitting) and list(model.state_dict()) == names
     assert all(type(m) is first_block.FirstBlock for m in fitting) and all(type(m) is nn.Sequential for m in others)
     assert torch.equal(fitting[0](x), wanted)
     first_block.release(model)
@@ -328,7 +344,9 @@ def test_a_norm_takes_over_what_follows_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network_name", ["resnet18-scratch", "resnet18_in-scratch", "convnet3-scratch", "vgg11_in-scratch"])
+@pytest.mark.parametrize(
+    "network_name", ["resnet18-scratch", "resnet18_in-scratch", "convnet3-scratch", "vgg11_in-scratch", "alexnet-scratch"]
+)
 def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program in one graph: loss and every gradient of a step in bfloat16 against the float32 network, then a look."""
     if not compiling.can_compile(CPU):

@@ -151,19 +151,9 @@ extern "C" void mabench_pool_gradient(const bfloat16* images, const bfloat16* gr
             for (int64_t c = 0; c < channels; c += 16) {
                 const int64_t at[4] = {2 * j * channels + c, (2 * j + 1) * channels + c, (2 * j + width) * channels + c,
                                        (2 * j + width + 1) * channels + c};
-                __mmask16 won[4] = {0xffff, 0, 0, 0};
-                __m512 most;
-                for (int k = 0; k < 4; ++k) {
-                    const __m512 value = widened(seen + at[k]);
-                    if (k == 0) {
-                        most = value;
-                        continue;
-                    }
-                    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-                    won[k] = _mm512_cmp_ps_mask(value, most, _CMP_GT_OQ) | nan;
-                    for (int before = 0; before < k; ++before) won[before] &= ~won[k];
-                    most = _mm512_mask_blend_ps(won[k], most, value);
-                }
+                const __m512 values[4] = {widened(seen + at[0]), widened(seen + at[1]), widened(seen + at[2]), widened(seen + at[3])};
+                __mmask16 won[4];
+                winner(values, won);
                 const __m256i given16 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(given + j * channels + c));
                 for (int k = 0; k < 4; ++k)
                     _mm256_storeu_si256(reinterpret_cast<__m256i*>(own + at[k]), _mm256_maskz_mov_epi16(won[k], given16));

@@ -46,4 +46,22 @@ inline Pixel where_positive(Pixel p, Pixel value) {
             _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(p.high, zero, _CMP_GT_OQ), value.high)};
 }
 
+// Whether a is larger than b, NaN above all.
+inline __mmask16 above(__m512 a, __m512 b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+}
+inline Pixel larger(Pixel a, Pixel b) {
+    return {_mm512_mask_blend_ps(above(b.low, a.low), a.low, b.low), _mm512_mask_blend_ps(above(b.high, a.high), a.high, b.high)};
+}
+// Which of four is the first of the largest.
+inline void winner(const __m512 (&values)[4], __mmask16 (&won)[4]) {
+    won[0] = 0xffff;
+    __m512 most = values[0];
+    for (int k = 1; k < 4; ++k) {
+        won[k] = above(values[k], most);
+        for (int before = 0; before < k; ++before) won[before] &= ~won[k];
+        most = _mm512_mask_blend_ps(won[k], most, values[k]);
+    }
+}
+
 }  // namespace
