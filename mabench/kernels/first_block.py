@@ -181,14 +181,18 @@ class FirstBlock(nn.Sequential):
     """A sequence that begins with such a block, which `adopt` took over."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or input.dtype != torch.bfloat16 or input.requires_grad:
+        kind = input.device.type
+        narrow = input.dtype == torch.bfloat16 or (
+            torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
+        )
+        if not torch.compiler.is_compiling() or not narrow or input.requires_grad:
             return super().forward(input)  # type: ignore[no-any-return, no-untyped-call]
         found = _beginning(self)
         assert found is not None
         own, norm = found.convolution, found.norm
-        with torch.autocast(input.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             both, eps = (None, 0.0) if norm is None else ((norm.weight, norm.bias), norm.eps)
-            x = first_block(input, own.weight, own.bias, both, eps=eps, pooling=found.pooling)
+            x = first_block(input.to(torch.bfloat16), own.weight, own.bias, both, eps=eps, pooling=found.pooling)
         for layer in list(self)[found.count :]:
             x = layer(x)
         return x
