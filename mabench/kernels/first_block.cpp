@@ -103,24 +103,10 @@ struct Results {
 
     void compute(int64_t piece) {
         const bfloat16* patch = patches[piece];
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int64_t t = 0; t < s.deep(); ++t) {
-            _tile_loadd(4, patch + 2 * t * TILE, 64);
-            _tile_loadd(6, filters + t * TILE, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(7, filters + (s.deep() + t) * TILE, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_loadd(5, patch + (2 * t + 1) * TILE, 64);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, sums, 128);
-        _tile_stored(1, sums + 16, 128);
-        _tile_stored(2, sums + 16 * 32, 128);
-        _tile_stored(3, sums + 16 * 32 + 16, 128);
+        clear_sums();
+        for (int64_t t = 0; t < s.deep(); ++t)
+            add_products(patch + 2 * t * TILE, patch + (2 * t + 1) * TILE, filters + t * TILE, filters + (s.deep() + t) * TILE);
+        store_sums(sums, 128);
     }
     Pixel at(int64_t row, int64_t column) const { return load(sums + (row * 16 + column) * 32); }
 };
@@ -300,33 +286,15 @@ void backward(const bfloat16* gradient, const bfloat16* images, const bfloat16* 
                     store(of_bias + own, sum[0] + sum[1]);
                     for (int64_t t = 0; t < deep; ++t) {
                         float* const total = of_filters + (group * deep + t) * 32 * s.filters + d;
-                        float* const lower = total + 16 * s.filters;
-                        if (n % SUMMED == 0) {
-                            _tile_zero(0);
-                            _tile_zero(1);
-                            _tile_zero(2);
-                            _tile_zero(3);
-                        } else {
-                            _tile_loadd(0, total, line);
-                            _tile_loadd(1, total + 16, line);
-                            _tile_loadd(2, lower, line);
-                            _tile_loadd(3, lower + 16, line);
-                        }
+                        if (n % SUMMED == 0)
+                            clear_sums();
+                        else
+                            load_sums(total, line);
                         for (int64_t p = 0; p < s.pieces(); ++p) {
-                            const bfloat16* patch = &turned[2 * (p * deep + t) * TILE];
-                            _tile_loadd(4, patch, 64);
-                            _tile_loadd(6, &given[2 * p * TILE], 64);
-                            _tile_dpbf16ps(0, 4, 6);
-                            _tile_loadd(7, &given[(2 * p + 1) * TILE], 64);
-                            _tile_dpbf16ps(1, 4, 7);
-                            _tile_loadd(5, patch + TILE, 64);
-                            _tile_dpbf16ps(2, 5, 6);
-                            _tile_dpbf16ps(3, 5, 7);
+                            const bfloat16 *patch = &turned[2 * (p * deep + t) * TILE], *gets = &given[2 * p * TILE];
+                            add_products(patch, patch + TILE, gets, gets + TILE);
                         }
-                        _tile_stored(0, total, line);
-                        _tile_stored(1, total + 16, line);
-                        _tile_stored(2, lower, line);
-                        _tile_stored(3, lower + 16, line);
+                        store_sums(total, line);
                     }
                 }
             }

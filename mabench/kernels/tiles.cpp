@@ -103,39 +103,20 @@ extern "C" void mabench_weight_gradient(const bfloat16* images, const bfloat16* 
                     const bool untouched = start == 0 && (top == 0 || y.begin >= top);  // no band before had a say
                     if (from >= to && !(untouched && top == 0)) continue;
                     float* sums = weights + (32 * (own.first[0] + d) * taps + tap) * s.channels + 32 * (own.second[0] + c);
-                    float* lower = sums + 16 * taps * s.channels;
-                    if (untouched) {
-                        _tile_zero(0);
-                        _tile_zero(1);
-                        _tile_zero(2);
-                        _tile_zero(3);
-                    } else {
-                        _tile_loadd(0, sums, line);
-                        _tile_loadd(1, sums + 16, line);
-                        _tile_loadd(2, lower, line);
-                        _tile_loadd(3, lower + 16, line);
-                    }
+                    if (untouched)
+                        clear_sums();
+                    else
+                        load_sums(sums, line);
                     for (int64_t group = 0; group < here; ++group)
                         for (int64_t i = from; i < to; ++i) {
                             const int64_t row = i * s.stride + tap / s.side - s.padding - first;
                             const int64_t column = x.begin * s.stride + tap % s.side - s.padding;
                             const bfloat16* a = &left[((2 * d * here + group) * results + (i - top) * s.across + x.begin) * TILE];
                             const bfloat16* b = &right[((2 * c * here + group) * pixels + row * s.width + column) * TILE];
-                            for (int64_t j = x.begin; j < x.end; ++j, a += TILE, b += s.stride * TILE) {
-                                _tile_loadd(4, a, 64);
-                                _tile_loadd(6, b, 64);
-                                _tile_dpbf16ps(0, 4, 6);
-                                _tile_loadd(7, b + here * pixels * TILE, 64);
-                                _tile_dpbf16ps(1, 4, 7);
-                                _tile_loadd(5, a + here * results * TILE, 64);
-                                _tile_dpbf16ps(2, 5, 6);
-                                _tile_dpbf16ps(3, 5, 7);
-                            }
+                            for (int64_t j = x.begin; j < x.end; ++j, a += TILE, b += s.stride * TILE)
+                                add_products(a, a + here * results * TILE, b, b + here * pixels * TILE);
                         }
-                    _tile_stored(0, sums, line);
-                    _tile_stored(1, sums + 16, line);
-                    _tile_stored(2, lower, line);
-                    _tile_stored(3, lower + 16, line);
+                    store_sums(sums, line);
                 }
             }
         }
@@ -189,30 +170,14 @@ void gather(const bfloat16* from, int64_t sources, int64_t deep, Pack pack, int6
                 const __m512 low = bias ? _mm512_loadu_ps(bias + 32 * t) : _mm512_setzero_ps();
                 const __m512 high = bias ? _mm512_loadu_ps(bias + 32 * t + 16) : _mm512_setzero_ps();
                 for (int64_t p = 0; p < targets; ++p) {
-                    _tile_zero(0);
-                    _tile_zero(1);
-                    _tile_zero(2);
-                    _tile_zero(3);
+                    clear_sums();
                     for (const Meeting& m : meetings[p]) {
                         const bfloat16* a = &left[2 * m.source * inner * TILE];
                         const bfloat16* b = &filters[(2 * (t - own.first[0]) * taps + m.tap) * inner * TILE];
-                        for (int64_t c = 0; c < inner; ++c, a += TILE, b += TILE) {
-                            _tile_loadd(4, a, 64);
-                            _tile_loadd(6, b, 64);
-                            _tile_dpbf16ps(0, 4, 6);
-                            _tile_loadd(7, b + taps * inner * TILE, 64);
-                            _tile_dpbf16ps(1, 4, 7);
-                            if (two) {
-                                _tile_loadd(5, a + inner * TILE, 64);
-                                _tile_dpbf16ps(2, 5, 6);
-                                _tile_dpbf16ps(3, 5, 7);
-                            }
-                        }
+                        for (int64_t c = 0; c < inner; ++c, a += TILE, b += TILE)
+                            add_products(a, a + inner * TILE, b, b + taps * inner * TILE, two);
                     }
-                    _tile_stored(0, sums, 128);
-                    _tile_stored(1, sums + 16, 128);
-                    _tile_stored(2, sums + 16 * 32, 128);
-                    _tile_stored(3, sums + 16 * 32 + 16, 128);
+                    store_sums(sums, 128);
                     for (int64_t n = 0; n < count; ++n) {
                         const __m512bh row = _mm512_cvtne2ps_pbh(_mm512_add_ps(_mm512_load_ps(sums + 32 * n + 16), high),
                                                                  _mm512_add_ps(_mm512_load_ps(sums + 32 * n), low));

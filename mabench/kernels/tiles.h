@@ -92,4 +92,40 @@ void pack_images(const bfloat16* from, int64_t between, int64_t count, bfloat16*
     }
 }
 
+// Tiles 0 to 3 hold 32 x 32 sums, whose rows lie `line` bytes apart in memory.
+inline void clear_sums() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+inline void load_sums(const float* from, int64_t line) {
+    const float* lower = from + 16 * line / static_cast<int64_t>(sizeof(float));
+    _tile_loadd(0, from, line);
+    _tile_loadd(1, from + 16, line);
+    _tile_loadd(2, lower, line);
+    _tile_loadd(3, lower + 16, line);
+}
+inline void store_sums(float* to, int64_t line) {
+    float* lower = to + 16 * line / static_cast<int64_t>(sizeof(float));
+    _tile_stored(0, to, line);
+    _tile_stored(1, to + 16, line);
+    _tile_stored(2, lower, line);
+    _tile_stored(3, lower + 16, line);
+}
+
+// Add the product of 32 rows, or of the upper 16, with 32 columns: two tiles of the one and two of the other factor.
+inline void add_products(const bfloat16* upper, const bfloat16* lower, const bfloat16* left, const bfloat16* right, bool both = true) {
+    _tile_loadd(4, upper, 64);
+    _tile_loadd(6, left, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, right, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    if (both) {
+        _tile_loadd(5, lower, 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
 }  // namespace
