@@ -169,7 +169,7 @@ def pack(synthetic_set: SyntheticSet, output: Path, force: bool) -> None:
     "--engine",
     default="auto",
     show_default=True,
-    help="reference (eager float32), fast (compiled, bfloat16 or Winograd, pruned looks), or auto: fast where it was shown to be the same exam, so far ConvNets on a GPU, else reference (PROTOCOL.md, rule 17).",
+    help="reference (eager float32), fast (compiled, bfloat16 or Winograd, pruned looks), or auto: fast where it was shown to be the same exam, so far ConvNet-3 on a GPU, else reference (PROTOCOL.md, rule 17).",
 )
 @launcher_options
 @click.option("--dry-run", is_flag=True, help="Only show the plan: cells, steps, FLOPs and the time they would take here.")

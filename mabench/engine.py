@@ -26,7 +26,7 @@ from mabench.schema import Evaluator, MabenchError
 
 EngineName = Literal["reference", "fast"]
 Wanted = Literal["auto", "reference", "fast"]
-SHOWN_EQUIVALENT = {"cuda": {"convnet"}}  # architectures trained from scratch, by device: PROTOCOL.md, rule 17
+SHOWN_EQUIVALENT = {"cuda": {"convnet3-scratch"}}  # evaluators by device: PROTOCOL.md, rule 17
 COMPILE_FROM_FLOPS = {"cpu": 1e13, "cuda": 1e14}  # ours: some ten seconds to half a minute of work, what compiling costs
 CALIBRATE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
 TEST_BATCHES = (32, 64, 128)  # tried on a processor, images up to 64 px
@@ -46,8 +46,7 @@ def choose(name: Wanted, evaluator: Evaluator, device: torch.device) -> EngineNa
     """`auto` is `fast` for the networks and devices for which PROTOCOL.md shows that it is the same exam, else `reference`."""
     if name != "auto":
         return name
-    shown = not evaluator.pretrained and evaluator.architecture in SHOWN_EQUIVALENT.get(device.type, ())
-    return "fast" if shown else "reference"
+    return "fast" if evaluator.name in SHOWN_EQUIVALENT.get(device.type, ()) else "reference"
 
 
 @dataclass(frozen=True)
