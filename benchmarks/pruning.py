@@ -1,0 +1,64 @@
+"""How much of its looks does a network leave out, and is its best score still the same? python benchmarks/pruning.py SET
+[--suite looks.toml] [--evaluator GLOB] --name NAME
+
+Sits every cell twice with the fast engine and the same seed, once with pruned looks and once with whole ones, and compares best
+and best epoch, and every look that was not cut short. Writes a JSON file to benchmarks/results/; exit code 1 where they differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from mabench import adapters, data, runner, suites
+from mabench.files import write_text
+from mabench.protocol import Sitting
+from mabench.schema import Cell, RunRecord
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--suite", default=str(HERE / "looks.toml"))
+    parser.add_argument("--evaluator", default="*")
+    parser.add_argument("--name", required=True)
+    chosen = parser.parse_args()
+    exam, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
+    test = data.load(exam.suite.dataset, "test")
+
+    def sit(cell: Cell, prunes: bool) -> RunRecord:
+        sitting = Sitting(condensed, cell, test, torch.device("cpu"), "fast")
+        sitting.engine.prunes = prunes
+        return sitting.finish()
+
+    rows, body, environment = [], [], None
+    for cell in runner.plan(exam, condensed, evaluator=chosen.evaluator):
+        pruned, whole = sit(cell, True), sit(cell, False)
+        environment = whole.environment
+        bounded = set(pruned.upper_bounds)
+        same = (pruned.best, pruned.best_epoch) == (whole.best, whole.best_epoch) and all(
+            (hits >= full if epoch in bounded else hits == full)
+            for (epoch, hits), (_, full) in zip(pruned.curve, whole.curve, strict=True)
+        )
+        skipped = 1 - pruned.images_tested / whole.images_tested
+        name, seed = cell.evaluator.name, cell.seed
+        rows.append(
+            {"evaluator": name, "seed": seed, "looks": len(whole.curve), "skipped": skipped, "same": same}
+            | {"best": whole.best, "best_epoch": whole.best_epoch, "arithmetic": whole.environment["arithmetic"]}
+        )
+        body.append([name, seed, f"{skipped:.0%}", f"{whole.best:.2%}", whole.best_epoch, "yes" if same else "NO"])
+        print(tabulate(body, ["network", "seed", "test images skipped", "best", "at epoch", "same without pruning"]), flush=True)
+    value = {"set_sha256": condensed.sha256, "suite": exam.id, "threads": torch.get_num_threads(), "cells": rows}
+    write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value | {"environment": environment}, indent=1) + "\n")
+    sys.exit(not all(row["same"] for row in rows))
+
+
+if __name__ == "__main__":
+    main()
