@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,21 +59,55 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+TIMEOUT = 1500  # seconds of a command
+
+
+class Warm:
+    """The process of `warm.py`, started when first wanted."""
+
+    def __init__(self) -> None:
+        self.threads = os.environ.get("OMP_NUM_THREADS")  # the one variable that PyTorch reads as it is imported
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(
+        self, arguments: list[str], cwd: Path, environment: dict[str, str], scratch: Path
+    ) -> subprocess.CompletedProcess[str]:
+        if self.process is None:
+            command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        assert self.process.stdin and self.process.stdout
+        out, err = scratch / "out", scratch / "err"
+        request = {"arguments": arguments, "cwd": str(cwd), "environment": environment, "out": str(out), "err": str(err)}
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
+            raise subprocess.TimeoutExpired(arguments, TIMEOUT)
+        code = int(self.process.stdout.readline())
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        if self.process is not None:
+            assert self.process.stdin
+            self.process.stdin.close()
+            self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    process = Warm()
+    yield process
+    process.close()
 
 
 @pytest.fixture
-def mabench(tmp_path: Path) -> Command:
+def mabench(tmp_path: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """`mabench(*arguments)` runs the real program in an empty folder and returns the finished process."""
 
     def call(*arguments: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "mabench.cli", *map(str, arguments)],
-            cwd=cwd,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=1500,
-        )
+        words, whole = [str(a) for a in arguments], os.environ | environment
+        if whole.get("OMP_NUM_THREADS") == warm.threads:
+            return warm.run(words, cwd, dict(whole), tmp_path_factory.mktemp("streams"))
+        command = [sys.executable, "-m", "mabench.cli", *words]
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=TIMEOUT)
 
     return call
 
