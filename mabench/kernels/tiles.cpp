@@ -56,10 +56,10 @@ extern "C" int mabench_request_tiles() {
     return static_cast<int>(syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XFEATURE_XTILEDATA */));
 }
 
-// Gradient of the weights, [D][K*K][C] float32.
-extern "C" void mabench_weight_gradient(const bfloat16* images, const bfloat16* gradient, float* weights, const Shape* shape,
-                                        int threads) {
-    const Shape s = *shape;
+namespace {
+
+// Gradient of the weights, tiles of one pixel of 32 images.
+void gradient_along_images(const bfloat16* images, const bfloat16* gradient, float* weights, const Shape& s, int threads) {
     const int64_t taps = s.side * s.side, seen = s.height * s.width, made = s.down * s.across;
     // bands of results that fit the second cache; where the whole map is small, several times 32 images at a time
     const int64_t rows = std::clamp<int64_t>(BAND / (s.filters * 64 * s.across), 1, s.down);
@@ -121,6 +121,90 @@ extern "C" void mabench_weight_gradient(const bfloat16* images, const bfloat16* 
             }
         }
     }
+}
+
+// Pixels `from` and the next of a row of `width`, 32 channels of each, interleaved; zeros beside the row.
+inline void pack_pair(const bfloat16* row, int64_t from, int64_t width, int64_t between, bfloat16* first, bfloat16* second) {
+    auto pixel = [=](int64_t x) { return x >= 0 && x < width ? _mm512_loadu_si512(row + x * between) : _mm512_setzero_si512(); };
+    const __m512i even = pixel(from), odd = pixel(from + 1);
+    _mm512_store_si512(first, interleaved(_mm512_castsi512_si256(even), _mm512_castsi512_si256(odd)));
+    _mm512_store_si512(second, interleaved(_mm512_extracti64x4_epi64(even, 1), _mm512_extracti64x4_epi64(odd, 1)));
+}
+
+// The same in tiles of 32 pixels of one image, where no stride and no border changes their number; `adds` to what is there already.
+// A column of the filters moves the images by a pixel, for which they are packed anew; a row moves where a tile begins.
+void gradient_along_pixels(const bfloat16* images, const bfloat16* gradient, float* weights, const Shape& s, bool adds, int threads) {
+    const int64_t taps = s.side * s.side, pixels = s.height * s.width, steps = (pixels + 31) / 32;
+    const int64_t pairs = (s.height + 2 * s.padding) * s.width / 2 + 16;  // with the rows around an image, and a tile to end in
+    const int64_t wide = s.filters / 32, deep = s.channels / 32;
+    const int64_t line = taps * s.channels * sizeof(float);
+
+#pragma omp parallel num_threads(threads)
+    {
+        const Configured configured;
+        const Part own(wide, deep);
+        const int64_t across = own.first[1] - own.first[0], along = own.second[1] - own.second[0];
+        const int64_t bytes = 2048 * across * steps + 128 * along * s.side * pairs;  // of an image
+        const int64_t group = std::clamp<int64_t>(BAND / std::max<int64_t>(bytes, 1), 1, s.images);
+        // [D/16][images][steps] tiles; [columns][C/16][images][pairs] of 32 numbers
+        const int64_t below = group * steps * TILE, beside = group * pairs * 32, packed = 2 * s.side * along * beside;
+        const Tiles left = tiles(2 * across * group * steps), right = tiles((packed + TILE - 1) / TILE);
+        std::fill_n(right.get(), packed, bfloat16{0});
+        for (int64_t start = 0; start < s.images; start += group) {
+            const int64_t here = std::min(group, s.images - start);
+            for (int64_t n = 0; n < here; ++n) {
+                const bfloat16* given = gradient + (start + n) * pixels * s.filters + 32 * own.first[0];
+                const bfloat16* seen = images + (start + n) * pixels * s.channels + 32 * own.second[0];
+                for (int64_t step = 0; step < steps; ++step)
+                    for (int64_t d = 0; d < across; ++d) {
+                        bfloat16* to = &left[2 * d * below + (n * steps + step) * TILE];
+                        pack_images<true>(given + 32 * step * s.filters + 32 * d, s.filters, pixels - 32 * step, to, to + below);
+                    }
+                for (int64_t i = 0; i < s.height; ++i)
+                    for (int64_t tap = 0; tap < s.side; ++tap)
+                        for (int64_t j = 0; j < s.width; j += 2)
+                            for (int64_t c = 0; c < along; ++c) {
+                                const int64_t pair = n * pairs + ((i + s.padding) * s.width + j) / 2;
+                                bfloat16* to = &right[2 * (tap * along + c) * beside + pair * 32];
+                                const bfloat16* row = seen + i * s.width * s.channels + 32 * c;
+                                pack_pair(row, j + tap - s.padding, s.width, s.channels, to, to + beside);
+                            }
+            }
+            for (int64_t block = 0; block < across * along * taps; ++block) {
+                const int64_t c = block / taps / across, d = block / taps % across, tap = block % taps;
+                float* sums = weights + (32 * (own.first[0] + d) * taps + tap) * s.channels + 32 * (own.second[0] + c);
+                if (start == 0 && !adds)
+                    clear_sums();
+                else
+                    load_sums(sums, line);
+                for (int64_t n = 0; n < here; ++n) {
+                    const bfloat16* a = &left[2 * d * below + n * steps * TILE];
+                    const int64_t pair = n * pairs + tap / s.side * s.width / 2;
+                    const bfloat16* b = &right[2 * (tap % s.side * along + c) * beside + pair * 32];
+                    for (int64_t step = 0; step < steps; ++step, a += TILE, b += TILE) add_products(a, a + below, b, b + beside);
+                }
+                store_sums(sums, line);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+// Gradient of the weights, [D][K*K][C] float32. Images left over from the last 32 go by pixels, unless the map is small: then reading
+// the sums once more takes longer than tiles that are half empty.
+extern "C" void mabench_weight_gradient(const bfloat16* images, const bfloat16* gradient, float* weights, const Shape* shape,
+                                        int threads) {
+    const int64_t pixels = shape->height * shape->width, last = shape->images % 32;
+    Shape s = *shape;
+    const bool keeps = s.stride == 1 && s.down == s.height && s.across == s.width && s.width % 2 == 0;
+    const int64_t over = keeps && pixels >= 64 && last <= 16 ? last : 0, whole = s.images - over;
+    s.images = whole;
+    if (whole) gradient_along_images(images, gradient, weights, s, threads);
+    s.images = over;
+    images += whole * pixels * s.channels;
+    gradient += whole * pixels * s.filters;
+    if (over) gradient_along_pixels(images, gradient, weights, s, whole > 0, threads);
 }
 
 namespace {
