@@ -2,7 +2,8 @@
 [--suite looks.toml] [--evaluator GLOB] --name NAME
 
 Sits every cell twice with the fast engine and the same seed, once with pruned looks and once with whole ones, and compares best
-and best epoch, and every look that was not cut short. Writes a JSON file to benchmarks/results/; exit code 1 where they differ.
+and best epoch, and every look that was not cut short. Writes a JSON file to benchmarks/results/, anew after every cell; exit
+code 1 where they differ.
 """
 
 from __future__ import annotations
@@ -38,10 +39,9 @@ def main() -> None:
         sitting.engine.prunes = prunes
         return sitting.finish()
 
-    rows, body, environment = [], [], None
+    rows, body = [], []
     for cell in runner.plan(exam, condensed, evaluator=chosen.evaluator):
         pruned, whole = sit(cell, True), sit(cell, False)
-        environment = whole.environment
         bounded = set(pruned.upper_bounds)
         same = (pruned.best, pruned.best_epoch) == (whole.best, whole.best_epoch) and all(
             (hits >= full if epoch in bounded else hits == full)
@@ -55,8 +55,8 @@ def main() -> None:
         )
         body.append([name, seed, f"{skipped:.0%}", f"{whole.best:.2%}", whole.best_epoch, "yes" if same else "NO"])
         print(tabulate(body, ["network", "seed", "test images skipped", "best", "at epoch", "same without pruning"]), flush=True)
-    value = {"set_sha256": condensed.sha256, "suite": exam.id, "threads": torch.get_num_threads(), "cells": rows}
-    write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value | {"environment": environment}, indent=1) + "\n")
+        value = {"set_sha256": condensed.sha256, "suite": exam.id, "cells": rows, "environment": whole.environment}
+        write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value, indent=1) + "\n")
     sys.exit(not all(row["same"] for row in rows))
 
 

@@ -31,7 +31,7 @@ def become(request: dict) -> None:
 
 def serve() -> None:
     """Returns in the forked processes only."""
-    while line := os.read(0, 1 << 20):
+    for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
             become(json.loads(line))

@@ -2,7 +2,7 @@
 
 The library fills a tile with pixels of one row of one image, and the weights' gradient makes it turn its operands around for
 every image. `tiles.cpp` fills tiles with one pixel of 16 or 32 images instead: maps may be small, borders and strides cost
-nothing, and products with the zeros around a map are left out. It is compiled when first wanted, and kept.
+nothing, and products with the zeros around a map are left out. Of the weights' gradient, images that do not fill a tile go by pixels. It is compiled when first wanted, and kept.
 
 Legend: N images, C channels in, D channels out, H and W pixels, K side of the filters.
 """
