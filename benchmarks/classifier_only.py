@@ -18,10 +18,10 @@ from statistics import fmean, pstdev
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from mabench import scoring
 from mabench.files import write_text
+from mabench.results import scoring
+from mabench.runs.folder import read_record
 from mabench.schema import RunRecord
-from mabench.store import read_record
 
 HERE = Path(__file__).parent
 EXAMS = {
@@ -33,7 +33,7 @@ PUBLISHED = 36.45  # HMDC, Table 1: Random, IPC 10, ConvNet
 
 
 def sit(suite: str, folder: Path, sets: int, engine: str, collect: bool) -> list[RunRecord]:
-    command = [sys.executable, "-m", "mabench.cli", "reproduce", "random", "--preset", "packed-ipc10", "--sets", str(sets)]
+    command = [sys.executable, "-m", "mabench.cli.main", "reproduce", "random", "--preset", "packed-ipc10", "--sets", str(sets)]
     command += ["--suite", suite, "--evaluator", "convnet3-scratch", "--engine", engine, "--out", str(folder)]
     if not collect:
         subprocess.run(command, check=False)  # exit code 1: a number lies outside, which the table will show

@@ -33,7 +33,17 @@ def curves(name: str, folder: Path) -> dict[str, str]:
     suite, more = RUNS[name]
     out = folder / name
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
-        command = [str(Path(sys.executable).with_name("mabench")), "eval", str(path), "--suite", suite, "--device", "cpu", "--out", str(out)]
+        command = [
+            str(Path(sys.executable).with_name("mabench")),
+            "eval",
+            str(path),
+            "--suite",
+            suite,
+            "--device",
+            "cpu",
+            "--out",
+            str(out),
+        ]
         subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     found = {}
     for file in sorted((out / "records").glob("*.json")):

@@ -16,13 +16,15 @@ from statistics import fmean, pstdev
 
 from tabulate import tabulate
 
-from mabench import adapters, data, runner, suites
+from mabench import data, suites
 from mabench import engine as engines
 from mabench.files import write_text
+from mabench.runs import local as runner
+from mabench.runs.folder import Folder
 from mabench.schema import RunRecord
-from mabench.store import Folder
+from mabench.sets import readers as adapters
+from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import Exam
-from mabench.synthetic import SyntheticSet
 
 HERE = Path(__file__).parent
 PLAIN, DISTILLED = "cifar10-modelpool", "cifar10-modelpool-kd"

@@ -14,9 +14,11 @@ from statistics import fmean, stdev
 
 from tabulate import tabulate
 
-from mabench import adapters, data, runner, suites
+from mabench import data, suites
 from mabench.files import write_text
-from mabench.store import Folder
+from mabench.runs import local as runner
+from mabench.runs.folder import Folder
+from mabench.sets import readers as adapters
 
 RESULTS = Path(__file__).parent / "results" / "equivalence.json"
 LIMIT = 0.002  # PROTOCOL.md, rule 17

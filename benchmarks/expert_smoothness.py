@@ -16,8 +16,9 @@ from statistics import fmean
 import torch
 from tabulate import tabulate
 
-from mabench import data, networks
-from mabench_methods import _kit
+from mabench import data
+from mabench.networks import architectures as networks
+from mabench_methods import kit
 from mabench_methods.trajectory import experts
 from mabench_methods.trajectory.condense import PLAIN
 from mabench_methods.trajectory.experts import Expert, ExpertConfig
@@ -48,7 +49,7 @@ def main() -> None:
     }
     train, test = data.load("cifar10", "train"), data.load("cifar10", "test")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    real = _kit.RealImages(train, device)
+    real = kit.RealImages(train, device)
     rows = []
     for kind, config in kinds.items():
         folder = chosen.folder / experts.folder_name(config, train)
@@ -65,9 +66,7 @@ def main() -> None:
 def accuracy(expert: Expert, config: ExpertConfig, test: data.RealData, count: int) -> float:
     """Of the expert's last weights on the first `count` test images."""
     entry = test.dataset
-    network: networks.Network = _kit.draw_network(
-        entry, "convnet", 0, depth=config.depth_at(entry.image_size), width=config.width
-    )
+    network: networks.Network = kit.draw_network(entry, "convnet", 0, depth=config.depth_at(entry.image_size), width=config.width)
     torch.nn.utils.vector_to_parameters(expert.rows(-1, -1)[0], network.parameters())
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (entry.mean, entry.std))
     right = 0

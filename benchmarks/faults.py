@@ -44,8 +44,15 @@ import timm  # noqa: E402, F401
 
 import mabench  # noqa: E402
 import mabench_methods.dc.condense  # noqa: E402
-from mabench import adapters, cli, data, protocol, report, reproduce, runner, submit  # noqa: E402, F401
-from mabench.leaderboard import page  # noqa: E402, F401
+from mabench import data  # noqa: E402, F401
+from mabench.board import gates as submit  # noqa: E402, F401
+from mabench.board.site import page  # noqa: E402, F401
+from mabench.cli import main as cli  # noqa: E402
+from mabench.papers import reproduce  # noqa: E402, F401
+from mabench.results import tables as report  # noqa: E402, F401
+from mabench.runs import local as runner  # noqa: E402, F401
+from mabench.sets import readers as adapters  # noqa: E402, F401
+from mabench.training import loop as protocol  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CHECKPOINT_SECONDS = 0.05  # instead of a minute
@@ -106,7 +113,7 @@ def start(argv: list[str], cwd: Path, *, before: Callable[[], None] = lambda: No
         os.chdir(cwd)
         os.environ.update(environment)
         tempfile.tempdir = None
-        protocol.CHECKPOINT_SECONDS = mabench_methods._kit.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+        protocol.CHECKPOINT_SECONDS = mabench_methods.kit.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
         sys.argv = ["mabench", *argv]
         before()
         cli.run()
@@ -526,7 +533,7 @@ def cifar_task() -> Task | None:
     (inputs / "suite.toml").write_text(CIFAR_SUITE)
 
     def make() -> None:  # computes, so not in this process
-        from mabench.synthetic import SyntheticSet
+        from mabench.sets.synthetic import SyntheticSet
 
         images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         SyntheticSet(images, torch.arange(10), "cifar10", 1).save(Path("set.safetensors"))

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import torch
 
-from mabench import adapters, costs, data, engine, runner, suites
-from mabench.protocol import Sitting
+from mabench import data, engine, suites
+from mabench.runs import costs
+from mabench.runs import local as runner
+from mabench.sets import readers as adapters
+from mabench.training.loop import Sitting
 
 STEPS, WARM = 60, 6
 VARIANTS = (

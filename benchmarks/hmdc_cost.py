@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from mabench import protocol, runner
-from mabench.compiling import processor
 from mabench.data import DATASETS, RealData
-from mabench.evaluators import EVALUATORS
+from mabench.errors import Interrupted
 from mabench.files import write_text
-from mabench.schema import Interrupted
-from mabench_methods._kit import Run
+from mabench.networks.compiling import processor
+from mabench.networks.evaluators import EVALUATORS
+from mabench.runs import local as runner
+from mabench.training import loop as protocol
 from mabench_methods.hmdc.condense import PRESETS, Config, condense
+from mabench_methods.kit import Run
 
 HERE = Path(__file__).parent
 IMAGES = 50_000

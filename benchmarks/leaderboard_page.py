@@ -32,8 +32,10 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from mabench import submissions, suites
-from mabench.schema import Card, Cell, RunRecord, SetSummary, digest
+from mabench import suites
+from mabench.board import submission as submissions
+from mabench.digests import digest
+from mabench.schema import Card, Cell, RunRecord, SetSummary
 
 TYPE = """async (text) => {
   const search = document.getElementById("search"), count = document.getElementById("count"), before = count.textContent;
@@ -92,7 +94,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
 
 def build(folder: Path, out: Path) -> dict[str, Any]:
     """Run the command; seconds and the most memory that it held, sampled ten times a second."""
-    command = [sys.executable, "-m", "mabench.cli", "leaderboard", "build", "--submissions", str(folder), "--out", str(out)]
+    command = [sys.executable, "-m", "mabench.cli.main", "leaderboard", "build", "--submissions", str(folder), "--out", str(out)]
     start = time.perf_counter()
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     alone = together = 0

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from mabench import adapters, data, evaluators, suites
-from mabench.augment import augment
+from mabench import data, suites
+from mabench.data.augment import augment
+from mabench.networks import evaluators
+from mabench.sets import readers as adapters
 
 
 def run(job: dict[str, object]) -> dict[str, object]:

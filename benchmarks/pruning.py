@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from mabench import adapters, data, runner, suites
+from mabench import data, suites
 from mabench.files import write_text
-from mabench.protocol import Sitting
+from mabench.runs import local as runner
 from mabench.schema import Cell, RunRecord
+from mabench.sets import readers as adapters
+from mabench.training.loop import Sitting
 
 HERE = Path(__file__).parent
 

@@ -13,11 +13,12 @@ from statistics import fmean, stdev
 
 import torch
 
-from mabench import data, runner, suites
+from mabench import data, suites
 from mabench.files import write_text
+from mabench.results.scoring import score
+from mabench.runs import local as runner
+from mabench.runs.folder import Folder
 from mabench.schema import RunRecord
-from mabench.scoring import score
-from mabench.store import Folder
 from mabench_methods.baselines.condense import Config, condense
 
 BASELINES = suites.FOLDER / "baselines.json"

@@ -22,7 +22,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from mabench.store import read_record
+from mabench.runs.folder import read_record
 
 SET = resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")
 
@@ -32,7 +32,7 @@ def run(out: Path, *flags: str) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "mabench.cli",
+        "mabench.cli.main",
         "eval",
         str(SET),
         "--suite",

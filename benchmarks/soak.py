@@ -21,8 +21,11 @@ from pathlib import Path
 import torch
 
 import mabench
-from mabench import adapters, data, protocol, runner, suites
-from mabench.store import Folder
+from mabench import data, suites
+from mabench.runs import local as runner
+from mabench.runs.folder import Folder
+from mabench.sets import readers as adapters
+from mabench.training import loop as protocol
 
 EVERY = 20
 CHECKPOINT_SECONDS = 0.2  # instead of a minute: every cell writes some

@@ -31,8 +31,8 @@ from tabulate import tabulate
 
 import mabench
 from mabench import suites
-from mabench.compiling import processor
 from mabench.data import cache_folder
+from mabench.networks.compiling import processor
 
 HERE = Path(__file__).parent
 
@@ -104,7 +104,7 @@ def main() -> None:
             for run, share in enumerate(shares):
                 own = shortened(chosen.suite, recipe.epochs, share, Path(scratch))
                 out = Path(scratch) / f"out{run}"
-                command = [sys.executable, "-m", "mabench.cli", "eval", str(chosen.set), "--suite", own]
+                command = [sys.executable, "-m", "mabench.cli.main", "eval", str(chosen.set), "--suite", own]
                 command += ["--evaluator", chosen.evaluator, "--seeds", chosen.seeds, "--engine", "fast", "--out", str(out)]
                 seconds, memory, _text = measured(
                     command, {"TORCHINDUCTOR_CACHE_DIR": f"{scratch}/compiled", "MABENCH_CACHE": cache}

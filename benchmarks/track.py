@@ -25,10 +25,15 @@ import plain_loop
 import torch
 from tabulate import tabulate
 
-from mabench import adapters, costs, data, evaluators, protocol, runner, suites
-from mabench.compiling import processor
+from mabench import data, suites
 from mabench.files import write_text
+from mabench.networks import evaluators
+from mabench.networks.compiling import processor
+from mabench.runs import costs
+from mabench.runs import local as runner
 from mabench.schema import Cell
+from mabench.sets import readers as adapters
+from mabench.training import loop as protocol
 
 HERE = Path(__file__).parent
 SHORT, LONG, PLAIN_LONG = 10, 50, 30  # epochs

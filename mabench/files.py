@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from mabench.schema import MabenchError, canonical_json
+from mabench.digests import canonical_json
+from mabench.errors import MabenchError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,70 +1,16 @@
-"""What reaches disk, as frozen pydantic models; plus the project's one error and its one name lookup. Imports no torch."""
+"""What reaches disk, as frozen pydantic models. Imports no torch."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import itemgetter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers refuse a newer one
-
-T = TypeVar("T")
-
-
-def printable(text: str, limit: int | None = None) -> str:
-    """`text` as a terminal may show it: control characters, direction overrides and lone surrogates are written out (`\\x1b`), line
-    ends are kept; cut after `limit` characters."""
-    text = text if limit is None or len(text) <= limit else text[:limit] + "..."
-    hidden = {c for c in text if unicodedata.category(c) in _HIDDEN and c != "\n"}
-    return text.translate({ord(c): c.encode("unicode_escape", "surrogatepass").decode() for c in hidden})
-
-
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (direction, zero width), surrogates, line and paragraph separators
-
-
-class MabenchError(Exception):
-    """A mistake that the user can mend. The command line prints its text without a traceback and exits with 2.
-
-    The text says what was found, where, what is allowed, and the command that mends it. It quotes names and values from files of
-    strangers: whatever a terminal would obey instead of show is written out here, once for all messages.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
-
-
-class Interrupted(Exception):
-    """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""
-
-
-def stream(seed: int, name: str) -> int:
-    """A seed for the named stream of random numbers; streams of one seed, or of two, are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
-
-
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
-    if name in table:
-        return table[name]
-    near = difflib.get_close_matches(name, list(table), n=1, cutoff=0.4)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
-
-
-def canonical_json(value: Any) -> str:
-    """One text per value: keys sorted, no spaces, no NaN. The input of every digest."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """sha256 (64 hex digits) of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 class Frozen(BaseModel):
@@ -464,9 +410,3 @@ class AuditEntry(Frozen):
     """sha256 of the line before, without its line end; empty for the first: a line changed later breaks the chain."""
     checksum: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """sha256 of the entry as a line with an empty checksum: the last line, which nothing follows, is damaged by nobody unseen."""
-
-
-def first_line(items: Iterable[str]) -> str:
-    """Comma-separated names for messages, cut after twelve."""
-    names = list(items)
-    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from mabench.schema import lookup
+from mabench.errors import lookup
 
 METHODS: dict[str, str] = {
     # name on the command line -> folder

@@ -53,7 +53,9 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
             made = tmp_path_factory.mktemp("digits") / "run"
-            subprocess.run([sys.executable, "-m", "mabench.cli", "demo", "--out", str(made)], check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, "-m", "mabench.cli.main", "demo", "--out", str(made)], check=True, capture_output=True
+            )
             made.rename(folder)
     return folder
 
@@ -106,7 +108,7 @@ def mabench(tmp_path: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory
         words, whole = [str(a) for a in arguments], os.environ | environment
         if whole.get("OMP_NUM_THREADS") == warm.threads:
             return warm.run(words, cwd, dict(whole), tmp_path_factory.mktemp("streams"))
-        command = [sys.executable, "-m", "mabench.cli", *words]
+        command = [sys.executable, "-m", "mabench.cli.main", *words]
         return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=TIMEOUT)
 
     return call

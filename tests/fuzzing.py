@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
 
 HANG_SECONDS = 10.0  # of the processor
 WAIT_SECONDS = 60.0  # of the clock: whoever waits for something that does not come

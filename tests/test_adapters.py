@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mabench import adapters, pickles
 from mabench.data import DATASETS
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
+from mabench.sets import pickles
+from mabench.sets import readers as adapters
 
 X = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10).repeat_interleave(2)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mabench import augment as A
+from mabench.data import augment as A
 from mabench.schema import Augmentation
 
 N, S = 6, 12

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mabench import data
-from mabench.schema import MabenchError
-from mabench.synthetic import SyntheticSet
-from mabench_methods._kit import Run
+from mabench.errors import MabenchError
+from mabench.sets.synthetic import SyntheticSet
 from mabench_methods.baselines import condense as baselines
 from mabench_methods.baselines.condense import Config, condense
+from mabench_methods.kit import Run
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from conftest import Command
 
 import mabench as package
-from mabench import cli
-from mabench.store import read_records
+from mabench.cli import main as cli
+from mabench.runs.folder import read_records
 
 BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
 QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
@@ -38,9 +38,7 @@ def test_every_command_has_help_with_an_example() -> None:
 def test_help_and_list_need_no_torch() -> None:
     """They answer at once; `leaderboard build` has a test of its own."""
     for arguments in (["--help"], ["submit", "--help"], ["list"]):
-        code = (
-            "import sys\nfrom mabench.cli import main\nmain(sys.argv[1:], standalone_mode=False)\nprint('torch' in sys.modules)"
-        )
+        code = "import sys\nfrom mabench.cli.main import main\nmain(sys.argv[1:], standalone_mode=False)\nprint('torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr
 
@@ -67,7 +65,7 @@ def test_check_shows_the_set_and_draws_it(mabench: Command, tmp_path: Path) -> N
 
 
 def test_pack_makes_a_file_that_is_the_same_set(mabench: Command, tmp_path: Path) -> None:
-    from mabench import adapters
+    from mabench.sets import readers as adapters
 
     images = torch.rand(20, 3, 32, 32)
     torch.save((images, torch.arange(10).repeat_interleave(2)), tmp_path / "s.pt")
@@ -100,7 +98,9 @@ def curves(folder: Path) -> list[tuple[str, object]]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_where_it_stopped(mabench: Command, tmp_path: Path, number: int) -> None:
     arguments = ["eval", str(BUNDLED), "--suite", "digits-agnostic", "--evaluator", "[lm]*", "--device", "cpu", "--out", "out"]
-    process = subprocess.Popen([sys.executable, "-m", "mabench.cli", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mabench.cli.main", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     records = tmp_path / "out" / "records"
     for _ in range(1200):
         if records.exists() and len(list(records.glob("*.json"))) >= 2:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from test_protocol import CPU, PLAIN, cell, small_set
 
-from mabench import costs
 from mabench.data import DATASETS
+from mabench.runs import costs
 from mabench.schema import Distillation
 
 DIGITS = DATASETS["digits"]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mabench import data
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

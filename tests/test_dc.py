@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mabench import data, networks
-from mabench.schema import Interrupted, MabenchError
-from mabench.synthetic import load
-from mabench_methods import _kit, module
-from mabench_methods._kit import MeanGradient, Run
+from mabench import data
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks import architectures as networks
+from mabench.sets.synthetic import load
+from mabench_methods import kit, module
 from mabench_methods.dc import condense as dc
 from mabench_methods.dc.condense import Config, condense, gradient_distance
+from mabench_methods.kit import MeanGradient, Run
 from mabench_methods.model_pool import condense as model_pool
 
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 def test_batch_norm_takes_the_real_batchs_statistics_and_keeps_them() -> None:
     network = networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=1, width=8, norm="batch")
     images = 2 + 3 * torch.randn(40, 3, 32, 32)
-    _kit.freeze_batch_norm(network, images)
+    kit.freeze_batch_norm(network, images)
     layer = network.features[1]
     outputs = network.features[0](images)
     torch.testing.assert_close(layer.running_mean, 0.1 * outputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -148,7 +149,7 @@ def test_the_pool_is_drawn_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) 
         for iteration in range(4000):
             draw(iteration, streams)  # type: ignore[operator]
 
-    monkeypatch.setattr(_kit, "draw_network", note)
+    monkeypatch.setattr(kit, "draw_network", note)
     monkeypatch.setattr(model_pool.dc, "match", only_draw)
     model_pool.condense(data.load("digits", "train"), model_pool.released(1, 4000), 0, CPU)
     others = [i for i, d in enumerate(drawn) if "norm" in d]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mabench import display
+from mabench.cli import console as display
 
 
 def test_time_left_follows_a_slower_stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,10 @@ from types import ModuleType
 import click
 import pytest
 
-from mabench import papers, suites
-from mabench.cli import main
-from mabench.scoring import half_width, spread
+from mabench import suites
+from mabench.cli.main import main
+from mabench.papers import paper_tables as papers
+from mabench.results.scoring import half_width, spread
 from mabench_methods import METHODS, presets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,4 +269,4 @@ def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
     for path in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", path.read_text(encoding="utf-8")), path
     methods = (site / "api-methods.html").read_text(encoding="utf-8")
-    assert "mabench_methods._kit.Run" in methods and "mabench.reproduce.Line" in methods
+    assert "mabench_methods.kit.Run" in methods and "mabench.papers.reproduce.Line" in methods

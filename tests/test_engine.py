@@ -17,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 
-from mabench import compiling, engine, evaluators, files, protocol, suites
-from mabench.engine import PrunedLooks
-from mabench.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Distillation, Interrupted, MabenchError, RunRecord
+from mabench import engine, files, suites
+from mabench.engine import PrunedLooks, compiling
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
+from mabench.schema import Augmentation, Distillation, RunRecord
+from mabench.training import loop as protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mabench import evaluators
-from mabench.evaluators import EVALUATORS
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
 
 PRETRAINED = [e for e in EVALUATORS.values() if e.pretrained]
 

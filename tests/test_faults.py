@@ -16,11 +16,14 @@ from conftest import Command, flipped
 from test_scoring import EXAM, record
 from test_submit import BUNDLED, CARD, tree, write_card
 
-from mabench import adapters, data, files, submissions, synthetic
-from mabench.schema import MabenchError
-from mabench.store import Folder, read_record, read_records
-from mabench.synthetic import SyntheticSet
-from mabench_methods import _kit
+from mabench import data, files
+from mabench.board import submission as submissions
+from mabench.errors import MabenchError
+from mabench.runs.folder import Folder, read_record, read_records
+from mabench.sets import readers as adapters
+from mabench.sets import synthetic
+from mabench.sets.synthetic import SyntheticSet
+from mabench_methods import kit
 from mabench_methods.dc import condense as dc
 
 HARNESS = Path(__file__).parents[1] / "benchmarks" / "faults.py"
@@ -176,7 +179,7 @@ def test_damage_is_mended_by_the_same_command(mabench: Command, tmp_path: Path) 
 
 
 def test_two_commands_in_one_folder_share_the_cells(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mabench.cli", "eval", str(BUNDLED), *ONE_CELL[:4], "--device", "cpu", "--out", "out"]
+    command = [sys.executable, "-m", "mabench.cli.main", "eval", str(BUNDLED), *ONE_CELL[:4], "--device", "cpu", "--out", "out"]
     both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     errors = "".join(process.communicate(timeout=600)[1] for process in both)
     assert [process.returncode for process in both] == [0, 0], errors
@@ -210,42 +213,42 @@ SMOKE = dc.PRESETS["dc"]["smoke"]
 
 def test_a_condensation_mends_what_can_be_made_again(tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    whole = dc.condense(train, SMOKE, 0, CPU, _kit.Run(tmp_path))
-    path = tmp_path / _kit.SET
+    whole = dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
+    path = tmp_path / kit.SET
     path.write_bytes(flipped(path.read_bytes(), -5))
     with pytest.warns(UserWarning, match="It is made again"):
-        assert dc.condense(train, SMOKE, 0, CPU, _kit.Run(tmp_path)).sha256 == whole.sha256
+        assert dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
     assert synthetic.load(path).sha256 == whole.sha256
     (tmp_path / "run.json").write_text('{"identity"')
     with pytest.raises(MabenchError, match="run.json is missing or damaged"):
-        dc.condense(train, SMOKE, 0, CPU, _kit.Run(tmp_path))
+        dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
     assert synthetic.load(path).sha256 == whole.sha256, "nothing of it is touched"
 
 
 def test_a_checkpoint_knows_whose_it_is_and_whether_it_is_whole(tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    whole = dc.condense(train, SMOKE, 0, CPU, _kit.Run())
-    stopping = _kit.Run(tmp_path, should_stop=lambda: True)
-    with pytest.raises(_kit.Interrupted):
+    whole = dc.condense(train, SMOKE, 0, CPU, kit.Run())
+    stopping = kit.Run(tmp_path, should_stop=lambda: True)
+    with pytest.raises(kit.Interrupted):
         dc.condense(train, SMOKE, 0, CPU, stopping)
     checkpoint = tmp_path / "checkpoint.pt"
     content = checkpoint.read_bytes()
     (tmp_path / "run.json").unlink()
     with pytest.raises(MabenchError, match="its seed differ"):
-        dc.condense(train, SMOKE, 1, CPU, _kit.Run(tmp_path))
+        dc.condense(train, SMOKE, 1, CPU, kit.Run(tmp_path))
     (tmp_path / "run.json").write_text("[]")
     checkpoint.write_bytes(flipped(content, len(content) // 2))
-    assert _kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is None
+    assert kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is None
     checkpoint.write_bytes(content)
-    assert _kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is not None
-    assert dc.condense(train, SMOKE, 0, CPU, _kit.Run(tmp_path)).sha256 == whole.sha256
+    assert kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is not None
+    assert dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
 
 
 # -- submissions and the board -----------------------------------------------------------------------------------------
 
 
 KILLED_AT = (
-    "import os, signal, sys\nfrom mabench import cli\n"
+    "import os, signal, sys\nfrom mabench.cli import main as cli\n"
     "def hook(event, arguments):\n"
     "    if event == 'os.rename' and str(arguments[1]).endswith(os.environ['KILL_AT']): os.kill(os.getpid(), signal.SIGKILL)\n"
     "sys.addaudithook(hook)\ncli.run()\n"

@@ -37,13 +37,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mabench as package
-from mabench import adapters, cli, data, display, hub, papers, protocol, recorded, submissions, submit, suites, synthetic
+from mabench import data, suites
+from mabench.board import gates as submit
+from mabench.board import submission as submissions
+from mabench.board.hub import client as hub
+from mabench.board.site import page, sources
+from mabench.board.submission import AUDIT, CARD, RECORDS
+from mabench.cli import console as display
+from mabench.cli import main as cli
+from mabench.errors import MabenchError, printable
 from mabench.files import read_bytes
-from mabench.leaderboard import page, sources
-from mabench.schema import Card, MabenchError, RunRecord, printable
-from mabench.store import MAX_RECORD_BYTES, Folder, read_record, read_records
-from mabench.submissions import AUDIT, CARD, RECORDS
-from mabench.synthetic import SyntheticSet
+from mabench.papers import paper_tables as papers
+from mabench.runs.folder import MAX_RECORD_BYTES, Folder, read_record, read_records
+from mabench.schema import Card, RunRecord
+from mabench.sets import readers as adapters
+from mabench.sets import recorded, synthetic
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training import loop as protocol
 from mabench_methods.gvbsm import teachers
 from mabench_methods.trajectory import experts
 
@@ -502,9 +512,12 @@ import json, resource, sys, time
 from pathlib import Path
 import numpy, pyarrow.parquet, torch
 from PIL import Image
-from mabench import adapters, hub, submissions, suites, synthetic
-from mabench.schema import MabenchError
-from mabench.store import read_records
+from mabench import suites
+from mabench.board import submission as submissions
+from mabench.board.hub import client as hub
+from mabench.sets import readers as adapters, synthetic
+from mabench.errors import MabenchError
+from mabench.runs.folder import read_records
 adapters.MAX_BYTES = synthetic.MAX_BYTES = hub.MAX_TABLE_BYTES = int(sys.argv[1])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 for line in sys.stdin:

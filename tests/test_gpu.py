@@ -8,8 +8,10 @@ import pytest
 import torch
 from test_protocol import STRONG, TEST, cell, small_set
 
-from mabench import engine, protocol
-from mabench.schema import Interrupted, Recipe, RunRecord
+from mabench import engine
+from mabench.errors import Interrupted
+from mabench.schema import Recipe, RunRecord
+from mabench.training import loop as protocol
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 RECIPE = Recipe(

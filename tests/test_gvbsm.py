@@ -15,17 +15,20 @@ import torch.nn.functional as F
 from conftest import flipped
 from torch import Tensor, nn
 
-from mabench import adapters, augment, data, papers, recorded, suites
-from mabench.data import DATASETS, RealData
-from mabench.leaderboard.standings import of_paper
-from mabench.networks import Network
-from mabench.schema import Interrupted, MabenchError
+from mabench import data, suites
+from mabench.board.site.standings import of_paper
+from mabench.data import DATASETS, RealData, augment
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks.architectures import Network
+from mabench.papers import paper_tables as papers
+from mabench.sets import readers as adapters
+from mabench.sets import recorded
 from mabench_methods import METHODS
-from mabench_methods._kit import Run
 from mabench_methods.gvbsm import backbones, labels, matching, teachers, views
 from mabench_methods.gvbsm.condense import PRESETS, SISTERS, Config, condense, image_order
 from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densification, layer_statistics
 from mabench_methods.gvbsm.teachers import Recording, Squeeze, Teacher
+from mabench_methods.kit import Run
 
 CPU = torch.device("cpu")
 RULES = Rules(True, 4, "released", 0.0, "paper", 0.0, 10.0)

@@ -13,10 +13,13 @@ import pytest
 import timm
 import torch
 
-from mabench import data, evaluators, networks, papers, synthetic
-from mabench.evaluators import EVALUATORS
-from mabench.schema import Interrupted, MabenchError
-from mabench_methods._kit import Run
+from mabench import data
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks import architectures as networks
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
+from mabench.papers import paper_tables as papers
+from mabench.sets import synthetic
 from mabench_methods.hmdc import condense as hmdc
 from mabench_methods.hmdc import config as settings
 from mabench_methods.hmdc.balance import FLOOR, START, GradientBalance, Record, normalised
@@ -24,6 +27,7 @@ from mabench_methods.hmdc.config import CHOICES, PRESETS, Config
 from mabench_methods.hmdc.decomposition import Alignment, SpatialNetwork, mutual_distillation, shapes
 from mabench_methods.hmdc.pair import Learner
 from mabench_methods.hmdc.selection import k_means, representatives
+from mabench_methods.kit import Run
 
 CPU = torch.device("cpu")
 DIGITS = data.DATASETS["digits"]

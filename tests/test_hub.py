@@ -20,8 +20,12 @@ from hub_server import Blob, Fault, Hub
 from test_leaderboard import submit as make_submission
 from test_submit import BUNDLED, tree, write_card
 
-from mabench import hub, leaderboard, papers, submissions, submit
-from mabench.submissions import AUDIT, CARD, Submission
+from mabench.board import gates as submit
+from mabench.board import site as leaderboard
+from mabench.board import submission as submissions
+from mabench.board.hub import client as hub
+from mabench.board.submission import AUDIT, CARD, Submission
+from mabench.papers import paper_tables as papers
 
 REPO = "board/results"
 SPACE = "board/page"
@@ -191,7 +195,7 @@ def test_round_trip(
 
 
 def sampled(tmp_path: Path, seed: int) -> list[str]:
-    from mabench import verify
+    from mabench.board import verify
 
     found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
     assert found is not None
@@ -310,7 +314,7 @@ def hook(event, _):
         left[0] -= 1
         if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-from mabench.cli import run
+from mabench.cli.main import run
 atexit.register(lambda: open(os.environ['RENAMES'], 'w').write(str(-left[0])))
 run()
 """
@@ -642,8 +646,8 @@ def test_a_private_repository_stays_private(
 def test_what_was_altered_on_the_way_is_refused(
     server: Hub, push: Client, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
-    from mabench import adapters
-    from mabench.synthetic import SyntheticSet
+    from mabench.sets import readers as adapters
+    from mabench.sets.synthetic import SyntheticSet
 
     assert push(server).returncode == 0
     repo = server.repos[REPO]

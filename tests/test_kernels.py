@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import compiling, engine, evaluators
-from mabench.evaluators import EVALUATORS
-from mabench.kernels import channels, first_block, native, norms, tiles
-from mabench.kernels.norms import InstanceNorm
-from mabench.kernels.pooling import AvgPool, MaxPool
+from mabench import engine
+from mabench.engine.kernels import channels, first_block, native, norms, tiles
+from mabench.engine.kernels.norms import InstanceNorm
+from mabench.engine.kernels.pooling import AvgPool, MaxPool
+from mabench.networks import compiling, evaluators
+from mabench.networks.evaluators import EVALUATORS
 
 CPU = torch.device("cpu")
 tiled = pytest.mark.skipif(

@@ -18,14 +18,21 @@ import pandas
 import pytest
 from click.testing import CliRunner
 
-from mabench import hub, leaderboard, scoring, submissions, suites, synthetic
-from mabench.cli import main
-from mabench.leaderboard import exports
-from mabench.leaderboard.sources import TIERS, plain, read_submission, web_address
-from mabench.leaderboard.standings import placed, submitted
-from mabench.report import percent
-from mabench.schema import Card, Cell, MabenchError, RunRecord, SetSummary, digest
-from mabench.store import read_record
+from mabench import suites
+from mabench.board import site as leaderboard
+from mabench.board import submission as submissions
+from mabench.board.hub import client as hub
+from mabench.board.site import exports
+from mabench.board.site.sources import TIERS, plain, read_submission, web_address
+from mabench.board.site.standings import placed, submitted
+from mabench.cli.main import main
+from mabench.digests import digest
+from mabench.errors import MabenchError
+from mabench.results import scoring
+from mabench.results.tables import percent
+from mabench.runs.folder import read_record
+from mabench.schema import Card, Cell, RunRecord, SetSummary
+from mabench.sets import synthetic
 
 DIGITS = suites.load("digits-agnostic")
 LITE = suites.load("cifar10-lite")
@@ -337,7 +344,7 @@ def test_the_cards_own_citation_wins(tmp_path: Path) -> None:
 
 def test_seeds_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     """In file names seed 10 comes before seed 2; no suite has so many today."""
-    from mabench.leaderboard.sources import cells
+    from mabench.board.site.sources import cells
 
     sha = digest("many")
     many = [made_record(DIGITS, "scratch", "mlp-scratch", seed, 0.5, sha=sha) for seed in range(12)]
@@ -383,7 +390,7 @@ def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> 
 def test_the_images_of_a_set_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from mabench import synthetic
+    from mabench.sets import synthetic
 
     images = torch.arange(10 * 3 * 32 * 32, dtype=torch.float32).reshape(10, 3, 32, 32).remainder(255).to(torch.uint8)
     made = synthetic.SyntheticSet(images, torch.arange(10), "digits", 1)
@@ -407,8 +414,8 @@ def test_the_images_of_a_set_are_drawn_once(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_board_needs_no_torch(folder: Path) -> None:
     code = (
-        "import sys, mabench.leaderboard\nassert 'torch' not in sys.modules\nfrom click.testing import CliRunner\n"
-        "from mabench.cli import main\nr = CliRunner().invoke(main, sys.argv[1:])\nprint(r.output, r.exit_code, 'torch' in sys.modules)"
+        "import sys, mabench.board.site\nassert 'torch' not in sys.modules\nfrom click.testing import CliRunner\n"
+        "from mabench.cli.main import main\nr = CliRunner().invoke(main, sys.argv[1:])\nprint(r.output, r.exit_code, 'torch' in sys.modules)"
     )
     command = ["leaderboard", "build", "--submissions", str(folder), "--out", str(folder.parent / "o")]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
@@ -417,7 +424,7 @@ def test_the_board_needs_no_torch(folder: Path) -> None:
 
 
 def test_bundled_libraries_are_the_ones_listed() -> None:
-    vendor = resources.files("mabench.leaderboard").joinpath("templates", "vendor")
+    vendor = resources.files("mabench.board.site").joinpath("templates", "vendor")
     listed = re.findall(r"^\| (\S+?),? .*?\| ([\w-]+) \| ([\d.]+) \|", vendor.joinpath("README.md").read_text(), re.M)
     assert len(listed) == 4
     for file, package, version in listed:
@@ -430,7 +437,7 @@ def test_serving_needs_a_built_page(folder: Path) -> None:
     result = CliRunner().invoke(main, ["leaderboard", "serve", str(folder)])
     assert result.exit_code == 2 and "mabench leaderboard build --out" in result.output
     out = built(folder)
-    command = [sys.executable, "-u", "-m", "mabench.cli", "leaderboard", "serve", str(out), "--port", "0"]
+    command = [sys.executable, "-u", "-m", "mabench.cli.main", "leaderboard", "serve", str(out), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None

@@ -12,7 +12,9 @@ import pytest
 from conftest import Command
 from test_leaderboard import DIGITS, HOSTILE, LITE, PAPER, records_of, submit
 
-from mabench import leaderboard, papers, scoring
+from mabench.board import site as leaderboard
+from mabench.papers import paper_tables as papers
+from mabench.results import scoring
 
 REPOSITORY = Path(__file__).parents[1]
 

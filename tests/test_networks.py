@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mabench import networks
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
+from mabench.networks import architectures as networks
 
 
 def count(architecture: str, **arguments: object) -> int:

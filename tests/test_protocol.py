@@ -11,11 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mabench import data, evaluators, protocol
+from mabench import data
+from mabench.digests import stream
 from mabench.engine import Engine
-from mabench.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Interrupted, Recipe, stream
-from mabench.synthetic import SyntheticSet
+from mabench.errors import Interrupted
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
+from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training import loop as protocol
 
 CPU = torch.device("cpu")
 TEST = data.load("digits", "test")

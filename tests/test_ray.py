@@ -17,9 +17,15 @@ import pytest
 from click.testing import CliRunner
 from conftest import Command
 
-from mabench import adapters, cli, cluster, costs, data, runner, suites
-from mabench.schema import MabenchError, RunRecord
-from mabench.store import read_record, read_records
+from mabench import data, suites
+from mabench.cli import main as cli
+from mabench.errors import MabenchError
+from mabench.runs import costs
+from mabench.runs import local as runner
+from mabench.runs import ray_cluster as cluster
+from mabench.runs.folder import read_record, read_records
+from mabench.schema import RunRecord
+from mabench.sets import readers as adapters
 
 ASSETS = Path(cli.__file__).parent / "assets"
 BUNDLED = ASSETS / "digits_kmeans_ipc5.safetensors"
@@ -105,7 +111,7 @@ def start(cwd: Path, cluster_address: str, *arguments: object) -> subprocess.Pop
     command = [
         sys.executable,
         "-m",
-        "mabench.cli",
+        "mabench.cli.main",
         "eval",
         BUNDLED,
         *arguments,

@@ -18,11 +18,18 @@ from test_protocol import CPU, TEST, cell, small_set
 from test_sisters import shaped
 from torch import Tensor
 
-from mabench import adapters, data, evaluators, protocol, recorded, runner, suites
+from mabench import data, suites
 from mabench.data import DATASETS, RealData
-from mabench.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Evaluator, Interrupted, MabenchError, Recipe, Recorded, stream
-from mabench.synthetic import SyntheticSet
+from mabench.digests import stream
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
+from mabench.runs import local as runner
+from mabench.schema import Augmentation, Evaluator, Recipe, Recorded
+from mabench.sets import readers as adapters
+from mabench.sets import recorded
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training import loop as protocol
 
 EPOCHS, BATCH = 6, 16  # of the records made here: 40 images, so the last batch has 8
 NORMALISED = Augmentation(space="normalised")
@@ -386,7 +393,7 @@ def test_a_set_without_a_record_is_told_how_to_get_one(mabench: Command, tmp_pat
 
 
 def test_a_cluster_takes_the_record_along(tmp_path: Path) -> None:
-    from mabench import cluster
+    from mabench.runs import ray_cluster as cluster
 
     chosen = replace(write(small_set(), tmp_path / "labels"), learning_rate=0.02)
     again = cluster._unpacked_set(cluster._packed_set(chosen))
@@ -396,9 +403,9 @@ def test_a_cluster_takes_the_record_along(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten real images a class, their views labelled by a backbone trained on 5,000: a student of 60 epochs beats chance clearly."""
-    from mabench_methods._kit import Run
     from mabench_methods.gvbsm.condense import PRESETS, condense
     from mabench_methods.gvbsm.teachers import Squeeze
+    from mabench_methods.kit import Run
 
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     train, test = (data.load("cifar10", split) for split in ("train", "test"))

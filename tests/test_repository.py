@@ -26,14 +26,14 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0 and "0 broken" in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize("module", ["mabench", "mabench.schema", "mabench.cli", "mabench.suites", "mabench.data"])
+@pytest.mark.parametrize("module", ["mabench", "mabench.schema", "mabench.cli.main", "mabench.suites", "mabench.data"])
 def test_what_needs_no_torch_does_not_import_it(module: str) -> None:
     done = run(sys.executable, "-c", f"import sys, {module}; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False", done.stderr
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys\nfrom click.testing import CliRunner\nfrom mabench.cli import main\n"
+    code = "import sys\nfrom click.testing import CliRunner\nfrom mabench.cli.main import main\n"
     code += "result = CliRunner().invoke(main, ['list'])\nprint(result.exit_code, 'torch' in sys.modules)"
     done = run(sys.executable, "-c", code)
     assert done.stdout.strip() == "0 False", done.stderr

@@ -13,12 +13,14 @@ import scipy.stats
 import torch
 
 import mabench_methods
-from mabench import data, papers, reproduce, suites
-from mabench.evaluators import EVALUATORS
-from mabench.reproduce import Line
-from mabench.schema import MabenchError
-from mabench.synthetic import SyntheticSet
-from mabench_methods import _kit
+from mabench import data, suites
+from mabench.errors import MabenchError
+from mabench.networks.evaluators import EVALUATORS
+from mabench.papers import paper_tables as papers
+from mabench.papers import reproduce
+from mabench.papers.reproduce import Line
+from mabench.sets.synthetic import SyntheticSet
+from mabench_methods import kit
 
 
 def line(paper: float, paper_std: float | None, ours: float, ours_std: float | None, paper_runs: int | None = None) -> Line:
@@ -98,9 +100,9 @@ def test_presets_on_other_datasets_have_names_and_suites() -> None:
 def test_a_card_says_what_makes_the_set_again(method: str) -> None:
     """Whatever the configuration, the command of the card is read back as that configuration."""
     for name, preset in mabench_methods.presets(method).items():
-        assert parsed(_kit.command(method, preset.dataset, preset.config, 3)) == (preset.config, 3), name
+        assert parsed(kit.command(method, preset.dataset, preset.config, 3)) == (preset.config, 3), name
         changed = dataclasses.replace(preset.config, **{ODD[method][0]: ODD[method][1]})
-        assert parsed(_kit.command(method, preset.dataset, changed, 4)) == (changed, 4)
+        assert parsed(kit.command(method, preset.dataset, changed, 4)) == (changed, 4)
 
 
 ODD: dict[str, tuple[str, object]] = dict.fromkeys(

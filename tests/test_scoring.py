@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from mabench import scoring, suites
+from mabench import suites
+from mabench.results import scoring
 from mabench.schema import Cell, RunRecord, SetSummary
 
 EXAM = suites.load("digits-agnostic")

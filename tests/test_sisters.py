@@ -9,9 +9,11 @@ import pytest
 import torch
 from conftest import Command
 
-from mabench import protocol, runner, suites
+from mabench import suites
 from mabench.data import DATASETS, RealData
-from mabench.synthetic import SyntheticSet
+from mabench.runs import local as runner
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training import loop as protocol
 
 SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow)]
 

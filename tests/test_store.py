@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_scoring import EXAM, record
 
+from mabench.errors import MabenchError
 from mabench.files import write_text
-from mabench.schema import MabenchError
-from mabench.store import Folder, read_record, read_records
+from mabench.runs.folder import Folder, read_record, read_records
 
 
 def folder(path: Path, sha: str = "0" * 64) -> Folder:

@@ -18,11 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mabench as package
-from mabench import adapters, data, report, scoring, submissions, submit, suites, synthetic, verify
-from mabench.schema import AuditEntry, Card, MabenchError
-from mabench.store import read_records
-from mabench.submissions import Submission
-from mabench.synthetic import SyntheticSet
+from mabench import data, suites
+from mabench.board import gates as submit
+from mabench.board import submission as submissions
+from mabench.board import verify
+from mabench.board.submission import Submission
+from mabench.errors import MabenchError
+from mabench.results import scoring
+from mabench.results import tables as report
+from mabench.runs.folder import read_records
+from mabench.schema import AuditEntry, Card
+from mabench.sets import readers as adapters
+from mabench.sets import synthetic
+from mabench.sets.synthetic import SyntheticSet
 
 BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
 CARD = {"title": "k-means on digits, IPC 5", "authors": ["A. Author"], "licence": "CC0-1.0", "slug": "digits-kmeans"}
@@ -138,7 +146,7 @@ def test_interactive_asks_for_what_the_card_lacks(tmp_path: Path, digits_run: Pa
     arguments = ["submit", str(BUNDLED), "--records", str(digits_run), "--interactive"]
     answers = "Typed title\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
     done = subprocess.run(
-        [sys.executable, "-m", "mabench.cli", *arguments], cwd=tmp_path, input=answers, capture_output=True, text=True
+        [sys.executable, "-m", "mabench.cli.main", *arguments], cwd=tmp_path, input=answers, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     card = submissions.read_card(tmp_path / "card.toml")
@@ -462,7 +470,7 @@ def test_killed_at_every_step_and_repeated(digits_run: Path, part: Path, tmp_pat
     """The program is killed at its n-th rename, for every n; no half submission is ever seen, and a repetition completes it."""
     write_card(tmp_path / "card.toml")
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom mabench import submissions, submit\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mabench.board import gates as submit, submission as submissions\n"
         "n, left, root = int(sys.argv[1]), [int(sys.argv[1])], Path(sys.argv[2])\n"
         "def hook(event, _):\n    if event == 'os.rename':\n        left[0] -= 1\n"
         "        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -640,7 +648,8 @@ def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: P
 
 def test_released_suites_name_every_cell_as_records_do() -> None:
     """The table's notion of a complete track is the planner's."""
-    from mabench import hub, runner
+    from mabench.board.hub import client as hub
+    from mabench.runs import local as runner
 
     exam = suites.load("digits-agnostic")
     planned = {f"{exam.id}--{cell.name}" for cell in runner.plan(exam, bundled())}

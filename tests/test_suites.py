@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mabench import suites
-from mabench.schema import Augmentation, Distillation, Evaluator, MabenchError, Recipe, Recorded
+from mabench.errors import MabenchError
+from mabench.schema import Augmentation, Distillation, Evaluator, Recipe, Recorded
 
 GOLDEN = Path(__file__).parent / "golden" / "suites.json"
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mabench import synthetic
-from mabench.schema import MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.errors import MabenchError
+from mabench.sets import synthetic
+from mabench.sets.synthetic import SyntheticSet
 
 
 def make(
@@ -144,7 +144,7 @@ def test_preview_shows_a_row_a_class(tmp_path: Path) -> None:
 def test_a_name_from_a_header_reaches_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
-    from mabench.cli import main
+    from mabench.cli.main import main
 
     here = tmp_path / "here"
     here.mkdir()

@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from conftest import Command, flipped
 from torch import Tensor
 
-from mabench import augment, data, networks, papers, suites, synthetic
-from mabench.data import DATASETS, RealData
-from mabench.schema import Interrupted, MabenchError
+from mabench import data, suites
+from mabench.data import DATASETS, RealData, augment
+from mabench.errors import Interrupted, MabenchError
+from mabench.networks import architectures as networks
+from mabench.papers import paper_tables as papers
+from mabench.sets import synthetic
 from mabench_methods import METHODS, module
-from mabench_methods._kit import RealImages, Run
+from mabench_methods.kit import RealImages, Run
 from mabench_methods.trajectory import condense as trajectory
 from mabench_methods.trajectory import experts as buffers
 from mabench_methods.trajectory import matching

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mabench import engine, evaluators
-from mabench.evaluators import EVALUATORS
-from mabench.kernels import winograd
+from mabench import engine
+from mabench.engine.kernels import winograd
+from mabench.networks import evaluators
+from mabench.networks.evaluators import EVALUATORS
 
 CPU = torch.device("cpu")
 

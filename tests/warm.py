@@ -44,7 +44,7 @@ def serve() -> None:
 def run() -> int:
     """The program, and what Python makes of its end."""
     try:
-        runpy.run_module("mabench.cli", run_name="__main__", alter_sys=True)
+        runpy.run_module("mabench.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

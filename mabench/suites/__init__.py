@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mabench.evaluators import EVALUATORS
+from mabench.digests import digest
+from mabench.errors import MabenchError, lookup
 from mabench.files import read_toml
-from mabench.schema import Evaluator, MabenchError, Recipe, Suite, digest, lookup
+from mabench.networks.evaluators import EVALUATORS
+from mabench.schema import Evaluator, Recipe, Suite
 
 FOLDER = Path(__file__).parent
 

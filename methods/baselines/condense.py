@@ -18,13 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from mabench.data import RealData, cache_folder
+from mabench.digests import digest, stream
+from mabench.errors import MabenchError
 from mabench.files import write_bytes
-from mabench.networks import Network
-from mabench.schema import Card, MabenchError, digest, stream
-from mabench.synthetic import SyntheticSet, pack_grid
+from mabench.networks.architectures import Network
+from mabench.schema import Card
+from mabench.sets.synthetic import SyntheticSet, pack_grid
 
-from .. import _kit
-from .._kit import RealImages, Run
+from .. import kit
+from ..kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
 FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
@@ -70,7 +72,7 @@ PRESETS = {selection: _presets(selection) for selection in SELECTIONS}
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
-    _kit.check(train, config.chosen)
+    kit.check(train, config.chosen)
     run.begin(config.selection, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -113,7 +115,7 @@ def _select(train: RealData, config: Config, seed: int, device: torch.device, ru
         if config.selection == "forgetting":
             # ties, of which there are many after few epochs, in random order
             return [rows[np.lexsort((generator.random(len(rows)), -forgotten[rows]))[: config.chosen]] for rows in by_class]
-        features = _kit.embed(network, real, torch.arange(len(train.labels))).numpy()
+        features = kit.embed(network, real, torch.arange(len(train.labels))).numpy()
     chosen = []
     for rows in by_class:
         pixels = train.images[rows].reshape(len(rows), -1)
@@ -133,8 +135,8 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
 
     All selections and budgets with the same seed share it: a run with a folder leaves it in the cache.
     """
-    network = _kit.draw_network(real.dataset, "convnet", stream(seed, "features"), depth=3, width=config.width)
-    network = _kit.place(network, real.device)
+    network = kit.draw_network(real.dataset, "convnet", stream(seed, "features"), depth=3, width=config.width)
+    network = kit.place(network, real.device)
     key = digest([config.epochs, config.width, seed, train.sha256])[:16]
     path = None if run.folder is None else cache_folder() / "selection" / f"convnet3-{key}.safetensors"
     if path is not None and path.exists():
@@ -148,13 +150,13 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
         before[rows] = hits
         ever[rows] |= hits
 
-    _kit.train_network(
+    kit.train_network(
         network,
         real,
         config.epochs,
         torch.Generator().manual_seed(stream(seed, "order")),
         kind=f"convnet3x{config.width}_{real.dataset.image_size}"
-        if len(real.labels) * config.epochs > _kit.COMPILE_FROM_IMAGES
+        if len(real.labels) * config.epochs > kit.COMPILE_FROM_IMAGES
         else None,
         on_batch=on_batch,
         on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, dict),

@@ -20,14 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import augment
-from mabench.data import RealData
-from mabench.networks import Network
-from mabench.schema import Card, MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.data import RealData, augment
+from mabench.errors import MabenchError
+from mabench.networks.architectures import Network
+from mabench.schema import Card
+from mabench.sets.synthetic import SyntheticSet
 
-from .. import _kit
-from .._kit import MeanGradient, RealImages, Run
+from .. import kit
+from ..kit import MeanGradient, RealImages, Run
 
 LOOPS = {1: (1, 10), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC -> (outer loop, inner loop), DC's released code, get_loops."""
@@ -82,8 +82,8 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     """DC's (or DSA's) set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels."""
 
     def draw(iteration: int, generator: torch.Generator) -> tuple[Network, str]:
-        weights = _kit.seed_from(generator)
-        network = _kit.draw_network(train.dataset, "convnet", weights, depth=config.depth, width=config.width)
+        weights = kit.seed_from(generator)
+        network = kit.draw_network(train.dataset, "convnet", weights, depth=config.depth, width=config.width)
         return network, f"convnet{config.depth}x{config.width}_{train.dataset.image_size}"
 
     name = "dsa" if config.augmentation else "dc"
@@ -108,16 +108,16 @@ def match(
     card: Card,
 ) -> SyntheticSet:
     """The loop of the module's docstring, with networks from `draw`. Resumes from the run's checkpoint, to the same images."""
-    _kit.check(train, config.ipc)
+    kit.check(train, config.ipc)
     state = run.begin(method, identity, seed, train)
     if (done := run.finished()) is not None:
         return done
     real = RealImages(train, device)
-    streams = _kit.generators(seed, ("images", "batches", "networks", "augmentation", "training"))
+    streams = kit.generators(seed, ("images", "batches", "networks", "augmentation", "training"))
     images, first, momentum = _initial(real, config, streams["images"]), 0, None
     if state is not None:
         images, first, momentum = state["images"].to(device), int(state["done"]), state["optimizer"]
-        _kit.restore(streams, state["streams"])
+        kit.restore(streams, state["streams"])
     images.requires_grad_(True)
     optimizer = torch.optim.SGD([images], lr=config.image_rate, momentum=config.image_momentum)
     if momentum is not None:
@@ -126,11 +126,11 @@ def match(
     outer_loop, inner_loop = config.loops
     gradients: dict[str | None, MeanGradient] = {}
     steps = config.iterations * outer_loop * train.dataset.num_classes
-    worth_compiling = steps * config.real_batch > _kit.COMPILE_FROM_IMAGES
+    worth_compiling = steps * config.real_batch > kit.COMPILE_FROM_IMAGES
 
     for iteration in range(first, config.iterations):
         network, kind = draw(iteration, streams["networks"])
-        network = _kit.place(network, device)
+        network = kit.place(network, device)
         kind = kind if worth_compiling else None
         if kind not in gradients:
             gradients[kind] = MeanGradient(device, kind)
@@ -140,7 +140,7 @@ def match(
         for outer in range(outer_loop):
             network.train()
             some = torch.cat([real.draw(c, 16, streams["batches"]) for c in range(train.dataset.num_classes)])
-            _kit.freeze_batch_norm(network, some)
+            kit.freeze_batch_norm(network, some)
             optimizer.zero_grad()
             for label in range(train.dataset.num_classes):
                 total += _match_class(network, gradient, real, images, labels, label, config, streams)
@@ -154,7 +154,7 @@ def match(
                 "done": done,
                 "images": images.detach().cpu(),
                 "optimizer": optimizer.state_dict(),
-                "streams": _kit.states(streams),
+                "streams": kit.states(streams),
             }
 
         run.step(done_now, config.iterations, {"matching": mean}, checkpoint)
@@ -185,7 +185,7 @@ def _match_class(
     batch = real.draw(label, config.real_batch, streams["batches"])
     own = images[labels == label]
     if config.augmentation:
-        shared = _kit.seed_from(streams["augmentation"])  # the same operation and parameters for both batches
+        shared = kit.seed_from(streams["augmentation"])  # the same operation and parameters for both batches
         batch, own = (
             augment.dsa(x, config.augmentation, torch.Generator(x.device).manual_seed(shared), siamese=True) for x in (batch, own)
         )
@@ -228,7 +228,7 @@ def _train(
         for rows in torch.split(torch.randperm(len(images), generator=streams["training"]), config.train_batch):
             batch = images[rows.to(images.device)]
             if config.augmentation:
-                own = torch.Generator(batch.device).manual_seed(_kit.seed_from(streams["augmentation"]))
+                own = torch.Generator(batch.device).manual_seed(kit.seed_from(streams["augmentation"]))
                 batch = augment.dsa(batch, config.augmentation, own)
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(network(batch), labels[rows.to(labels.device)]))

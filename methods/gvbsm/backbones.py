@@ -1,6 +1,6 @@
 """The backbones that are squeezed: the paper's five for small images, narrow ones for two cores, torchvision's for ImageNet-1k.
 
-ConvNet and ResNet are the examiner's own (`mabench.networks`); here are the other three in the form that 32 px images want.
+ConvNet and ResNet are the examiner's own (`mabench.networks.architectures`); here are the other three in the form that 32 px images want.
 Legend: N images, C channels, S side in pixels, K classes.
 """
 
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import networks
 from mabench.data import Dataset
-from mabench.networks import Network
-from mabench.schema import MabenchError, lookup
+from mabench.errors import MabenchError, lookup
+from mabench.networks import architectures as networks
+from mabench.networks.architectures import Network
 
 PRETRAINED = "torchvision-"
 """Prefix of backbones whose weights are torchvision's, for ImageNet-1k."""

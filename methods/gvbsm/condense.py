@@ -27,15 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mabench import compiling
-from mabench import recorded as recorded_labels
 from mabench.data import RealData
+from mabench.errors import MabenchError
 from mabench.files import write_text
-from mabench.schema import Card, Finding, MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.networks import compiling
+from mabench.schema import Card, Finding
+from mabench.sets import recorded as recorded_labels
+from mabench.sets.synthetic import SyntheticSet
 
-from .. import _kit
-from .._kit import Run
+from .. import kit
+from ..kit import Run
 from . import backbones, labels, views
 from .matching import Matcher, Rules, densification
 from .stages import Stages, State
@@ -234,7 +235,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     per-epoch labels to labels/, both in the run's folder."""
     compiling.keep_freed_memory()
     run = run or Run()
-    _kit.check(train, config.ipc)
+    kit.check(train, config.ipc)
     saved = run.begin(config.method, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -372,7 +373,7 @@ def recover(
                 images.copy_(torch.minimum(torch.maximum(images, low), high))
             last = step + 1 == total
             if last and path is not None:
-                _kit.keep_in(path, _levels(train, config, images))
+                kit.keep_in(path, _levels(train, config, images))
             if last or (step + 1) % TELL_EVERY == 0:
                 losses = {"classification": classification, "matching": matching, "densification": density}
                 place = (number + 1, 0) if last else (number, step + 1)
@@ -394,7 +395,7 @@ def _state(batch: int, done: int, images: Tensor, optimizer: torch.optim.Optimiz
 
 
 def _finished(path: Path) -> Tensor:
-    images: Tensor | None = _kit.kept_in(path)
+    images: Tensor | None = kit.kept_in(path)
     if images is None:
         raise MabenchError(f"{path}: gone or damaged, though the checkpoint counts on it. Remove checkpoint.pt to begin again.")
     return images

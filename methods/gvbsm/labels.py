@@ -1,6 +1,6 @@
 """Relabel: the ensemble's static soft labels for the set, and the paper suite's record of labels for every epoch.
 
-The record lies beside the set in `labels/`; its files are described in `mabench.recorded`, which replays them. `labels.json` says what
+The record lies beside the set in `labels/`; its files are described in `mabench.sets.recorded`, which replays them. `labels.json` says what
 they weigh beside the images.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mabench import recorded
+from mabench.errors import MabenchError
 from mabench.files import intact, write_text
-from mabench.recorded import Views
-from mabench.schema import MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.sets import recorded
+from mabench.sets.recorded import Views
+from mabench.sets.synthetic import SyntheticSet
 
 from . import views
 from .stages import Stages

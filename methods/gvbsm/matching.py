@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
 
 Statistics = tuple[Tensor, ...]
 """Channel mean [C] and variance [C]; of a convolution then patch mean [T] and variance [T], tiles row by row."""

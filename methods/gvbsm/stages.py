@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mabench.schema import MabenchError
+from mabench.errors import MabenchError
 
-from .._kit import Run
+from ..kit import Run
 
 State = dict[str, Any]
 

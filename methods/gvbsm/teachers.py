@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.data import RealData, cache_folder
+from mabench.digests import digest, stream
+from mabench.errors import MabenchError
 from mabench.files import CHECKSUM, intact, packed, size_of, write_bytes
-from mabench.schema import MabenchError, digest, stream
 
 from . import backbones, views
 from .matching import KINDS, Recorder, Statistics

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from mabench import augment
-from mabench.data import Dataset, RealData
-from mabench.recorded import Views
-from mabench.schema import MabenchError, stream
+from mabench.data import Dataset, RealData, augment
+from mabench.digests import stream
+from mabench.errors import MabenchError
+from mabench.sets.recorded import Views
 
 CROPS = ("shift", "resized")
 AREA = (0.08, 1.0)  # torchvision's RandomResizedCrop, as in the released code: share of the image's area,

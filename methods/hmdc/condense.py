@@ -27,14 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import augment
-from mabench.compiling import has_bfloat16
-from mabench.data import RealData
+from mabench.data import RealData, augment
+from mabench.networks.compiling import has_bfloat16
 from mabench.schema import Card
-from mabench.synthetic import SyntheticSet, pack_grid
+from mabench.sets.synthetic import SyntheticSet, pack_grid
 
-from .. import _kit
-from .._kit import RealImages, Run
+from .. import kit
+from ..kit import RealImages, Run
 from .balance import GradientBalance, Record, normalised
 from .config import PLANS, PRESETS, Config
 from .decomposition import Alignment, mutual_distillation, shapes
@@ -51,7 +50,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     MabenchError for a test split, too large an IPC, or a network without a map of the image in its features.
     """
     run = run or Run()
-    _kit.check(train, config.ipc * config.formation**2)
+    kit.check(train, config.ipc * config.formation**2)
     kept = run.begin("hmdc", config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -114,7 +113,7 @@ def _class_losses(config: Config, real: RealImages, state: _State, label: int) -
         batch = real.draw(label, config.real_batch, state.streams["batches"])
     assert state.images is not None
     own = _tiles(state.images[label * config.ipc : (label + 1) * config.ipc], config, state.streams["batches"])
-    shared = _kit.seed_from(state.streams["augmentation"])  # the same operations and parameters for both batches
+    shared = kit.seed_from(state.streams["augmentation"])  # the same operations and parameters for both batches
     batch, own = (_augmented(config, x, None, shared, siamese=True)[0] for x in (batch, own))
     alignment = state.alignment if config.mutual_distillation else None
     return matching_losses(state.learners, alignment, batch, own, label, config)
@@ -180,7 +179,7 @@ def _train(config: Config, real: RealImages, state: _State) -> None:
 
     for rows in batches():
         targets = F.one_hot(real.labels[rows.to(real.device)], real.dataset.num_classes).float()
-        images, targets = _augmented(config, real.at(rows), targets, _kit.seed_from(state.streams["augmentation"]))
+        images, targets = _augmented(config, real.at(rows), targets, kit.seed_from(state.streams["augmentation"]))
         with torch.autocast(real.device.type, torch.bfloat16, enabled=narrow):
             (logits1, features1), (logits2, features2) = (network(images) for network in networks)
             loss = F.cross_entropy(logits1.float(), targets) + F.cross_entropy(logits2.float(), targets)
@@ -191,7 +190,7 @@ def _train(config: Config, real: RealImages, state: _State) -> None:
         torch.autograd.backward(loss)
         optimizer.step()
     for rows in batches() if config.mutual_distillation else ():
-        images, _ = _augmented(config, real.at(rows), None, _kit.seed_from(state.streams["augmentation"]))
+        images, _ = _augmented(config, real.at(rows), None, kit.seed_from(state.streams["augmentation"]))
         with torch.autocast(real.device.type, torch.bfloat16, enabled=narrow):
             with torch.no_grad():
                 features1, features2 = (network(images)[1] for network in networks)
@@ -210,7 +209,7 @@ class _State:
     def __init__(self, config: Config, real: RealImages, seed: int) -> None:
         self.config, self.real = config, real
         names = ("images", "batches", "networks", "augmentation", "training", "pretraining")
-        self.streams = _kit.generators(seed, names)
+        self.streams = kit.generators(seed, names)
         self.learners = _pair(config, real, self.streams["networks"])
         self.alignment, self.alignment_optimizer = self._fresh_alignment()
         classes = real.dataset.num_classes
@@ -233,7 +232,7 @@ class _State:
     def renew(self) -> None:
         """A new iteration: networks, alignment and, where it is the released one, the accumulator start afresh."""
         for learner in self.learners:
-            learner.reset(_kit.seed_from(self.streams["networks"]))
+            learner.reset(kit.seed_from(self.streams["networks"]))
         self.alignment, self.alignment_optimizer = self._fresh_alignment()
         self.balance.restart()
 
@@ -247,7 +246,7 @@ class _State:
             found.append(shapes(learner.network(blank)[1]))
             learner.train()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_kit.seed_from(self.streams["networks"]))
+            torch.manual_seed(kit.seed_from(self.streams["networks"]))
             alignment = Alignment(found[0], found[1], self.config.layer_softmax).to(self.real.device)
         kind = torch.optim.Adam if self.config.alignment_optimizer == "released" else torch.optim.SGD
         return alignment, kind(alignment.parameters(), lr=self.config.alignment_rate)
@@ -266,7 +265,7 @@ class _State:
             "balance": self.balance.sums,
             "record": self.record.state(),
             "rows": self.rows,
-            "streams": _kit.states(self.streams),
+            "streams": kit.states(self.streams),
         }
 
     def restore(self, kept: dict[str, Any]) -> int:
@@ -279,7 +278,7 @@ class _State:
         self.balance.sums.copy_(kept["balance"])
         self.record.restore(kept["record"])
         self.rows = kept["rows"]
-        _kit.restore(self.streams, kept["streams"])
+        kit.restore(self.streams, kept["streams"])
         return int(kept["done"])
 
 
@@ -291,7 +290,7 @@ def _pair(config: Config, real: RealImages, generator: torch.Generator) -> list[
             evaluator,
             real.dataset,
             real.device,
-            _kit.seed_from(generator),
+            kit.seed_from(generator),
             classifier_only=habit and config.convnet_training == "released",
             repeat_last=habit and config.last_feature == "released",
             own_statistics=config.own_statistics,

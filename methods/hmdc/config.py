@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mabench.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Evaluator, MabenchError, lookup
+from mabench.errors import MabenchError, lookup
+from mabench.networks.evaluators import EVALUATORS
+from mabench.schema import Augmentation, Evaluator
 
 PLANS = {
     # section 4.1: "color modifications, cropping, and either Cutout or CutMix", as in IDC

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import evaluators, networks
 from mabench.data import Dataset
-from mabench.schema import Evaluator, MabenchError
+from mabench.errors import MabenchError
+from mabench.networks import architectures as networks
+from mabench.networks import evaluators
+from mabench.schema import Evaluator
 
 Feature = tuple[Tensor, Tensor]
 Shape = tuple[int, int]

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench import augment, evaluators
-from mabench.compiling import has_bfloat16
-from mabench.data import Dataset
+from mabench.data import Dataset, augment
+from mabench.networks import evaluators
+from mabench.networks.compiling import has_bfloat16
 from mabench.schema import Augmentation, Evaluator
 
-from .. import _kit
-from .._kit import RealImages, Run
+from .. import kit
+from ..kit import RealImages, Run
 from .config import Config
 from .decomposition import SpatialNetwork
 
@@ -106,7 +106,7 @@ def pretrain(
     """
     path = run.folder / f"{learner.evaluator.name}-trained.pt" if run.folder is not None else None
     network, batches = learner.network, config.pretraining
-    kept = _kit.kept_in(path) if path is not None else None
+    kept = kit.kept_in(path) if path is not None else None
     if kept is not None:
         network.load_state_dict(kept)
         learner.start = learner._weights()
@@ -126,7 +126,7 @@ def pretrain(
     for done in range(first, batches):
         rows = torch.randint(len(real.labels), (config.network_batch,), generator=generator)
         targets = F.one_hot(real.labels[rows.to(real.device)], real.dataset.num_classes).float()
-        own = torch.Generator(real.device).manual_seed(_kit.seed_from(generator))
+        own = torch.Generator(real.device).manual_seed(kit.seed_from(generator))
         images, targets = augment.augment(real.at(rows), targets, PRETRAINING, own)
         optimizer.zero_grad()
         with torch.autocast(real.device.type, torch.bfloat16, enabled=config.bfloat16 and has_bfloat16(real.device)):
@@ -149,4 +149,4 @@ def pretrain(
         run.step(done + 1, total, {"pretraining": float(loss.detach())}, checkpoint)
     learner.start = learner._weights()
     if path is not None:
-        _kit.keep_in(path, {name: value.cpu() for name, value in learner.start.items()})
+        kit.keep_in(path, {name: value.cpu() for name, value in learner.start.items()})

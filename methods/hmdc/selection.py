@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._kit import RealImages
+from ..kit import RealImages
 from .pair import Learner
 
 ROUNDS = 100  # released code: Lloyd rounds at most

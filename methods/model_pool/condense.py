@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 
 from mabench.data import RealData
-from mabench.networks import Network
-from mabench.schema import Card, MabenchError
-from mabench.synthetic import SyntheticSet
+from mabench.errors import MabenchError
+from mabench.networks.architectures import Network
+from mabench.schema import Card
+from mabench.sets.synthetic import SyntheticSet
 
-from .. import _kit
-from .._kit import Run
+from .. import kit
 from ..dc import condense as dc
+from ..kit import Run
 
 ACTIVATIONS = ("sigmoid", "relu", "leaky_relu", "swish")  # paper, Table 3
 NORMS = ("batch", "layer", "instance", "group")
@@ -95,16 +96,16 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     entry, matching = train.dataset, config.matching
 
     def draw(iteration: int, generator: torch.Generator) -> tuple[Network, str | None]:
-        weights = _kit.seed_from(generator)
+        weights = kit.seed_from(generator)
         coin = float(torch.rand((), generator=generator))
         picks = torch.randint(2**31, (4,), generator=generator).tolist()  # always as many, so that streams stay in step
         if iteration < config.warm_up or coin < config.main_probability:
-            main = _kit.draw_network(entry, "convnet", weights, depth=matching.depth, width=matching.width)
+            main = kit.draw_network(entry, "convnet", weights, depth=matching.depth, width=matching.width)
             return main, f"convnet{matching.depth}x{matching.width}_{entry.image_size}"
         others = OTHERS[config.pool]
         if others:
-            return _kit.draw_network(entry, others[picks[3] % len(others)], weights), None
-        return _kit.draw_network(
+            return kit.draw_network(entry, others[picks[3] % len(others)], weights), None
+        return kit.draw_network(
             entry,
             "convnet",
             weights,

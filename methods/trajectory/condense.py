@@ -24,14 +24,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabench import augment, compiling
-from mabench.data import RealData, cache_folder
+from mabench.data import RealData, augment, cache_folder
+from mabench.digests import stream
+from mabench.errors import MabenchError
 from mabench.files import write_text
-from mabench.schema import Card, MabenchError, stream
-from mabench.synthetic import SyntheticSet
+from mabench.networks import compiling
+from mabench.schema import Card
+from mabench.sets.synthetic import SyntheticSet
 
-from .. import _kit
-from .._kit import RealImages, Run
+from .. import kit
+from ..kit import RealImages, Run
 from . import experts as buffers
 from . import matching, settings
 from .experts import Expert, ExpertConfig
@@ -207,12 +209,12 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     they stay in memory. Resumes from the run's checkpoint in either stage, to the same images.
     """
     run = run or Run()
-    _kit.check(train, config.ipc)
+    kit.check(train, config.ipc)
     state = run.begin(config.method, config, seed, train) or {}
     if (done := run.finished()) is not None:
         return done
     real = RealImages(train, device)
-    part = 25 if device.type == "cpu" else 2048  # as in _kit.MeanGradient: larger parts leave the caches
+    part = 25 if device.type == "cpu" else 2048  # as in kit.MeanGradient: larger parts leave the caches
     parts = config.experts.count * buffers.Training.parts(config.experts, len(train.labels))
     total = parts + config.iterations
     pool = buffers.train_pool(
@@ -255,9 +257,9 @@ def match(
     """The loop of the module's docstring behind the experts: images [K*ipc,C,S,S] in normalised space, and the learned rate."""
     classes, device = real.dataset.num_classes, real.device
     compiling.keep_freed_memory()
-    streams = _kit.generators(seed, ("images", "experts", "starts", "perturbation", "batches", "augmentation"))
+    streams = kit.generators(seed, ("images", "experts", "starts", "perturbation", "batches", "augmentation"))
     depth = config.experts.depth_at(real.dataset.image_size)
-    network = _kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
+    network = kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
     flat = Flat(network)
     labels = torch.arange(classes, device=device).repeat_interleave(config.ipc)
     if state is None:
@@ -265,7 +267,7 @@ def match(
         first, waiting = 0, []
     else:
         images, rate, first, waiting = state["images"], state["rate"], state["done"], state["waiting"]
-        _kit.restore(streams, state["streams"])
+        kit.restore(streams, state["streams"])
     images, rate = (t.to(device).requires_grad_(True) for t in (images, rate))
     optimizer = torch.optim.SGD(
         [{"params": [images], "lr": config.image_rate}, {"params": [rate], "lr": config.rate_rate}],
@@ -284,7 +286,7 @@ def match(
         path, begin = path.to(device), begin.to(device)
         points = matching.points(path, begin, config.student_steps, config.intermediate, config.intermediate_weights)
         batches = matching.inner_batches(len(labels), config.batch, config.student_steps, streams["batches"])
-        steps = [Step(rows, _kit.seed_from(streams["augmentation"])) for rows in batches]
+        steps = [Step(rows, kit.seed_from(streams["augmentation"])) for rows in batches]
         student = Student(
             flat,
             labels,
@@ -306,7 +308,7 @@ def match(
                 "images": images.detach().cpu(),
                 "rate": rate.detach().cpu(),
                 "optimizer": optimizer.state_dict(),
-                "streams": _kit.states(streams),
+                "streams": kit.states(streams),
             }
 
         on_step(iteration + 1, {"matching": sum(losses), "last point": losses[-1], "rate": float(rate.detach())}, checkpoint)
@@ -330,7 +332,7 @@ def initial(real: RealImages, flat: Flat, pool: list[Expert], config: Config, se
     chosen = []
     for label in classes:
         rows = real.rows[label]
-        features = _kit.embed(network, real, rows)  # type: ignore[arg-type]
+        features = kit.embed(network, real, rows)  # type: ignore[arg-type]
         if config.initial == "released":
             with torch.no_grad():
                 features = network.classifier(features.to(real.device)).cpu()  # type: ignore[operator]

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mabench import augment
-from mabench.data import RealData
+from mabench.data import RealData, augment
+from mabench.digests import digest, stream
+from mabench.errors import MabenchError
 from mabench.files import intact, packed, size_of, write_bytes
-from mabench.networks import Network
-from mabench.schema import MabenchError, digest, stream
+from mabench.networks.architectures import Network
 
-from .. import _kit
-from .._kit import MeanGradient, RealImages
+from .. import kit
+from ..kit import MeanGradient, RealImages
 from .matching import Flat
 
 FORMAT = 2  # ours: raised when an expert of the same configuration would come out different, or its file
@@ -222,11 +222,11 @@ class Training:
     def __init__(self, number: int, config: ExpertConfig, real: RealImages, *, part: int) -> None:
         self.config, self.real, self.part = config, real, part
         base = stream(config.seed, f"expert {number}")
-        self.network: Network = _kit.place(
-            _kit.draw_network(real.dataset, "convnet", base, depth=config.depth_at(real.dataset.image_size), width=config.width),
+        self.network: Network = kit.place(
+            kit.draw_network(real.dataset, "convnet", base, depth=config.depth_at(real.dataset.image_size), width=config.width),
             real.device,
         )
-        self.streams = _kit.generators(base, ("order", "augmentation"))
+        self.streams = kit.generators(base, ("order", "augmentation"))
         self.gradient = MeanGradient(real.device)
         self.flat = Flat(self.network)
         self.snapshots = torch.empty(config.trained + 1, self.flat.total)
@@ -265,7 +265,7 @@ class Training:
         images, labels = self.real.at(rows), self.real.labels[rows.to(device)]
         varied = images
         if config.augmentation:
-            own = torch.Generator(device).manual_seed(_kit.seed_from(self.streams["augmentation"]))
+            own = torch.Generator(device).manual_seed(kit.seed_from(self.streams["augmentation"]))
             varied = augment.dsa(images, config.augmentation, own)
         clip = config.clip_at(self.epoch)
         slopes = [clip * g for g in self.gradient(self.network, varied, labels)]
@@ -317,7 +317,7 @@ class Training:
         return {name: getattr(self, name) for name in self._PLAIN} | {
             "network": {k: v.cpu() for k, v in self.network.state_dict().items()},
             "optimizer": self.optimizer.state_dict(),
-            "streams": _kit.states(self.streams),
+            "streams": kit.states(self.streams),
             "snapshots": self.snapshots[: self.epoch + 1].clone(),
         }
 
@@ -327,7 +327,7 @@ class Training:
             setattr(self, name, state[name])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        _kit.restore(self.streams, state["streams"])
+        kit.restore(self.streams, state["streams"])
         self.snapshots[: self.epoch + 1] = state["snapshots"]
 
 

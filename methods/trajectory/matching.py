@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mabench import augment
-from mabench.schema import MabenchError
+from mabench.data import augment
+from mabench.errors import MabenchError
 
 THETA = 8.0  # paper, section 4.1: "for the balanced loss, we set theta to 8", Eq. 2
 RELEASED_BASE = 5.0  # base of the logarithm of Eq. 2 in the released code; the paper names none

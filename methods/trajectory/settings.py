@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mabench.schema import MabenchError, lookup
+from mabench.errors import MabenchError, lookup
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Submissions, their gates and trust, the Hub, and the page."""

@@ -1,0 +1,1 @@
+"""The leaderboard on the Hugging Face Hub."""

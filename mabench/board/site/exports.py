@@ -1,0 +1,283 @@
+"""Standings -> what leaves the page: Markdown, CSV, JSON, parquet, badges, citations and commands. Each escapes for its format."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas
+from tabulate import tabulate
+
+from mabench.board.hub.client import BEGIN, END
+from mabench.board.site.sources import cells, exam, plain, web_address
+from mabench.board.site.standings import Standing
+from mabench.results.tables import percent
+from mabench.errors import MabenchError
+from mabench.board.submission import Submission
+
+BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
+
+
+def markdown(rows: Sequence[Standing]) -> str:
+    """The board as GitHub tables, one a suite, track, IPC and kind of labels."""
+    return "\n".join(
+        [
+            "# Leaderboard",
+            "",
+            "Made by `mabench leaderboard build` from records. Accuracies in percent; rank with its 95 % interval;",
+            "rows without a rank say why.",
+            "",
+            *_tables(rows, "##"),
+        ]
+    )
+
+
+def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
+    """`text` with the tables of submissions between its two marks; papers' numbers stand on the page.
+
+    Raises MabenchError, which names `path`, where a mark is missing.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise MabenchError(f"{path}: has no lines {BEGIN} and {END}. Put both where the tables shall go.")
+    return "\n".join([head + begin, "", *_tables([row for row in rows if row.tier != "reported"], "###"), end + tail])
+
+
+def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
+    out: list[str] = []
+    for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
+        group = list(found)
+        chosen = exam(suite)
+        names = [e.name for e in chosen.evaluators[track]]
+        rule = "best look" if chosen.recipes[track].score == "best" else "last look"
+        out += [
+            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
+            "",
+            f"{chosen.suite.title}. Counts: {rule} of each run.",
+            "",
+        ]
+        headers = ["rank", "method", "trust", "score", "worst", "lift", "bytes", *names]
+        body = [
+            [
+                rank_text(row) if row.rank else row.why_unranked,
+                _markdown_text(row.title) + (f" ({_markdown_text(row.where)})" if row.where else ""),
+                row.tier,
+                with_std(row.score, row.std),
+                percent(row.worst),
+                percent(row.lift, signed=True),
+                "-" if row.bytes is None else f"{row.bytes:,}",
+                *(
+                    with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.sittings.get(name)) else "-"
+                    for name in names
+                ),
+            ]
+            for row in group
+        ]
+        align = ["right", "left", "left"] + ["right"] * (len(headers) - 3)
+        out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
+        if any(row.diverged for row in group):
+            out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
+    return out
+
+
+def rank_text(row: Standing) -> str:
+    """`2 (1-3)`, or `2` where one seed gives no interval, or a dash."""
+    if row.rank is None:
+        return "-"
+    return f"{row.rank}" if row.rank_low is None else f"{row.rank} ({row.rank_low}-{row.rank_high})"
+
+
+def with_std(mean: float | None, std: float | None) -> str:
+    """Percent, with its spread where there is one."""
+    return percent(mean) + ("" if mean is None or std is None else f" ± {percent(std)}")
+
+
+def _markdown_text(text: str) -> str:
+    """Text that stays text in a GitHub table cell: whatever could have a meaning there becomes an entity."""
+    return re.sub(r"[^\w ,;'\-%]|www|_", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), text)
+
+
+def record_of(row: Standing) -> dict[str, Any]:
+    """A row as plain values, derived ones included; accuracies are fractions."""
+    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "sittings"}
+    value |= {"sources": list(row.sources), "optimism": row.optimism, "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
+    value["status"] = row.why_unranked or "ranked"
+    value["evaluators"] = {
+        name: {
+            "mean": s.mean,
+            "std": s.std,
+            "last": s.last,
+            "runs": s.runs,
+            "half_width": s.half_width,
+            "diverged": s.diverged,
+            "seeds": {str(seed): v for seed, v in s.seeds},
+        }
+        for name, s in row.sittings.items()
+    }
+    return value
+
+
+def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
+    """A line a row and evaluator (tidy), the row's own values repeated; text that a spreadsheet would run is quoted."""
+    flat = []
+    for row in rows:
+        value = record_of(row)
+        evaluators = value.pop("evaluators")
+        value["sources"] = " ".join(value["sources"])
+        for name, entry in evaluators.items():
+            entry = {f"evaluator_{k}": v for k, v in entry.items() if k != "seeds"}
+            flat.append({k: inert(v) for k, v in value.items()} | {"evaluator": name} | entry)
+    return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
+
+
+class Run(NamedTuple):
+    """What the board keeps of one record: a line of `cells.csv` and of the set's page. Accuracies are fractions."""
+
+    key: str
+    tier: str
+    set_sha256: str
+    suite: str
+    suite_digest: str
+    track: str
+    evaluator: str
+    seed: int
+    acc_best: float
+    best_epoch: int
+    acc_last: float
+    diverged_epoch: int | None
+    engine: str
+    seconds: float
+
+
+def runs(submission: Submission) -> list[Run]:
+    """A line a record, by suite, track, evaluator and seed."""
+    return [
+        Run(
+            key=submission.slug,
+            tier=submission.tier,
+            set_sha256=submission.set_sha256,
+            suite=sys.intern(record.cell.suite),  # one string for all records: 100,000 of them are kept
+            suite_digest=sys.intern(record.cell.suite_digest),
+            track=sys.intern(record.cell.track),
+            evaluator=sys.intern(inert(plain(record.cell.evaluator.name, 80))),
+            seed=record.cell.seed,
+            acc_best=record.best,
+            best_epoch=record.best_epoch,
+            acc_last=record.last,
+            diverged_epoch=record.diverged_epoch,
+            engine=sys.intern(record.engine),
+            seconds=record.seconds,
+        )
+        for record in cells(submission)
+    ]
+
+
+def cells_frame(lines: Sequence[Run]) -> pandas.DataFrame:
+    """A line a run: what every number of the board is computed from."""
+    return pandas.DataFrame(lines).convert_dtypes() if lines else pandas.DataFrame({"key": pandas.Series(dtype="string")})
+
+
+def inert(value: Any) -> Any:
+    """Text that a spreadsheet takes for a formula gets an apostrophe before it; anything else is itself."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") and value else value
+
+
+def parquet(frame: pandas.DataFrame) -> bytes:
+    """The frame as a parquet file; same frame, same bytes."""
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def badge(row: Standing) -> str:
+    """A static SVG for a README: suite, score, rank and tier."""
+    left = f"mabench {row.suite.partition('@')[0]} {row.track} IPC {row.ipc}"
+    right = percent(row.score) + ("" if row.score is None else " %")
+    right += f" · rank {rank_text(row)}" if row.rank else f" · {row.why_unranked}"
+    right += f" · {row.tier}" if row.tier not in row.why_unranked else ""
+    widths = [round(6.3 * len(text)) + 14 for text in (left, right)]  # ours: Verdana at 11 px is about 6.3 px a character
+    total, colour = sum(widths), BADGE_COLOURS.get(row.tier, "#4a5560")
+    texts = "".join(
+        f'<text x="{x}" y="14" textLength="{w - 14}" lengthAdjust="spacingAndGlyphs">{escape(text)}</text>'
+        for x, w, text in ((widths[0] / 2, widths[0], left), (widths[0] + widths[1] / 2, widths[1], right))
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="20" role="img" aria-label="{escape(left)}: {escape(right)}">'
+        f"<title>{escape(left)}: {escape(right)}</title>"
+        f'<clipPath id="r"><rect width="{total}" height="20" rx="3"/></clipPath>'
+        f'<g clip-path="url(#r)"><rect width="{widths[0]}" height="20" fill="#24292f"/>'
+        f'<rect x="{widths[0]}" width="{widths[1]}" height="20" fill="{colour}"/></g>'
+        f'<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">{texts}</g></svg>\n'
+    )
+
+
+def badge_name(row: Standing) -> str:
+    return f"badge-{row.suite.replace('@', '-')}-{row.track}.svg"
+
+
+def bibtex(submission: Submission) -> str:
+    """The card's own entry, else a @misc made from the card in which whatever TeX would act on is text."""
+    card = submission.card
+    if card.bibtex.strip():
+        return card.bibtex.strip()
+    lines = [("title", f"{{{_tex(plain(card.title, 300) or submission.slug)}}}")]
+    if card.authors:
+        lines.append(("author", " and ".join(f"{{{_tex(plain(a, 100))}}}" for a in card.authors[:100])))
+    address = web_address(card.paper) or web_address(card.code)
+    if address:
+        lines.append(("url", re.sub(r"[{}%#]", lambda m: f"\\{m[0]}", address)))
+    lines.append(("note", f"Condensed set {submission.slug}, sha256 {submission.set_sha256[:16]}"))
+    return "\n".join([f"@misc{{{submission.slug},", *(f"  {key} = {{{value}}}," for key, value in lines), "}"])
+
+
+def _tex(text: str) -> str:
+    table = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\{}%$&#_~^]", lambda m: table.get(m[0], f"\\{m[0]}"), text)
+
+
+def commands(submission: Submission) -> list[tuple[str, str]]:
+    """(what it does, command line) that run this submission's cells again, from the folder that holds `submissions/`."""
+    out = []
+    path = f"submissions/{submission.slug}/set.safetensors"
+    records = cells(submission)
+    groups = sorted({(r.cell.suite, r.cell.track, r.engine) for r in records})
+    for suite, track, engine in groups:
+        common = f"mabench eval {path} --suite {suite} --track {track} --engine {engine}"
+        first = next(r for r in records if (r.cell.suite, r.cell.track, r.engine) == (suite, track, engine))
+        out.append((f"Every cell of {suite}, {track}", f"{common} --out results/{submission.slug}/{suite}"))
+        name = first.cell.evaluator.name
+        out.append(
+            (
+                f"One cell: {name}, seed {first.cell.seed}",
+                f"{common} --evaluator {name} --seeds {first.cell.seed} --out results/{submission.slug}/{suite}-one",
+            )
+        )
+    return out
+
+
+def json_lines(board: Mapping[str, Any]) -> str:
+    """The board as JSON to read and to compare: a key a line, and under `rows` a row a line."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+
+    lines = [
+        f"{text(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if key == "rows" else text(value))
+        for key, value in sorted(board.items())
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def json_text(value: Any) -> str:
+    """Canonical, readable JSON, safe inside a script element too: `<` and the line separators are escaped."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,94 @@
+"""What a board adds to `submissions` and `papers`: which records fit it, what may be shown of a stranger's text, what tiers mean."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from functools import cache
+from pathlib import Path
+
+from mabench.board import submission as submissions
+from mabench.errors import MabenchError, lookup
+from mabench.schema import RunRecord, Tier
+from mabench.board.submission import AUDIT, SLUG, Submission
+from mabench.suites import Exam, load
+
+TIERS: dict[Tier, str] = {
+    "verified": "every cell was run again by somebody else and agreed within tolerance",
+    "spot-checked": "sampled cells were run again by somebody else and agreed within tolerance",
+    "self-run": "run by the submitter with this examiner; nobody else has run it yet",
+    "challenged": "somebody could not reproduce it; not ranked until that is settled",
+    "reported": "copied from a paper; not run here, not ranked",
+    "superseded": "the submitter has replaced it; kept for the record, not ranked",
+    "withdrawn": "taken back; kept for the record, not ranked",
+}
+
+MAX_SHOWN = 400  # ours: characters of one card field that a page shows
+
+
+def plain(text: str, limit: int = MAX_SHOWN) -> str:
+    """One line of `text` fit to be shown: control, direction and zero-width characters become spaces, long text is cut.
+
+    Markup is not touched: whoever writes HTML, Markdown or CSV escapes for that format.
+    """
+    kept = text[: 8 * limit]
+    if not kept.isprintable():  # most text is, and needs no look at every character
+        kept = "".join(" " if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" else c for c in kept)
+    line = " ".join(kept.split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "\u2026"
+
+
+def web_address(text: str) -> str | None:
+    """`text` if it is an http(s) address without spaces and quotes, else None: nothing else becomes a link."""
+    return text if re.fullmatch(r"https?://[A-Za-z0-9][^\s\"'<>\\`\x00-\x20\x7f-\x9f]{0,2000}", text) else None
+
+
+def read_submission(path: Path) -> Submission | None:
+    """The submission in the folder `path`, None for an unfinished one. Raises MabenchError for a damaged one and for one that no
+    board fits."""
+    submission = submissions.read(path)
+    if submission is not None:
+        if not submission.records:
+            raise MabenchError(f"{path}: has no records. Submit what `mabench eval` wrote.")
+        for record in submission.records.values():
+            _known(path, record)
+    return submission
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Names of the folders under `folder` that hold no finished submission; hidden ones do not count."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(plain(p.name, 80) for p in found if not (SLUG.fullmatch(p.name) and (p / AUDIT).is_file()))
+
+
+def cells(submission: Submission) -> list[RunRecord]:
+    """Its records by suite, track, evaluator and seed (seed 10 after seed 9)."""
+    return sorted(submission.records.values(), key=lambda r: (r.cell.suite, r.cell.track, r.cell.evaluator.name, r.cell.seed))
+
+
+def _known(path: Path, record: RunRecord) -> None:
+    """Refuse a record whose names are not the suite's: they become headings, file names and commands."""
+    cell = record.cell
+    chosen = exam(cell.suite)
+    try:
+        if chosen.id != cell.suite:
+            raise MabenchError(f"suite '{plain(cell.suite, 80)}' has no version; the suite of today is {chosen.id}.")
+        entries = lookup(chosen.evaluators, plain(cell.track, 80), "track")
+        lookup({e.name: e for e in entries}, plain(cell.evaluator.name, 80), "evaluator")
+        if record.synthetic_set.dataset != chosen.suite.dataset:
+            raise MabenchError(
+                f"a set of {plain(record.synthetic_set.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}."
+            )
+        if not math.isfinite(record.seconds):
+            raise MabenchError("its seconds are no number.")
+    except MabenchError as error:
+        raise MabenchError(f"{path}: a record does not fit {chosen.id}: {error} Submit what `mabench eval` wrote.") from error
+
+
+@cache
+def exam(name: str) -> Exam:
+    """The released suite `name`. Raises MabenchError, with the nearest name, for one that this program does not have."""
+    if name.endswith(".toml"):
+        raise MabenchError(f"suite '{plain(name, 80)}' is a file of somebody's own; a board holds released suites only.")
+    return load(name)

@@ -1,0 +1,289 @@
+"""Submissions and papers' tables -> the rows of the board, ranked within their own table. Nothing is read or written here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from mabench.results import scoring
+from mabench.board.site.sources import cells, exam, plain, web_address
+from mabench.papers.paper_tables import PaperTable
+from mabench.results.tables import known_baseline, known_full_data
+from mabench.errors import MabenchError
+from mabench.schema import RunRecord, Tier
+from mabench.board.submission import Submission
+from mabench.suites import Exam
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One evaluator's results on one set: fractions in [0,1]; `seeds` is (seed, score) of every run."""
+
+    mean: float
+    std: float | None
+    last: float | None
+    runs: int | None
+    half_width: float | None
+    seeds: tuple[tuple[int, float], ...] = ()
+    diverged: int = 0
+    """Runs whose loss was not finite: they count as chance level."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One row of the board: a set on one track of one suite. Accuracies are fractions in [0,1]; None = not known."""
+
+    key: str
+    """The submission's slug, or `paper.<method>.<number>` for a paper's row."""
+    suite: str
+    track: str
+    ipc: int
+    labels: str
+    dataset: str
+    tier: Tier
+    title: str
+    authors: str
+    paper: str | None
+    code: str | None
+    sources: tuple[str, ...]
+    sittings: dict[str, Sitting]
+    why_unranked: str = ""
+    """Empty for a ranked row."""
+    where: str = ""
+    """For a paper's row: table and row."""
+    rank: int | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
+    score: float | None = None
+    """Panel mean, or the only evaluator's mean; None while evaluators are missing."""
+    std: float | None = None
+    half_width: float | None = None
+    last: float | None = None
+    cnn: float | None = None
+    transformer: float | None = None
+    worst: float | None = None
+    worst_evaluator: str = ""
+    random: float | None = None
+    recovery: float | None = None
+    seen: float | None = None
+    unseen: float | None = None
+    runs: int = 0
+    planned: int = 0
+    stored_bytes: int | None = None
+    """Images, and labels where they are soft."""
+    decoder_bytes: int = 0
+    """Of a decoder that the set cannot be trained without, as its card says."""
+    decoded_images: int | None = None
+    decode: str = ""
+    set_sha256: str = ""
+    engine: str = ""
+    seconds: float | None = None
+    diverged: int = 0
+    """Runs of all evaluators whose loss was not finite."""
+
+    @property
+    def optimism(self) -> float | None:
+        """Score minus last accuracy."""
+        return None if self.score is None or self.last is None else self.score - self.last
+
+    @property
+    def lift(self) -> float | None:
+        """Points above random real images of the same budget."""
+        return None if self.score is None or self.random is None else self.score - self.random
+
+    @property
+    def gap(self) -> float | None:
+        """What evaluators of the source architecture gain over the others."""
+        return None if self.seen is None or self.unseen is None else self.seen - self.unseen
+
+    @property
+    def bytes(self) -> int | None:
+        """What has to be kept to train on the set: images, soft labels, decoder."""
+        return None if self.stored_bytes is None else self.stored_bytes + self.decoder_bytes
+
+    @property
+    def table(self) -> tuple[str, str, int, str]:
+        """Rows are ranked among those that agree in all of this: suite, track, IPC, kind of labels."""
+        return (self.suite, self.track, self.ipc, self.labels)
+
+
+def placed(rows: Iterable[Standing]) -> list[Standing]:
+    """All rows of the board with their places: by table, ranked ones first, then by score and key."""
+    tables: dict[tuple[str, str, int, str], list[Standing]] = defaultdict(list)
+    for row in rows:
+        tables[row.table].append(row)
+    out = []
+    for name in sorted(tables):
+        fit = [row for row in tables[name] if not row.why_unranked]
+        places = scoring.ranks({row.key: {e: dict(s.seeds) for e, s in row.sittings.items()} for row in fit})
+        ranked = [
+            replace(row, rank=place.place, rank_low=place.low, rank_high=place.high)
+            if (place := places.get(row.key)) is not None
+            else row
+            for row in tables[name]
+        ]
+        out += sorted(ranked, key=lambda r: (r.rank is None, r.rank or 0, r.score is None, -(r.score or 0.0), r.key))
+    return out
+
+
+def submitted(submission: Submission) -> list[Standing]:
+    """A row for every suite and track of a submission, not placed yet."""
+    tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for record in cells(submission):
+        tracks[record.cell.suite, record.cell.track].append(record)
+    return [_standing(submission, exam(suite), track, records) for (suite, track), records in sorted(tracks.items())]
+
+
+def _standing(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
+    card, summary = submission.card, records[0].synthetic_set
+    lines = scoring.rows(chosen, records, known_baseline(chosen, summary))
+    by_evaluator: dict[str, dict[int, float]] = defaultdict(dict)
+    for record in records:
+        by_evaluator[record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
+    sittings = {
+        line.name: Sitting(
+            line.mean,
+            line.std,
+            line.last,
+            line.runs,
+            scoring.half_width(list(by_evaluator[line.name].values())),
+            tuple(sorted(by_evaluator[line.name].items())),
+            line.diverged,
+        )
+        for line in lines
+        if not line.panel
+    }
+    planned = len(chosen.evaluators[track]) * len(chosen.suite.seeds)
+    head = scoring.headline(chosen, track, lines)
+    names = {line.name: line for line in lines}
+    worst = scoring.worst(lines)
+    seen, unseen = scoring.seen_and_unseen(chosen, track, lines, card.source_networks)
+    full = known_full_data(chosen)
+    recovered = None
+    if head is not None and head.random is not None and full is not None and all(f"{track}/{n}" in full for n in sittings):
+        recovered = scoring.recovery(head.mean, head.random, fmean(full[f"{track}/{n}"][0] for n in sittings))
+    return Standing(
+        key=submission.slug,
+        suite=chosen.id,
+        track=track,
+        ipc=summary.ipc,
+        labels=summary.labels,
+        dataset=summary.dataset,
+        tier=submission.tier,
+        title=plain(card.title, 120) or submission.slug,
+        authors=plain(", ".join(card.authors), 200),
+        paper=web_address(card.paper),
+        code=web_address(card.code),
+        sources=tuple(plain(s, 60) for s in card.source_networks),
+        sittings=sittings,
+        why_unranked=_why_unranked(submission, chosen, track, records, planned),
+        score=head.mean if head else None,
+        std=head.std if head else None,
+        half_width=scoring.half_width(_panel_means(sittings)) if head else None,
+        last=head.last if head else None,
+        cnn=names["CNN mean"].mean if "CNN mean" in names else None,
+        transformer=names["transformer mean"].mean if "transformer mean" in names else None,
+        worst=worst.mean if worst and head else None,
+        worst_evaluator=worst.name if worst and head else "",
+        random=head.random if head else None,
+        recovery=recovered,
+        seen=seen if head else None,
+        unseen=unseen if head else None,
+        runs=len(records),
+        planned=planned,
+        engine=", ".join(sorted({r.engine for r in records})),
+        seconds=sum(r.seconds for r in records),
+        stored_bytes=summary.stored_bytes,
+        decoder_bytes=card.decoder_bytes,
+        decoded_images=summary.decoded_images,
+        decode=plain(summary.decode, 20),
+        set_sha256=summary.sha256,
+        diverged=scoring.diverged(records),
+    )
+
+
+def _panel_means(sittings: dict[str, Sitting]) -> list[float]:
+    """Per seed, the mean over evaluators: what the spread and the interval of a panel mean are taken over."""
+    runs = [dict(s.seeds) for s in sittings.values()]
+    return [fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))]
+
+
+def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord], planned: int) -> str:
+    """Empty if the row is ranked: a trusted tier, this very exam, every evaluator and seed, and a budget with a table."""
+    wanted = {(e.name, seed) for e in chosen.evaluators[track] for seed in chosen.suite.seeds}
+    have = {(r.cell.evaluator.name, r.cell.seed) for r in records}
+    if not submission.ranked:
+        return submission.tier
+    if any(r.cell.suite_digest != chosen.digest for r in records):
+        return "run under another state of the suite"
+    entries = {e.name: e.model_copy(update={"note": ""}) for e in chosen.evaluators[track]}
+    if any(
+        r.cell.recipe != chosen.recipes[track]
+        or r.cell.evaluator.model_copy(update={"note": ""}) != entries.get(r.cell.evaluator.name)
+        for r in records
+    ):
+        return "run with other settings than the suite's"
+    if len({r.test_sha256 for r in records}) > 1:
+        return "records disagree about the test split"
+    if have != wanted:
+        return f"incomplete: {len(have & wanted)} of {planned} runs"
+    if records[0].synthetic_set.ipc not in chosen.suite.ipcs:
+        return f"IPC {records[0].synthetic_set.ipc} has no table in this suite"
+    return ""
+
+
+def of_paper(key: str, table: PaperTable) -> list[Standing]:
+    """A row for every track of a paper's table. Raises MabenchError where its suite is about another dataset."""
+    chosen = exam(table.suite)
+    if table.dataset != chosen.suite.dataset:
+        raise MabenchError(
+            f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}. Mend paper.toml."
+        )
+    tracks: dict[str, dict[str, tuple[float, float | None]]] = defaultdict(dict)
+    for name, values in table.values.items():
+        tracks[chosen.track_of(name)][name] = values
+    out = []
+    for track, evaluators in sorted(tracks.items()):
+        order = [e.name for e in chosen.evaluators[track] if e.name in evaluators]
+        means = {name: evaluators[name][0] / 100 for name in order}
+        whole = len(order) == len(chosen.evaluators[track])
+        families = {e.name: e.family for e in chosen.evaluators[track]}
+        worst = min(order, key=lambda n: means[n])
+        out.append(
+            Standing(
+                key=key if len(tracks) == 1 else f"{key}.{track}",
+                suite=chosen.id,
+                track=track,
+                ipc=table.ipc,
+                labels=table.labels,
+                dataset=table.dataset,
+                tier="reported",
+                title=plain(table.method, 120),
+                authors="",
+                paper=None,
+                code=None,
+                sources=(),
+                sittings={
+                    n: Sitting(means[n], None if (std := evaluators[n][1]) is None else std / 100, None, table.runs, None)
+                    for n in order
+                },
+                why_unranked="reported",
+                where=plain(table.where, 300),
+                score=fmean(means.values()) if whole else None,
+                cnn=_family_mean(means, families, "cnn") if whole else None,
+                transformer=_family_mean(means, families, "transformer") if whole else None,
+                worst=means[worst] if whole else None,
+                worst_evaluator=worst if whole else "",
+                runs=(table.runs or 0) * len(order),
+                planned=len(chosen.evaluators[track]) * len(chosen.suite.seeds),
+            )
+        )
+    return out
+
+
+def _family_mean(means: Mapping[str, float], families: Mapping[str, str], family: str) -> float | None:
+    """As in scoring: only for a family with at least two members that is not the whole panel."""
+    members = [value for name, value in means.items() if families[name] == family]
+    return fmean(members) if 2 <= len(members) < len(means) else None

@@ -1,0 +1,284 @@
+"""Submissions at rest: `submissions/<slug>/` with card.toml, set.safetensors, records/*.json and an append-only audit.jsonl.
+
+A submission exists from the moment that its audit log does: the log is always written last. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mabench.digests import canonical_json, digest
+from mabench.errors import MabenchError, first_line
+from mabench.files import parse_toml, read_toml, write_bytes
+from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
+from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
+
+CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
+CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
+SLUG = re.compile(r"^[a-z0-9-]{3,64}$")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission without its set: what a table, a page or a merge needs."""
+
+    slug: str
+    card: Card
+    records: Mapping[str, RunRecord]
+    """Name -> record, names sorted; a name is `record_name` of its cell."""
+    audit: tuple[AuditEntry, ...]
+    """Oldest first, never empty."""
+    files: Mapping[str, bytes]
+    """The bytes that it was read from, by path in the folder; the set is not among them."""
+
+    @property
+    def tier(self) -> Tier:
+        """What the log's last entry says."""
+        return self.audit[-1].tier
+
+    @property
+    def set_sha256(self) -> str:
+        return self.audit[-1].set_sha256
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Suite ids with at least one record, sorted."""
+        return tuple(sorted({r.cell.suite for r in self.records.values()}))
+
+    @property
+    def ranked(self) -> bool:
+        """Whether its complete tracks take part in the ranking."""
+        return self.tier in RANKED_TIERS
+
+    @property
+    def confirmed(self) -> frozenset[str]:
+        """Records that a re-run by somebody other than the submitter confirmed and none contradicted later."""
+        names: set[str] = set()
+        for entry in self.audit:
+            if entry.action == "re-run":
+                names -= set(entry.contradicted)
+                names |= set(entry.records) if entry.who not in self.own_names else set()
+        return frozenset(names & set(self.records))
+
+    @property
+    def disputed(self) -> frozenset[str]:
+        """Records that a re-run contradicted and none by somebody other than the submitter confirmed later."""
+        names: set[str] = set()
+        for entry in self.audit:
+            if entry.action == "re-run":
+                names -= set(entry.records) if entry.who not in self.own_names else set()
+                names |= set(entry.contradicted)
+        return frozenset(names)
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        """Under which names the submitter acts: the card's and those of the log's submissions."""
+        named = {e.who for e in self.audit if e.action in ("submitted", "changed")}
+        return frozenset(named | {*self.card.authors, self.card.submitter} - {""})
+
+
+def check_slug(slug: str) -> str:
+    """`slug`, or a MabenchError: it becomes a folder's name."""
+    if not SLUG.fullmatch(slug):
+        raise MabenchError(
+            f"slug {slug[:80]!r}: allowed are 3 to 64 of a-z, 0-9 and '-'. Set slug = \"my-method-ipc10\" in the card."
+        )
+    return slug
+
+
+def slug_of(card: Card) -> str:
+    """The card's slug, or one made from its title. Raises MabenchError where the title gives none."""
+    return check_slug(card.slug or re.sub(r"[^a-z0-9]+", "-", card.title.lower()).strip("-")[:64].strip("-"))
+
+
+def record_name(record: RunRecord) -> str:
+    """`<suite>--<track>--<evaluator>--seed<n>`: unique within a submission and safe as a file name."""
+    return f"{record.cell.suite}--{record.cell.name}"
+
+
+def record_bytes(record: RunRecord) -> bytes:
+    """The record's file: the same record gives the same bytes."""
+    return record_text(record).encode()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# -- cards ---------------------------------------------------------------------------------------------------------
+
+
+def read_card(path: Path) -> Card:
+    """The card in a TOML file. Raises MabenchError that names every wrong field."""
+    return make_card(card_fields(path), path)
+
+
+def card_fields(path: Path) -> dict[str, Any]:
+    """What a card file says, not yet validated. Raises MabenchError for one that is too large, unreadable or no TOML."""
+    return read_toml(path, CARD_CURE)
+
+
+def make_card(fields: Mapping[str, Any], path: Path) -> Card:
+    """A validated card; `path` only names it in messages. Raises MabenchError that names every wrong field."""
+    try:
+        return Card.model_validate(fields)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()[:8]]
+        known = ", ".join(Card.model_fields)
+        raise MabenchError(f"{path}: {'; '.join(problems)}. Mend these fields; a card knows {known}.") from error
+
+
+# -- the log -------------------------------------------------------------------------------------------------------
+
+
+def now() -> str:
+    """UTC to the second, as the log writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_entry(**fields: Any) -> AuditEntry:
+    """A log entry of this moment. Raises MabenchError for text that no log may hold."""
+    try:
+        return AuditEntry(when=now(), **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise MabenchError(
+            f"audit log: {'.'.join(map(str, first['loc']))}: {first['msg']}. Say it in one line of up to 300 characters."
+        ) from error
+
+
+def audit_line(entry: AuditEntry) -> str:
+    """One line of JSON without its line end, checksum filled in: canonical, so that its sha256 is a property of the entry."""
+    bare = entry.model_dump(mode="json") | {"checksum": ""}
+    return canonical_json(bare | {"checksum": digest(bare)})
+
+
+def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
+    """The log's bytes with one more entry, chained to the last."""
+    lines = [audit_line(e) for e in audit]
+    last = sha256(lines[-1].encode()) if lines else ""
+    lines.append(audit_line(entry.model_copy(update={"previous": last})))
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
+    """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
+    last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
+    return {} if last == entry else {AUDIT: appended(submission.audit, entry)}
+
+
+def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
+    """The log's entries. Raises MabenchError where a line was changed after it was written, or lines are missing between two."""
+    entries: list[AuditEntry] = []
+    last = ""
+    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+        try:
+            entry = AuditEntry.model_validate_json(line)
+        except ValidationError as error:
+            raise MabenchError(
+                f"{path}: line {number} is no audit entry ({error.errors()[0]['msg']}). Get the log again."
+            ) from error
+        if entry.previous != last or line != audit_line(entry):
+            what = "does not follow from the line before it" if entry.previous != last else "has another checksum than it says"
+            raise MabenchError(
+                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: get it again, and add what "
+                "you have to say with mabench audit."
+            )
+        last = sha256(line.encode())
+        entries.append(entry)
+    if not entries:
+        raise MabenchError(f"{path}: is empty. Get the submission again.")
+    return tuple(entries)
+
+
+# -- the folder ----------------------------------------------------------------------------------------------------
+
+
+def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
+    """The submission made of these files, paths relative to its folder. Raises MabenchError for anything inconsistent.
+
+    Only records that the log names exist: what a killed write left behind is not seen. Each must have the bytes that the log
+    names, be about the log's set and lie under its own cell's name, so that two records for one cell cannot exist.
+    """
+    check_slug(slug)
+    missing = [name for name in (CARD, AUDIT) if name not in files]
+    if missing:
+        raise MabenchError(f"{place}: has no {first_line(missing)}: no complete submission. Submit or pull it again.")
+    audit = parse_audit(files[AUDIT], place / AUDIT)
+    named = {n: sha for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
+    records = {}
+    for stem in sorted(named):
+        name = f"{RECORDS}{stem}.json"
+        if name not in files:
+            raise MabenchError(f"{place / name}: is missing, but the audit log names it. Get the submission again.")
+        if sha256(files[name]) != named[stem]:
+            raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Get it again.")
+        record = parse_record(files[name], place / name)
+        if stem != record_name(record):
+            raise MabenchError(f"{place / name}: holds the cell {record_name(record)}. Give the file its cell's name.")
+        if {record.cell.set_sha256, record.synthetic_set.sha256} != {audit[-1].set_sha256}:
+            raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
+        records[record_name(record)] = record
+    known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records)}
+    kept = {name: content for name, content in files.items() if name in known}
+    return Submission(slug, make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD), records, audit, kept)
+
+
+def read(folder: Path, *, links: bool = False) -> Submission | None:
+    """The submission in `folder`, or None where there is none (no audit log: never finished).
+
+    Links are followed only where `links` says so: in the Hub's own cache, which is made of them.
+    """
+    if _size(folder / AUDIT, links) is None:
+        return None
+    records = folder / RECORDS
+    stems = sorted(name for name in os.listdir(records) if name.endswith(".json")) if records.is_dir() else []
+    files: dict[str, bytes] = {}
+    for name in (CARD, AUDIT, *(RECORDS + stem for stem in stems)):
+        path = folder / name
+        size = _size(path, links)
+        if size is None:
+            continue
+        if size > MAX_RECORD_BYTES:
+            raise MabenchError(f"{path}: {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
+        files[name] = path.read_bytes()
+    return parse(folder.name, files, folder)
+
+
+def _size(path: Path, links: bool) -> int | None:
+    """Bytes of the plain file at `path`, None where there is none; a link counts only where `links` says so."""
+    try:
+        found = path.stat(follow_symlinks=links)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def folders(root: Path) -> list[Path]:
+    """The folders under `root` that may hold a submission, by slug; none where there is no `root`."""
+    return sorted(path for path in root.iterdir() if SLUG.fullmatch(path.name) and path.is_dir()) if root.is_dir() else []
+
+
+def read_all(root: Path) -> list[Submission]:
+    """All finished submissions under `root`, by slug."""
+    return [submission for path in folders(root) if (submission := read(path)) is not None]
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files, each whole or not at all, the audit log last: killed anywhere, the same call again completes it.
+
+    Where only the card changes with the log, the card is last: its change would else be there, and never logged.
+    """
+    last = CARD if set(files) == {CARD, AUDIT} else AUDIT
+    for name in sorted(files, key=lambda n: (n == last, n)):
+        write_bytes(folder / name, files[name])

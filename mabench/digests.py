@@ -1,0 +1,22 @@
+"""Canonical JSON, its digest, and named seed streams. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def stream(seed: int, name: str) -> int:
+    """A seed for the named stream of random numbers; streams of one seed, or of two, are unrelated."""
+    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: keys sorted, no spaces, no NaN. The input of every digest."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

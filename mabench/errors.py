@@ -1,0 +1,51 @@
+"""The project's one error, its one lookup of names, and how text of strangers is shown. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """`text` as a terminal may show it: control characters, direction overrides and lone surrogates are written out (`\\x1b`), line
+    ends are kept; cut after `limit` characters."""
+    text = text if limit is None or len(text) <= limit else text[:limit] + "..."
+    hidden = {c for c in text if unicodedata.category(c) in _HIDDEN and c != "\n"}
+    return text.translate({ord(c): c.encode("unicode_escape", "surrogatepass").decode() for c in hidden})
+
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (direction, zero width), surrogates, line and paragraph separators
+
+
+class MabenchError(Exception):
+    """A mistake that the user can mend. The command line prints its text without a traceback and exits with 2.
+
+    The text says what was found, where, what is allowed, and the command that mends it. It quotes names and values from files of
+    strangers: whatever a terminal would obey instead of show is written out here, once for all messages.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+class Interrupted(Exception):
+    """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""
+
+
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, list(table), n=1, cutoff=0.4)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
+
+
+def first_line(items: Iterable[str]) -> str:
+    """Comma-separated names for messages, cut after twelve."""
+    names = list(items)
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

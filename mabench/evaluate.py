@@ -1,0 +1,1 @@
+"""The public call: one set on one suite."""

@@ -1,0 +1,125 @@
+"""What makes a device fast: bfloat16, a compiler whose programs are kept, memory that stays with the process, and what was
+measured on this machine before."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mabench.data import cache_folder
+from mabench.engine.kernels import native
+from mabench.errors import MabenchError
+from mabench.files import write_text
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; where it only emulates, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older PyTorch may lack one
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+
+
+def has_tiles(device: torch.device) -> bool:
+    """Whether the device is a processor that multiplies bfloat16 in tiles (AMX)."""
+    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def has_programs_for_tiles(device: torch.device) -> bool:
+    """Whether the device has tiles and `kernels.native` is there to fill them; compiles it where it has not been yet."""
+    return has_tiles(device) and native.load(compiler(), cache_folder() / "compiled")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed blocks for the next step instead of giving them back to the system.
+
+    Measured on two cores, ConvNet-3 forward and backward: 22% of the processor time went into clearing pages that had been
+    given back a moment before. Changes no result. Without glibc nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for option, value in ((-1, 2**31 - 1), (-2, 2**26), (-4, 0)):  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+        mallopt(option, value)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether a compiler is there; on a processor PyTorch wants a C++ compiler."""
+    if device.type == "cuda":
+        return True
+    return compiler() is not None
+
+
+def compiler() -> str | None:
+    """A C++ compiler: $CXX, g++ or clang++."""
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def fastest(what: str, candidates: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """The candidate for which `seconds` is least, measured once per machine, number of threads and PyTorch.
+
+    Kept in `calibration.json` beside the cached datasets; to measure again, delete it.
+    """
+    path = cache_folder() / "calibration.json"
+    machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        found = known.get(machine, {}).get(what)
+    except (OSError, ValueError, AttributeError):  # none yet, or damaged: made anew
+        known, found = {}, None
+    if found in candidates:
+        return int(found)
+    best = min(candidates, key=seconds)
+    known[machine] = {**known.get(machine, {}), what: best}
+    try:
+        write_text(path, json.dumps(known, indent=1) + "\n")
+    except (OSError, MabenchError):  # a folder that cannot be written to costs a measurement next time
+        pass
+    return best
+
+
+_PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
+
+
+def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
+    """One compiled `(model, inputs) -> outputs` per kind of network: the second cell of a kind finds it compiled.
+
+    Across processes the compiler's own cache on disk serves, beside the cached datasets.
+    """
+    if kind not in _PROGRAMS:
+        # a CUDA toolkit without a GPU is no news while a processor's program is compiled
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+
+        def forward(model: nn.Module, inputs: Tensor) -> Tensor:
+            outputs: Tensor = model(inputs)
+            return outputs
+
+        # the compiler keeps few programs per code object, so each kind gets its own
+        forward.__code__ = forward.__code__.replace(co_name=f"forward_{''.join(c if c.isalnum() else '_' for c in kind)}")
+        compiled: Any = torch.compile(forward, dynamic=False)
+        _PROGRAMS[kind] = compiled
+    return _PROGRAMS[kind]

@@ -1,0 +1,1 @@
+"""Numbers of papers, and our reproductions beside them."""

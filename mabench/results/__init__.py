@@ -1,0 +1,1 @@
+"""What records say: scores, spreads, tables. Pure functions of records."""

@@ -1,0 +1,1 @@
+"""Cells: planned, run here or on Ray, kept in a folder."""

@@ -1,0 +1,237 @@
+"""What cells cost: floating-point operations, processors and memory, and seconds on this device, measured on the beginning of
+the real thing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from mabench.data import DATASETS, Dataset, RealData
+from mabench.engine import RESIDENT_BYTES, Wanted, choose
+from mabench.engine.cuda_graphs import WARM
+from mabench.networks import evaluators
+from mabench.schema import Cell, Evaluator
+from mabench.sets import recorded
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training import loop as protocol
+
+CALIBRATION_SECONDS = 1.5  # ours: long enough for a slow step, short enough for a suite of fourteen networks
+PRUNED_SHARE = 0.3  # of the test images that the fast engine skips: 32% measured on ConvNet-3, IPC 10
+
+PROCESS_BYTES = 2**30  # measured: a process that has imported torch, timm and the loop holds 890 MiB, shared libraries counted
+GPU_PROCESS_BYTES = 4 * 2**30  # ours: a CUDA context and its libraries in host memory, with room
+ACTIVATION_COPIES = 3.0  # ours: outputs, their gradients, and what layers keep besides
+
+
+def flops(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -> float:
+    """Floating-point operations of a cell: those of one image times the images that pass, training counted 3 times.
+
+    A teacher is trained on the same images, and then asked about each of them that the evaluator is trained on.
+    """
+    student, teacher = _taken_apart(cell)
+    per_image = _flops_per_image(student.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+    total = per_image * protocol.work(student, decoded_images, test_images)
+    if teacher is not None:
+        per_image = _flops_per_image(teacher.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+        total += per_image * cell.recipe.epochs * decoded_images * (protocol.TRAIN_COST + 1)
+    return total
+
+
+def _taken_apart(cell: Cell) -> tuple[Cell, Cell | None]:
+    """The cell without its teacher, and the teacher as a cell of its own; neither distils."""
+    if cell.recipe.distillation is None:
+        return cell, None
+    alone = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"distillation": None})})
+    return alone, alone.model_copy(update={"evaluator": evaluators.EVALUATORS[cell.recipe.distillation.teacher]})
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one cell asks of the machine it runs on."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: int
+    """Of host memory, upper estimate."""
+
+
+def needs(
+    cell: Cell, synthetic_set: SyntheticSet, test: RealData, *, cpus: float, gpus: float, engine: Wanted = "reference"
+) -> Needs:
+    """Processors, GPUs and host memory of a cell.
+
+    `cpus` is the number of threads that the cell computes with; the share of a GPU is not known from here, whoever runs the
+    cell names it. Memory: the process, the decoded set twice (before and after normalisation), the network with gradients and
+    optimizer state, and the activations of one backward pass, or of one batch of test images where that is more. On a GPU the
+    last two lie elsewhere and the test split passes through host memory once.
+    """
+    recipe, dataset = cell.recipe, test.dataset
+    summary = synthetic_set.summary()
+    pixels = dataset.channels * dataset.image_size**2
+    decoded = 4 * summary.decoded_images * (2 * pixels + dataset.num_classes) + synthetic_set.images.nbytes
+    decoded += 2 * recorded.CHUNK_BYTES if recipe.recorded is not None else 0
+    if gpus > 0:
+        return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
+    parameters, kept, largest = _floats_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
+    fast = choose(engine, cell.evaluator, torch.device("cpu")) == "fast"
+    copies = 4 + (2 if fast else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
+    small = cell.evaluator.input_size <= 64
+    split = recipe.batch_norm == "frozen" or (recipe.batch_norm == "frozen-if-pretrained" and cell.evaluator.pretrained)
+    part = min(recipe.batch_size, 64) if split else recipe.batch_size
+    batch = recipe.batch_size * (3 * pixels + 2 * dataset.channels * cell.evaluator.input_size**2)
+    work = max(part * kept * ACTIVATION_COPIES, (50 if small else 16) * largest * ACTIVATION_COPIES)
+    resident = RESIDENT_BYTES if fast else 0
+    return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * parameters + batch + work)))
+
+
+@lru_cache
+def _floats_per_image(evaluator_json: str, num_classes: int, channels: int) -> tuple[int, int, int]:
+    """Parameters of a network; outputs of all its layers for one image; the largest of these outputs."""
+    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})
+    size = evaluator.input_size
+    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0).eval()
+    outputs: list[int] = []
+
+    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            outputs.append(output.numel())
+
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(1, channels, size, size))
+    return sum(p.numel() for p in model.parameters()), sum(outputs), max(outputs)
+
+
+@lru_cache
+def _flops_per_image(evaluator_json: str, num_classes: int, channels: int) -> float:
+    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})  # same cost, no download
+    size = evaluator.input_size
+    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0)
+    return float(evaluators.flops(model, image_size=size, channels=channels))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a cell of one kind costs on a device."""
+
+    startup_seconds: float
+    """Building, the first step and the first test batch: compilation is in here. Paid once per kind and process."""
+    seconds_per_train_image: float
+    seconds_per_test_image: float
+    pruned_share: float = 0.0
+    """Of the test images of all looks but the last, those that are skipped: a guess, it depends on the set."""
+
+    def seconds(self, cell: Cell, decoded_images: int, test_images: int) -> float:
+        """Estimate without the startup."""
+        recipe = cell.recipe
+        training = recipe.epochs * decoded_images
+        looks = 1 + (math.ceil(recipe.epochs / recipe.test_every) - 1) * (1 - self.pruned_share)
+        return training * self.seconds_per_train_image + looks * test_images * self.seconds_per_test_image
+
+
+def estimate(
+    cells: Sequence[Cell],
+    synthetic_set: SyntheticSet,
+    test_images: int,
+    *,
+    device: torch.device,
+    engine: Wanted,
+    on_kind: Callable[[Cell], None] = lambda cell: None,
+) -> dict[str, float]:
+    """Seconds of every cell (by name) on this device, from the first steps and test batches of each evaluator.
+
+    Nothing is fetched for an estimate: random weights and random test images cost the same as real ones.
+    `on_kind` hears of each evaluator before it is measured.
+    """
+    decoded = synthetic_set.summary().decoded_images
+    speeds: dict[tuple[str, str], Speed] = {}
+    seconds: dict[str, float] = {}
+    taught: set[tuple[int, str]] = set()
+
+    def measured(one: Cell) -> tuple[Speed, float]:
+        """The speed of its kind, and the startup, which the first cell of a kind pays."""
+        kind = (one.track, one.evaluator.name)
+        if kind in speeds:
+            return speeds[kind], 0.0
+        speeds[kind] = measure(one, synthetic_set, test_images, device, engine)
+        return speeds[kind], speeds[kind].startup_seconds
+
+    for cell in cells:
+        student, teacher = _taken_apart(cell)
+        if (student.track, student.evaluator.name) not in speeds:
+            on_kind(cell)
+        speed, startup = measured(student)
+        seconds[cell.name] = startup + speed.seconds(student, decoded, test_images)
+        if teacher is not None:
+            speed, startup = measured(teacher)
+            trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
+            fast = choose(engine, cell.evaluator, device) == "fast"
+            asked_once = fast and cell.recipe.augmentation.absent and cell.recipe.recorded is None
+            asked = trained / protocol.TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
+            known = (cell.seed, teacher.evaluator.name) in taught  # one process trains it once
+            taught.add((cell.seed, teacher.evaluator.name))
+            seconds[cell.name] += startup + asked + (0.0 if known else trained)
+    return seconds
+
+
+def with_random_weights(cell: Cell) -> Cell:
+    """The cell without pretrained weights: it costs the same, and nothing is fetched."""
+    recipe = cell.recipe
+    if cell.evaluator.pretrained and recipe.batch_norm == "frozen-if-pretrained":
+        recipe = recipe.model_copy(update={"batch_norm": "frozen"})  # what these words mean for the real weights
+    return cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"pretrained": False}), "recipe": recipe})
+
+
+def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: Wanted) -> Speed:
+    """Run the beginning of a cell, with random weights, and throw the result away."""
+    recipe = cell.recipe
+    dataset = DATASETS[synthetic_set.dataset]
+    image = np.random.default_rng(0).integers(0, 256, (1, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
+    images = np.broadcast_to(image, (test_images, *image.shape[1:]))  # as many as there are, in no memory
+    stand_in = RealData(images, np.zeros(test_images, np.int64), dataset, "test", "")
+    begun = time.monotonic()
+    sitting = protocol.Sitting(synthetic_set, with_random_weights(cell), stand_in, device, engine)
+    batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
+
+    def train() -> int:
+        sitting.set_training()
+        sitting.again(batch)
+        return len(batch)
+
+    @torch.inference_mode()
+    def test(first: int) -> int:
+        return len(sitting.answers(slice(first, min(first + sitting.engine.test_batch, test_images))))
+
+    for _ in range(1 if device.type == "cpu" else WARM + 2):  # a GPU's steps are recorded after some plain ones
+        train()
+    sitting.begin_look()
+    test(0)
+    _wait(device)
+    startup = time.monotonic() - begun
+
+    begun, count = time.monotonic(), 0
+    while count == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
+        count += train()
+        _wait(device)
+    per_train_image = (time.monotonic() - begun) / count
+
+    begun, count = time.monotonic(), 0
+    sitting.begin_look()
+    while count == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
+        count += test(count % max(test_images - sitting.engine.test_batch, 1))
+        _wait(device)
+    per_test_image = (time.monotonic() - begun) / count
+    return Speed(startup, per_train_image, per_test_image, PRUNED_SHARE if sitting.engine.prunes else 0.0)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

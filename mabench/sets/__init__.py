@@ -1,0 +1,1 @@
+"""Condensed sets: what they are, and how files of strangers become one."""

@@ -1,0 +1,1 @@
+"""The loop that trains one evaluator and tests it."""
