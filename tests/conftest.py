@@ -7,10 +7,11 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import Command
 from filelock import FileLock
 
 
@@ -60,7 +61,6 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 TIMEOUT = 1500  # seconds of a command
 
 
@@ -75,7 +75,7 @@ class Warm:
         self, arguments: list[str], cwd: Path, environment: dict[str, str], scratch: Path
     ) -> subprocess.CompletedProcess[str]:
         if self.process is None:
-            command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+            command = [sys.executable, str(Path(__file__).parent / "support" / "warm.py")]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self.process.stdin and self.process.stdout
         out, err = scratch / "out", scratch / "err"
@@ -112,10 +112,3 @@ def mabench(tmp_path: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory
         return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=TIMEOUT)
 
     return call
-
-
-def flipped(content: bytes, place: int) -> bytes:
-    """The content with one bit of one byte changed."""
-    changed = bytearray(content)
-    changed[place] ^= 1
-    return bytes(changed)

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from builders import Command
 from click.testing import CliRunner
-from conftest import Command
 
 import mabench as package
 from mabench.cli import main as cli

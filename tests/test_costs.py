@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_protocol import CPU, PLAIN, cell, small_set
+from builders import CPU, PLAIN, cell, small_set
 
 from mabench.data import DATASETS
 from mabench.runs import costs

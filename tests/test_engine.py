@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import CPU, PLAIN, STRONG, TEST, cell, small_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_protocol import CPU, PLAIN, STRONG, TEST, cell, small_set
 
 from mabench import engine, files, suites
-from mabench.engine import PrunedLooks, compiling
+from mabench.engine import PrunedLooks
 from mabench.errors import Interrupted, MabenchError
-from mabench.networks import evaluators
+from mabench.networks import compiling, evaluators
 from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Distillation, RunRecord
 from mabench.training import loop as protocol

@@ -79,7 +79,7 @@ def test_mobilenet_backbone_weights_fit_the_cifar_form(real_data: Path) -> None:
 
 PRETRAINED_SCRIPT = """
 import torch
-from mabench import evaluators
+from mabench.networks import evaluators
 entry = evaluators.EVALUATORS["efficientnet_lite0-pretrained"]
 a, b = (evaluators.build(entry, num_classes=10, channels=3, image_size=64, seed=s).state_dict() for s in (1, 2))
 print(sorted(k for k in a if not torch.equal(a[k], b[k])), a['classifier.weight'].shape[0])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command, flipped
-from test_scoring import EXAM, record
-from test_submit import BUNDLED, CARD, tree, write_card
+from builders import BUNDLED, CARD, Command, flipped, tree, write_card
+from builders import DIGITS as EXAM
+from builders import run_record as record
 
 from mabench import data, files
 from mabench.board import submission as submissions

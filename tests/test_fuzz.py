@@ -29,12 +29,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import Command
 from click.testing import CliRunner
-from conftest import Command
-from fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible, write
 
 import mabench as package
 from mabench import data, suites

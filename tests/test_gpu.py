@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_protocol import STRONG, TEST, cell, small_set
+from builders import STRONG, TEST, cell, small_set
 
 from mabench import engine
 from mabench.errors import Interrupted

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import flipped
+from builders import flipped
 from torch import Tensor, nn
 
 from mabench import data, suites

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
-from hub_server import Blob, Fault, Hub
-from test_leaderboard import submit as make_submission
-from test_submit import BUNDLED, tree, write_card
+from builders import BUNDLED, Command, tree, write_card
+from builders import write_submission as make_submission
+from support.hub_server import Blob, Fault, Hub
 
 from mabench.board import gates as submit
 from mabench.board import site as leaderboard
@@ -35,7 +34,8 @@ Client = Callable[..., "subprocess.CompletedProcess[str]"]
 PUSH = """
 import sys
 from pathlib import Path
-from mabench import hub, submissions
+from mabench.board import submission as submissions
+from mabench.board.hub import client as hub
 def make(existing):
     source = Path(sys.argv[3])
     files = {p.relative_to(source).as_posix(): p.read_bytes() for p in sorted(source.rglob('*')) if p.is_file()}

@@ -16,9 +16,10 @@ from urllib.request import urlopen
 
 import pandas
 import pytest
+from builders import DIGITS, HOSTILE, LITE, PAPER, made_record, put, records_of
+from builders import write_submission as submit
 from click.testing import CliRunner
 
-from mabench import suites
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
 from mabench.board.hub import client as hub
@@ -30,111 +31,10 @@ from mabench.digests import digest
 from mabench.errors import MabenchError
 from mabench.results import scoring
 from mabench.results.tables import percent
-from mabench.runs.folder import read_record
-from mabench.schema import Card, Cell, RunRecord, SetSummary
 from mabench.sets import synthetic
 
-DIGITS = suites.load("digits-agnostic")
-LITE = suites.load("cifar10-lite")
-HOSTILE = "<script>window.hacked=1</script><img src=x onerror='window.hacked=1'>]](javascript:alert(1))`|*_"
 CONTROLS = "\u202e\u0000\x1b[31m"
 """What no card and no log may hold, but a record's free text may."""
-
-
-def made_record(
-    exam: suites.Exam, track: str, evaluator: str, seed: int, accuracy: float, *, sha: str, ipc: int = 10, labels: str = "hard"
-) -> RunRecord:
-    """A finished cell whose best and last look are `accuracy` and two points less, of 1,000 images."""
-    entry = next(e for e in exam.evaluators[track] if e.name == evaluator)
-    best = round(1000 * accuracy)
-    recipe = exam.recipes[track]
-    return RunRecord(
-        cell=Cell(
-            set_sha256=sha,
-            suite=exam.id,
-            suite_digest=exam.digest,
-            track=track,
-            evaluator=entry,
-            recipe=recipe,
-            seed=seed,
-        ),
-        synthetic_set=SetSummary.model_validate(
-            dict(
-                sha256=sha,
-                name="made",
-                dataset=exam.suite.dataset,
-                ipc=ipc,
-                stored_images=10 * ipc,
-                decoded_images=10 * ipc,
-                image_shape=(3, 32, 32),
-                image_dtype="uint8",
-                decode="none",
-                labels=labels,
-                stored_bytes=30720 * ipc,
-            )
-        ),
-        test_sha256="1" * 64,
-        total=1000,
-        curve=((1, best // 2), (recipe.epochs - 1, best), (recipe.epochs, max(0, best - 20))),
-        environment={"torch": "2.15.0", "device": "cpu"},
-        seconds=2.5,
-        started="2026-11-01T00:00:00+00:00",
-    )
-
-
-def submit(
-    folder: Path,
-    slug: str,
-    quality: float,
-    *,
-    card: dict[str, Any] | None = None,
-    tier: str | None = None,
-    skip: tuple[str, int] | None = None,
-    exam: suites.Exam = DIGITS,
-    who: str = "a maintainer",
-    why: str = "sampled",
-    **fields: Any,
-) -> Path:
-    """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out."""
-    sha = digest(slug)
-    records = []
-    for track, entries in exam.evaluators.items():
-        for index, entry in enumerate(entries):
-            for seed in exam.suite.seeds:
-                if (entry.name, seed) != skip:
-                    accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
-                    records.append(made_record(exam, track, entry.name, seed, accuracy, sha=sha, **fields))
-    written = {submissions.record_name(r): submissions.record_bytes(r) for r in records}
-    made = Card(**{"title": slug.replace("-", " ").title()} | (card or {}))
-    return put(folder / slug, made.toml().encode(), written, sha, tier=tier, who=who, why=why)
-
-
-def put(
-    path: Path,
-    card: bytes,
-    records: dict[str, bytes],
-    sha: str,
-    *,
-    tier: str | None = None,
-    who: str = "a maintainer",
-    why: str = "sampled",
-) -> Path:
-    """Write these files and a log that names them, with a second line where `tier` says so."""
-    named = {name: submissions.sha256(content) for name, content in records.items()}
-    entry = submissions.make_entry(
-        who="A. Submitter", action="submitted", tier="self-run", why="made", set_sha256=sha, records=named
-    )
-    log = submissions.appended((), entry)
-    if tier is not None:
-        more = submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=sha)
-        log = submissions.appended(submissions.parse_audit(log, path), more)
-    files = {f"{submissions.RECORDS}{name}.json": content for name, content in records.items()}
-    submissions.write(path, files | {submissions.CARD: card, submissions.AUDIT: log})
-    return path
-
-
-def records_of(path: Path) -> list[RunRecord]:
-    return [read_record(p) for p in sorted((path / "records").glob("*"))]
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -149,24 +49,6 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     found[first if "/" in name else name] = json.dumps(value).encode()
     (path / "records" / f"{first}.json").unlink()
     put(path, (path / submissions.CARD).read_bytes(), found, sha)
-
-
-PAPER = """
-[[table]]
-method = "digits-paper"
-title = "Table 5, row 3"
-dataset = "digits"
-ipc = 10
-suite = "digits-agnostic"
-runs = 10
-config = { packed = true }
-published = false
-[table.values]
-mlp-scratch = [90.78, 0.34]
-convnet3-scratch = [95.5]
-lenet-scratch = [91.0, 0.5]
-vit_mini-scratch = [60.0, 0.5]
-"""
 
 
 @pytest.fixture

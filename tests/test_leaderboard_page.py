@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command
-from test_leaderboard import DIGITS, HOSTILE, LITE, PAPER, records_of, submit
+from builders import DIGITS, HOSTILE, LITE, PAPER, Command, records_of
+from builders import write_submission as submit
 
 from mabench.board import site as leaderboard
 from mabench.papers import paper_tables as papers

@@ -6,50 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import CPU, PLAIN, STRONG, TEST, cell, small_set
 
-from mabench import data
 from mabench.digests import stream
 from mabench.engine import Engine
 from mabench.errors import Interrupted
 from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Cell, Distillation, Evaluator, Recipe
+from mabench.schema import Augmentation, Distillation, Recipe
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import loop as protocol
-
-CPU = torch.device("cpu")
-TEST = data.load("digits", "test")
-PLAIN = Recipe(epochs=6, batch_size=16, test_every=2, score="best", learning_rate=0.05, batch_norm="train")
-STRONG = Augmentation(color="full", geometry=("crop",), flip=0.5, cutmix=0.5, cutout="unless-cutmix", space="normalised")
-
-
-def small_set(ipc: int = 4) -> SyntheticSet:
-    train = data.load("digits", "train")
-    index = np.concatenate([np.flatnonzero(train.labels == c)[:ipc] for c in range(10)])
-    return SyntheticSet(
-        images=torch.tensor(train.images[index]),
-        labels=torch.tensor(train.labels[index]),
-        dataset="digits",
-        ipc=ipc,
-        name="small",
-    )
-
-
-def cell(recipe: Recipe = PLAIN, evaluator: str | Evaluator = "mlp-scratch", seed: int = 0) -> Cell:
-    entry = EVALUATORS[evaluator] if isinstance(evaluator, str) else evaluator
-    return Cell(
-        set_sha256=small_set().sha256,
-        suite="test@1",
-        suite_digest="0" * 64,
-        track="scratch",
-        evaluator=entry,
-        recipe=recipe,
-        seed=seed,
-    )
 
 
 def curve(recipe: Recipe = PLAIN, **arguments: Any) -> tuple[tuple[int, int], ...]:

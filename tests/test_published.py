@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from builders import Command
 
 
 @pytest.mark.slow

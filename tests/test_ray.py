@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import BUNDLED, Command
 from click.testing import CliRunner
-from conftest import Command
 
 from mabench import data, suites
 from mabench.cli import main as cli
@@ -27,8 +27,6 @@ from mabench.runs.folder import read_record, read_records
 from mabench.schema import RunRecord
 from mabench.sets import readers as adapters
 
-ASSETS = Path(cli.__file__).parent / "assets"
-BUNDLED = ASSETS / "digits_kmeans_ipc5.safetensors"
 QUICK = ("--suite", "digits-agnostic", "--evaluator", "[lm]*", "--device", "cpu")  # six cells: lenet and mlp, three seeds
 NODE_MEMORY = 3 * 2**30
 

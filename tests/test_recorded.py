@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Command, flipped
-from test_protocol import CPU, TEST, cell, small_set
-from test_sisters import shaped
+from builders import CPU, TEST, Command, cell, flipped, shaped, small_set
 from torch import Tensor
 
 from mabench import data, suites

@@ -5,28 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+from builders import DIGITS as EXAM
+from builders import run_record as record
 
 from mabench import suites
 from mabench.results import scoring
-from mabench.schema import Cell, RunRecord, SetSummary
-
-EXAM = suites.load("digits-agnostic")
-
-
-def record(evaluator: str, seed: int, counts: list[int], *, total: int = 1000, diverged: int | None = None) -> RunRecord:
-    entry = next(e for e in EXAM.evaluators["scratch"] if e.name == evaluator)
-    return RunRecord(
-        cell=Cell(
-            set_sha256="0" * 64, suite=EXAM.id, suite_digest=EXAM.digest, track="scratch", evaluator=entry,
-            recipe=EXAM.recipes["scratch"], seed=seed,
-        ),
-        synthetic_set=SetSummary(
-            sha256="0" * 64, name="x", dataset="digits", ipc=1, stored_images=10, decoded_images=10, image_shape=(3, 32, 32),
-            image_dtype="uint8", decode="none", labels="hard", stored_bytes=30720,
-        ),
-        test_sha256="1" * 64, total=total, curve=tuple((10 * (i + 1), c) for i, c in enumerate(counts)),
-        diverged_epoch=diverged, environment={}, seconds=1.0, started="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
 
 
 def test_best_last_and_optimism() -> None:

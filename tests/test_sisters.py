@@ -7,24 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from builders import Command, shaped
 
 from mabench import suites
 from mabench.data import DATASETS, RealData
 from mabench.runs import local as runner
-from mabench.sets.synthetic import SyntheticSet
 from mabench.training import loop as protocol
 
 SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow)]
-
-
-def shaped(dataset: str) -> SyntheticSet:
-    """One random uint8 image per class, in the dataset's own size and number of classes."""
-    entry = DATASETS[dataset]
-    generator = torch.Generator().manual_seed(0)
-    side = entry.image_size
-    images = torch.randint(0, 256, (entry.num_classes, 3, side, side), generator=generator, dtype=torch.uint8)
-    return SyntheticSet(images, torch.arange(entry.num_classes), dataset, 1, name="shaped")
 
 
 @pytest.mark.parametrize("name", SISTERS)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_scoring import EXAM, record
+from builders import DIGITS as EXAM
+from builders import run_record as record
 
 from mabench.errors import MabenchError
 from mabench.files import write_text

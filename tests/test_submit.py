@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from builders import BUNDLED, Command, tree, write_card
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mabench as package
 from mabench import data, suites
 from mabench.board import gates as submit
 from mabench.board import submission as submissions
@@ -31,14 +30,6 @@ from mabench.schema import AuditEntry, Card
 from mabench.sets import readers as adapters
 from mabench.sets import synthetic
 from mabench.sets.synthetic import SyntheticSet
-
-BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
-CARD = {"title": "k-means on digits, IPC 5", "authors": ["A. Author"], "licence": "CC0-1.0", "slug": "digits-kmeans"}
-
-
-def write_card(path: Path, **fields: Any) -> Path:
-    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in (CARD | fields).items() if v is not None) + "\n")
-    return path
 
 
 @pytest.fixture
@@ -55,10 +46,6 @@ def part(run: Path) -> Path:
             path.unlink()
     (run / "results.json").unlink()
     return run
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Command, flipped
+from builders import Command, flipped
 from torch import Tensor
 
 from mabench import data, suites
