@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-WRITTEN_SEPARATELY = {"docs/cluster.md"}
-"""Pages that may be missing: they stay out of the navigation and links to them are plain text until they are there."""
-
 SOURCES = TemporaryDirectory()
 """Holds `methods/` under the name that it is installed as, for the reader of docstrings, which does not import."""
 
@@ -64,7 +61,7 @@ def outside() -> dict[str, str]:
 
 @event_priority(100)  # before mkdocstrings takes its paths
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave out what is not written yet; `methods/*` stands for every method's page."""
+    """`methods/*` stands for every method's page."""
     link = Path(SOURCES.name) / "mabench_methods"
     if not link.exists():
         link.symlink_to(ROOT / "methods", target_is_directory=True)
@@ -82,7 +79,7 @@ def _expanded(entries: list[object]) -> list[object]:
             ((title, value),) = entry.items()
             if isinstance(value, list):
                 kept.append({title: _expanded(value)})
-            elif f"docs/{value}" not in WRITTEN_SEPARATELY or (ROOT / "docs" / value).exists():
+            else:
                 kept.append(entry)
         else:
             kept.append(entry)
@@ -116,8 +113,6 @@ def _link(match: re.Match[str], source: str, here: str) -> str:
     there = outside().get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else "")
     if path == "README.md":
         there = "README.md"
-    if path in WRITTEN_SEPARATELY and not (ROOT / path).exists():
-        return f"{text} (not written yet)"
     if there:
         return f"{match[1]}[{text}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{'#' + anchor if anchor else ''})"
     return text if (ROOT / path).exists() else match[0]

@@ -175,12 +175,13 @@ def test_a_readme_gets_the_tables_between_its_marks(folder: Path) -> None:
         assert "| Alpha " in text and "digits-paper" not in text
 
 
-def test_the_readme_of_this_repository_shows_its_submissions() -> None:
+def test_the_results_page_of_this_repository_shows_its_submissions() -> None:
     """Its tables are those of `leaderboard build`, and what is submitted here is whole, small and of the released suites."""
     root = Path(__file__).parents[1]
     rows = placed(row for entry in submissions.read_all(root / "submissions") for row in submitted(entry))
-    text = (root / "README.md").read_text()
-    assert exports.into_readme(text, rows, root / "README.md") == text, "run: mabench leaderboard build --readme README.md"
+    page = root / "docs" / "results.md"
+    text = page.read_text()
+    assert exports.into_readme(text, rows, page) == text, "run: mabench leaderboard build --readme docs/results.md"
     assert rows and not any("another state" in row.why_unranked or "other settings" in row.why_unranked for row in rows)
     for folder in (root / "submissions").iterdir():
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
