@@ -1,4 +1,4 @@
-"""A file that exists is complete: every write goes to a temporary name beside its place, then takes it in one step.
+"""A file that exists is complete: every write goes to a temporary file beside its place, then takes its place in one step.
 
 A writer holds a lock on its temporary file, which the system drops when the process dies, however it dies: so the next writer
 of the same file can tell what was left behind from what is being written.
@@ -11,13 +11,17 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import stat
+import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from mabench.digests import canonical_json
 from mabench.errors import MabenchError
@@ -26,44 +30,100 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKSUM = "checksum"
-SEAL_BYTES = hashlib.sha256().digest_size
+CHECKSUM_BYTES = hashlib.sha256().digest_size
+MAX_HEADER_BYTES = 2**20  # ours: a safetensors header lists tensors; that of a set takes a kilobyte, of a network 100
+WRITABLE = "Name a place that exists, is writable and has space."
 
 
 @contextmanager
-def whole(path: Path, cure: str = "Name a place that exists, is writable and has space.") -> Iterator[Path]:
-    """Yield the temporary name to write to; on leaving, it becomes `path`, or vanishes if anything went wrong.
+def atomic_write(path: Path, cure: str = WRITABLE) -> Iterator[io.BufferedRandom]:
+    """Yield a file to write to; on leaving, it becomes `path`, or vanishes if anything went wrong.
 
-    The body does nothing but write; the temporary name has another ending than `path`. The folder is made where it is missing.
-    Raises MabenchError, which ends with `cure`, when the disk refuses.
+    The temporary file is new, has a random name beside `path`, another ending, and is written through its descriptor alone, so nobody
+    can plant a link in its place. Missing folders are made. Raises MabenchError, which ends with `cure`, when the disk refuses and
+    where `path` is a folder, a link, a pipe or a device.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path)
-        with temporary(partial, partial.touch):
-            yield partial
+        _check_replaceable(path, cure)
+        remove_stale_partials(path)
+        with _new_partial(path) as file:
+            partial = Path(file.name)
+            yield file
+            file.flush()
+            _check_replaceable(path, cure)
             os.replace(partial, path)
     except BaseException as error:
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError:  # the folder itself cannot be reached: nothing was written, the first error says why
-            pass
+        if partial is not None:
+            with suppress(OSError):  # the folder itself cannot be reached: the first error says why
+                partial.unlink(missing_ok=True)
         if isinstance(error, OSError | RuntimeError):  # torch reports a full disk as RuntimeError
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise MabenchError(f"{path}: cannot write: {reason}. {cure}") from error
         raise
 
 
-def write_text(path: Path, text: str, cure: str = "Name a place that exists, is writable and has space.") -> None:
-    """`text` in UTF-8, whole or not at all. Raises MabenchError when the disk refuses."""
-    with whole(path, cure) as partial:
-        partial.write_text(text, encoding="utf-8")
+@contextmanager
+def _new_partial(path: Path) -> Iterator[io.BufferedRandom]:
+    """A new file `.NAME.RANDOM.partial` beside `path`, locked while it is open."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        with open(partial, "x+b") as file:  # O_EXCL: never an existing file, never through a link
+            if _lock(file.fileno()) is not False and _is_at(partial, file.fileno()):  # else it was swept before it was locked
+                yield file
+                return
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """`content`, whole or not at all. Raises MabenchError when the disk refuses."""
-    with whole(path) as partial:
-        partial.write_bytes(content)
+def _check_replaceable(path: Path, cure: str) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "a pipe or a device"
+        raise MabenchError(f"{path}: cannot write: this is {kind}, not a regular file. {cure}")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder to fill; on leaving, it becomes `path`, or vanishes if anything went wrong.
+
+    Where another process has made `path` in the meantime, its folder stays. The folder is private to the user (mode 0700) unless the
+    body changes that. Raises OSError when the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale_partials(path)
+    while True:
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        try:
+            with try_lock(partial) as held:
+                if held is False:  # swept before it was locked
+                    continue
+                yield partial
+                try:
+                    partial.rename(path)
+                except OSError:
+                    if not path.is_dir():
+                        raise
+                return
+        except FileNotFoundError:
+            if partial.exists():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str, cure: str = WRITABLE) -> None:
+    """Write `text` in UTF-8, completely or not at all. Raises MabenchError when the disk refuses."""
+    with atomic_write(path, cure) as file:
+        file.write(text.encode())
+
+
+def write_bytes(path: Path, content: bytes, cure: str = WRITABLE) -> None:
+    """Write `content`, completely or not at all. Raises MabenchError when the disk refuses."""
+    with atomic_write(path, cure) as file:
+        file.write(content)
 
 
 # -- reading what strangers wrote ------------------------------------------------------------------------------------------
@@ -107,101 +167,91 @@ def read_toml(path: Path, cure: str) -> dict[str, Any]:
     return parse_toml(read_bytes(path, MAX_TOML_BYTES, cure), path, cure)
 
 
-# -- seals: a file that was changed later is told from one that was not -----------------------------------------------
+# -- checksums: a file that was changed later is told from one that was not -------------------------------------------
 
 
-def seal(path: Path) -> None:
-    """Append the sha256 of the file to it."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    with open(path, "ab") as file:
-        file.write(digest)
+def append_checksum(file: io.BufferedRandom) -> None:
+    """Append the sha256 of what was written to a file that `atomic_write` opened."""
+    file.flush()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").digest()
+    file.seek(0, os.SEEK_END)
+    file.write(digest)
 
 
-def unsealed(path: Path) -> bytes | None:
-    """What was in the file when it was sealed; None if it is absent, cannot be read, was cut or has changed by a single bit."""
+def read_checksummed(path: Path) -> bytes | None:
+    """Return what preceded the checksum; None if the file is absent, unreadable, cut, or differs from what was written by a bit."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
-    body, digest = content[:-SEAL_BYTES], content[-SEAL_BYTES:]
+    body, digest = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
     return body if hashlib.sha256(body).digest() == digest else None
 
 
-def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> bytes:
-    """A safetensors file of these tensors. Its metadata has one entry, `facts`, JSON with one more field: a checksum of all the rest.
+def write_checksummed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write a safetensors file of these tensors. Its metadata has one entry, `facts`, JSON with one more field: a checksum of all
+    the rest.
 
-    Nothing may follow the tensors of such a file, so `seal` is not for it. One entry, because the library orders several as it
-    pleases, and the same content has to be the same bytes.
+    Nothing may follow the tensors of such a file, so `append_checksum` is not for it. One entry, because the library orders several
+    as it pleases, and the same content has to be the same bytes.
     """
     from safetensors.torch import save
 
     bare = save(dict(tensors), {"facts": json.dumps(dict(facts))})
-    return save(dict(tensors), {"facts": json.dumps({**facts, CHECKSUM: _checksum(io.BytesIO(bare))[0]})})
+    write_bytes(path, save(dict(tensors), {"facts": json.dumps({**facts, CHECKSUM: _checksum(io.BytesIO(bare))[0]})}))
 
 
-def intact(path: Path) -> bool:
-    """Whether a safetensors file that can be read is as `packed` made it; also one without a checksum, which others write."""
+def is_intact(path: Path) -> bool:
+    """Whether a readable safetensors file is as `write_checksummed` made it; also True for one without a checksum (others write
+    those)."""
     try:
         with open(path, "rb") as file:
-            found, claimed = _checksum(file)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no facts, or none that `packed` writes
+            computed, stored = _checksum(file)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no facts, or not those of `write_checksummed`
         return False
-    return claimed in (None, found)
+    return stored in (None, computed)
 
 
 def _checksum(file: BinaryIO) -> tuple[str, object]:
-    """sha256 of a safetensors file, but for the checksum among its facts; and that checksum."""
-    header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    """sha256 of a safetensors file, except the checksum among its facts; and that checksum."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {size:,} bytes")
+    header = json.loads(file.read(size))
     facts = json.loads(header["__metadata__"]["facts"])
-    claimed = facts.pop(CHECKSUM, None)
-    own = hashlib.sha256(canonical_json({**header, "__metadata__": facts}).encode())
+    stored = facts.pop(CHECKSUM, None)
+    hasher = hashlib.sha256(canonical_json({**header, "__metadata__": facts}).encode())
     while block := file.read(2**20):
-        own.update(block)
-    return own.hexdigest(), claimed
+        hasher.update(block)
+    return hasher.hexdigest(), stored
 
 
-# -- locks: who is at work, and what did the dead leave behind ----------------------------------------------------------
+# -- locks: who is at work, and what killed processes left behind -------------------------------------------------------
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of an existing file or folder; whether this process has it: False while another one does and where the file has
-    gone since, None where the system or the disk knows no locks. Raises FileNotFoundError where there is none."""
-    number = os.open(path, os.O_RDONLY)
+def try_lock(path: Path) -> Iterator[bool | None]:
+    """Try to lock an existing file or folder; yield whether this process holds it: False while another process does and where the file
+    has gone since, None where the system or the disk has no locks. Raises OSError where there is no such file or it is a link."""
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
-        mine = _locked(number)
-        if mine and not _names(path, number):  # its last holder removed it before the lock was ours
-            mine = False
-        yield mine
+        held = _lock(number)
+        if held and not _is_at(path, number):  # its last holder removed it before the lock was ours
+            held = False
+        yield held
     finally:
         os.close(number)
 
 
-def _names(path: Path, number: int) -> bool:
+def _is_at(path: Path, number: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(number))
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(number))
     except FileNotFoundError:
         return False
 
 
-@contextmanager
-def temporary(path: Path, make: Callable[[], object]) -> Iterator[None]:
-    """`make` the temporary file or folder `path`, and hold it; again where another process swept it before it was held, so `make`
-    has to bear that it is still there."""
-    while True:
-        make()
-        with ExitStack() as stack:
-            try:
-                mine = stack.enter_context(held(path))
-            except FileNotFoundError:
-                continue
-            if mine is not False:
-                yield
-                return
-
-
-def _locked(number: int) -> bool | None:
+def _lock(number: int) -> bool | None:
     try:
         import fcntl
     except ImportError:  # Windows
@@ -216,41 +266,43 @@ def _locked(number: int) -> bool | None:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-    """Whether no other process is at the work that the lock file `path` stands for; the file goes when the work ends.
+def exclusive(path: Path) -> Iterator[bool]:
+    """Yield whether no other process is at the work that the lock file `path` stands for; the file goes when the work ends.
 
     Locks save work, no result may depend on them: where there are none, two processes can both be told True.
     """
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        except OSError:  # whoever writes the result says what is wrong with the folder
-            yield True
-            return
-        try:
-            mine = stack.enter_context(held(path))
-        except FileNotFoundError:  # its holder is just done
-            mine = False
-        if mine is not False:
-            stack.callback(path.unlink, missing_ok=True)  # before the lock is given up
-        yield mine is not False
+    lock = FileLock(path, blocking=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):  # whoever writes the result says what is wrong with the folder
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # before the lock is given up
+        lock.release()
 
 
 def discard(path: Path) -> None:
-    """Remove a file that is needed no more, and what killed writers of it left."""
+    """Remove a file that is no longer needed, and what killed writers of it left."""
     path.unlink(missing_ok=True)
-    sweep(path)
+    remove_stale_partials(path)
 
 
-def sweep(path: Path) -> None:
+def remove_stale_partials(path: Path) -> None:
     """Remove the temporary files and folders, `.NAME.*.partial`, of writers of `path` that were killed."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         try:
-            with held(left) as dead:
-                if dead and left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-                elif dead:  # None: nobody knows
-                    left.unlink()
-        except OSError:  # somebody else swept it
+            with try_lock(partial) as held:
+                if held and partial.is_dir():
+                    shutil.rmtree(partial, ignore_errors=True)
+                elif held:  # None: nobody knows
+                    partial.unlink()
+        except OSError:  # somebody else removed it, or it is a link
             pass

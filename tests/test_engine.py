@@ -328,8 +328,9 @@ def test_a_checkpoint_of_another_version_is_begun_again(tmp_path: Path, missing:
     calls = iter(range(10**9))
     with pytest.raises(Interrupted):
         run("fast", checkpoint=checkpoint, should_stop=lambda: next(calls) > 40)
-    state = torch.load(io.BytesIO(files.unsealed(checkpoint) or b""), weights_only=True)
+    state = torch.load(io.BytesIO(files.read_checksummed(checkpoint) or b""), weights_only=True)
     del (state["looks"] if missing == "a piece of looks" else state)["margins" if missing == "a piece of looks" else missing]
     torch.save(state, checkpoint)
-    files.seal(checkpoint)
+    with checkpoint.open("r+b") as file:
+        files.append_checksum(file)
     assert run("fast", checkpoint=checkpoint).curve == run("fast").curve

@@ -46,22 +46,23 @@ def test_nothing_is_lost_in_a_short_round_of_the_harness(tmp_path: Path) -> None
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_seal_breaks_at_every_change(tmp_path: Path) -> None:
-    path = tmp_path / "sealed"
+def test_a_checksum_breaks_at_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "checksummed"
     path.write_bytes(b"what was measured")
-    files.seal(path)
+    with path.open("r+b") as file:
+        files.append_checksum(file)
     content = path.read_bytes()
-    assert files.unsealed(path) == b"what was measured"
+    assert files.read_checksummed(path) == b"what was measured"
     for changed in [flipped(content, i) for i in range(len(content))] + [content[:n] for n in range(len(content))]:
         path.write_bytes(changed)
-        assert files.unsealed(path) is None
-    assert files.unsealed(tmp_path / "absent") is None
+        assert files.read_checksummed(path) is None
+    assert files.read_checksummed(tmp_path / "absent") is None
 
 
 def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom mabench.files import whole\n"
-        "with whole(Path(sys.argv[1])) as partial:\n    partial.write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mabench.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as file:\n    file.write(b'half')\n    file.flush()\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )
     path = tmp_path / "table.json"
     writer = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE, text=True)
@@ -89,17 +90,17 @@ def test_writers_of_one_file_do_not_sweep_each_other(tmp_path: Path) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom mabench.files import claimed\n"
-        "with claimed(Path(sys.argv[1])) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom mabench.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1])) as mine:\n    print(mine, flush=True)\n    time.sleep(60)\n"
     )
     lock = tmp_path / "cell.lock"
     holder = subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "True\n"
-    with files.claimed(lock) as mine:
+    with files.exclusive(lock) as mine:
         assert not mine
     holder.kill()
     holder.wait()
-    with files.claimed(lock) as mine:
+    with files.exclusive(lock) as mine:
         assert mine
     assert not lock.exists()
 

@@ -10,8 +10,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mabench.errors import MabenchError, lookup
-from mabench.files import size_of, sweep, temporary
+from mabench.files import atomic_folder, size_of
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
 VERIFY_BELOW_BYTES = 2**30  # ours: hashing 1 GiB takes about a second; ImageNet-1k would take minutes at every start
@@ -392,21 +390,8 @@ def _remove_download(dataset: Dataset) -> str:
 
 def _build(dataset: Dataset, split: Split, folder: Path) -> None:
     """Decode into a temporary folder beside `folder`, then rename: that `folder` exists means that it is complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)  # before the download: an unusable cache shows at once
-    sweep(folder)
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")  # process numbers repeat in containers
-    try:
-        with temporary(partial, lambda: partial.mkdir(exist_ok=True)):  # it may still be there while a sweeper has it
-            _fill(dataset, split, partial)
-            try:
-                partial.rename(folder)
-            except OSError:
-                if not (
-                    folder / "meta.json"
-                ).exists():  # if it does, another process was faster: its copy is checked like any other
-                    raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(folder) as partial:  # before the download: an unusable cache shows at once
+        _fill(dataset, split, partial)
 
 
 def _fill(dataset: Dataset, split: Split, partial: Path) -> None:
@@ -440,4 +425,4 @@ def _fill(dataset: Dataset, split: Split, partial: Path) -> None:
     source = {"repo": dataset.hub_repo, "snapshot": files[0].parents[1].name, "files": [f.name for f in files]}
     meta = {"format": CACHE_FORMAT, "dataset": dataset.name, "split": split, "shape": shape, "digests": digests}
     (partial / "meta.json").write_text(json.dumps({**meta, "source": source}, indent=1))
-    partial.chmod(0o755)  # mkdtemp's 0700 would lock others out of a shared cache
+    partial.chmod(0o755)  # 0700 would lock others out of a shared cache

@@ -16,7 +16,7 @@ from tabulate import tabulate
 import mabench_methods
 from mabench import suites
 from mabench.errors import Interrupted, MabenchError, first_line, lookup
-from mabench.files import whole, write_text
+from mabench.files import atomic_write, write_text
 from mabench.papers import paper_tables as papers
 from mabench.papers.paper_tables import PaperTable
 from mabench.results.scoring import rows
@@ -337,8 +337,8 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
         axes.grid(alpha=0.3)
     panels[0, 0].legend(fontsize=8)
     panels[-1, 0].set_xlabel("test accuracy, %")
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
 
 
 def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mabench.errors import first_line
-from mabench.files import whole, write_text
+from mabench.files import atomic_write, write_text
 from mabench.results.scoring import Baseline, Row, chance, rows, worst
 from mabench.schema import RunRecord, SetSummary
 from mabench.suites import Exam
@@ -169,5 +169,5 @@ def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
         axes.set(title=f"{exam.id}, {track}", xlabel="epoch", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from mabench.digests import digest
 from mabench.errors import MabenchError
-from mabench.files import CHECKSUM, claimed, discard, read_bytes, write_text
+from mabench.files import CHECKSUM, discard, exclusive, read_bytes, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, RunRecord
 
 MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
@@ -79,7 +79,7 @@ class Folder:
 
     def working(self, cell: Cell) -> AbstractContextManager[bool]:
         """Within it, whether no other process runs this cell here."""
-        return claimed(self.path / "checkpoints" / f"{cell.name}.lock")
+        return exclusive(self.path / "checkpoints" / f"{cell.name}.lock")
 
     def finished(self, cell: Cell) -> RunRecord | None:
         """The record of this cell, or None; a damaged one is noted in `damaged` and does not count.

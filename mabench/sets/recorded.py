@@ -12,7 +12,7 @@ replays them gets the very images that the teachers saw:
     logits   float16 [E,N,K]   of the teachers together, raw: no softmax, no temperature
 
 The header's entry `facts` is JSON: format, version, set_sha256, batch (B), first_epoch, and whatever the writer adds (G-VBSM:
-logit_normalisation, sha256 of every teacher); `files.packed` adds a checksum. What the files weigh counts as bytes of the set wherever
+logit_normalisation, sha256 of every teacher); `files.write_checksummed` adds a checksum. What the files weigh counts as bytes of the set wherever
 they are used. Images are normalised by the dataset's mean and std before they are cropped.
 """
 
@@ -33,7 +33,7 @@ from torch import Tensor
 from mabench.data import augment
 from mabench.digests import digest
 from mabench.errors import MabenchError
-from mabench.files import CHECKSUM, intact, packed, size_of, write_bytes
+from mabench.files import CHECKSUM, is_intact, size_of, write_checksummed
 from mabench.schema import Recipe, Recorded
 
 FORMAT, VERSION = "mabench-labels", 1
@@ -114,7 +114,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object])
     kinds = {name: value.dtype for name, value in tensors.items()}
     if kinds != _DTYPES:
         raise ValueError(f"a record has {_DTYPES}, not {kinds}")
-    write_bytes(path, packed({n: v.contiguous() for n, v in tensors.items()}, facts))
+    write_checksummed(path, {n: v.contiguous() for n, v in tensors.items()}, facts)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class RecordedLabels:
         """Identity: of the files' own sha256, in order. Raises MabenchError for a file that was changed after it was written."""
         found = []
         for path in self.files.values():
-            if not intact(path):
+            if not is_intact(path):
                 raise MabenchError(f"{path}: was changed after it was written (its checksum is another). Fetch or make it again.")
             with path.open("rb") as file:
                 found.append(hashlib.file_digest(file, "sha256").hexdigest())

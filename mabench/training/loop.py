@@ -28,7 +28,7 @@ from mabench.data.augment import augment
 from mabench.digests import stream
 from mabench.engine import PrunedLooks, Wanted
 from mabench.errors import Interrupted, MabenchError
-from mabench.files import seal, unsealed, whole
+from mabench.files import append_checksum, atomic_write, read_checksummed
 from mabench.networks import evaluators
 from mabench.schema import Cell, Evaluator, Recipe, RunRecord
 from mabench.sets import recorded
@@ -525,17 +525,17 @@ class Sitting:
             "augment": self.augment.get_state(),
             "teacher": self.teacher.state_dict() if self.teacher is not None else None,
         }
-        with whole(
+        with atomic_write(
             self.checkpoint, "Free some space or make the folder writable, then run the same command: finished cells are kept."
-        ) as partial:
-            torch.save(state, partial)
-            seal(partial)  # torch itself does not notice a flipped bit
+        ) as file:
+            torch.save(state, file)
+            append_checksum(file)  # torch itself does not notice a flipped bit
 
     def _resume(self) -> None:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         try:
-            content = unsealed(self.checkpoint)
+            content = read_checksummed(self.checkpoint)
             state = torch.load(io.BytesIO(content or b""), weights_only=True, map_location="cpu")
             matches = (state["cell"], state["engine"]) == (self.cell.model_dump_json(), self.engine_name)
             # another version's checkpoint may hold other things

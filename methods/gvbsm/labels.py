@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mabench.errors import MabenchError
-from mabench.files import intact, write_text
+from mabench.files import is_intact, write_text
 from mabench.sets import recorded
 from mabench.sets.recorded import Views
 from mabench.sets.synthetic import SyntheticSet
@@ -74,7 +74,7 @@ def record(
     for first in range(0, epochs, per_file):
         path, last = folder / recorded.file_name(first), min(epochs, first + per_file)
         header = recorded.header(made.sha256, batch, first, logit_normalisation=logit_normalisation, teachers=by)
-        if recorded.read_header(path) != header or not intact(path):
+        if recorded.read_header(path) != header or not is_intact(path):
             found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e) for e in range(first, last)]
             tensors = {name: torch.stack([one[name] for one in found]) for name in found[0]}
             if not torch.isfinite(tensors["logits"]).all():

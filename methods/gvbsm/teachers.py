@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mabench.data import RealData, cache_folder
 from mabench.digests import digest, stream
 from mabench.errors import MabenchError
-from mabench.files import CHECKSUM, intact, packed, size_of, write_bytes
+from mabench.files import CHECKSUM, is_intact, size_of, write_checksummed
 
 from . import backbones, views
 from .matching import KINDS, Recorder, Statistics
@@ -284,7 +284,7 @@ def _differing(found: Mapping[str, object], wanted: Mapping[str, object]) -> str
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    write_bytes(path, packed({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts))
+    write_checksummed(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, facts)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
@@ -295,7 +295,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, str | int | float] = json.loads((file.metadata() or {})["facts"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if not intact(path):
+        if not is_intact(path):
             raise ValueError("it was changed after it was written")
         facts.pop(CHECKSUM, None)
         return tensors, facts

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mabench.files import whole, write_text
+from mabench.files import atomic_write, write_text
 
 START = 1e-6  # released code: what the accumulator holds before the first sample
 FLOOR = 1e-6  # released code: added to the divisor of a synthetic image's gradient
@@ -101,5 +101,5 @@ class Record:
             axes.grid(alpha=0.3)
         panels[0].set_ylabel("largest absolute gradient at a class's images")
         panels[0].legend(fontsize=8)
-        with whole(path) as partial:
-            figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
+        with atomic_write(path) as file:
+            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})

@@ -25,7 +25,7 @@ import mabench_methods
 from mabench.data import Dataset, RealData
 from mabench.digests import canonical_json, stream
 from mabench.errors import Interrupted, MabenchError
-from mabench.files import discard, seal, unsealed, whole, write_text
+from mabench.files import append_checksum, atomic_write, discard, read_checksummed, write_text
 from mabench.networks import architectures as networks
 from mabench.networks import compiling
 from mabench.schema import Card
@@ -225,18 +225,18 @@ def _leaves(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def keep_in(path: Path, value: Any) -> None:
-    """Write tensors, numbers and text in dictionaries and lists with torch, sealed: torch itself does not notice a flipped bit."""
-    with whole(path) as partial:
-        torch.save(value, partial)
-        seal(partial)
+    """Write tensors, numbers and text in dictionaries and lists with torch and a checksum: torch itself does not notice a flipped bit."""
+    with atomic_write(path) as file:
+        torch.save(value, file)
+        append_checksum(file)
 
 
 def kept_in(path: Path) -> Any:
     """What `keep_in` wrote, on the CPU; None where the file is absent or was changed."""
-    content = unsealed(path)
+    content = read_checksummed(path)
     try:
         return None if content is None else torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception:  # sealed by another program, or for another version of torch: as good as absent
+    except Exception:  # written by another program, or for another version of torch: as good as absent
         return None
 
 
@@ -258,8 +258,8 @@ def plot(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str,
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend(fontsize=8)
-    with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 
 
 # -- real images ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mabench.data import RealData, augment
 from mabench.digests import digest, stream
 from mabench.errors import MabenchError
-from mabench.files import intact, packed, size_of, write_bytes
+from mabench.files import is_intact, size_of, write_checksummed
 from mabench.networks.architectures import Network
 
 from .. import kit
@@ -150,7 +150,7 @@ class Expert:
         """Write one safetensors file (weights [E+1,P], everything else in its header); the expert that reads from it."""
         assert self.weights is not None
         header = {"format": "mabench-expert", "variation": self.variation, "accuracy": self.accuracy, **facts}
-        write_bytes(path, packed({"weights": self.weights.contiguous()}, header))
+        write_checksummed(path, {"weights": self.weights.contiguous()}, header)
         return load(path)
 
 
@@ -167,7 +167,7 @@ def load(path: Path) -> Expert:
         numbers = all(isinstance(v, int | float) for v in (*expert.variation, *expert.accuracy))
         if header["format"] != "mabench-expert" or not numbers or rows != len(expert.variation) + 1:
             raise ValueError("not an expert")
-        if not intact(path):
+        if not is_intact(path):
             raise ValueError("it was changed after it was written")
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MabenchError(f"{path}: not a complete expert ({error}). Remove it; it will be trained again.") from error
