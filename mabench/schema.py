@@ -65,7 +65,7 @@ class Evaluator(Finite):
     """Side in pixels to which images are resized, square."""
     learning_rate: Positive
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    arguments: dict[str, bool | int | float | str | tuple[int, ...]] = Field(default_factory=dict)
     """Keyword arguments of the architecture: depth, patch_size, ..."""
     mean: tuple[float, ...] | None = None
     """Per-channel normalisation of the pretrained weights; None = the dataset's own."""

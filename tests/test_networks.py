@@ -30,6 +30,7 @@ def count(architecture: str, **arguments: object) -> int:
         ("vgg11", {}, 9_231_114),
         ("resnet", {"depth": 18}, 11_173_962),
         ("resnet", {"depth": 18, "norm": "batch"}, 11_173_962),
+        ("resnet", {"depth": 20, "norm": "batch"}, 269_722 + 2_752),  # the published count, and its shortcuts as projections
         ("resnet", {"depth": 50, "norm": "batch"}, 23_520_842),  # the usual CIFAR ResNet-50 with 10 classes
     ],
 )

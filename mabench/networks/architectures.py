@@ -213,25 +213,27 @@ def _shortcut(inputs: int, outputs: int, stride: int, norm: str) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), NORMS[norm](outputs, 0))
 
 
-RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
-    # depth -> block, blocks per stage
-    "18": (BasicBlock, (2, 2, 2, 2)),
-    "50": (Bottleneck, (3, 4, 6, 3)),
-    "101": (Bottleneck, (3, 4, 23, 3)),
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], int, tuple[int, ...]]] = {
+    # depth -> block, width of the first stage, blocks per stage; each further stage is twice as wide at half the side
+    "18": (BasicBlock, 64, (2, 2, 2, 2)),
+    "20": (BasicBlock, 16, (3, 3, 3)),  # He et al. 2016, section 4.2, with projections as shortcuts
+    "50": (Bottleneck, 64, (3, 4, 6, 3)),
+    "101": (Bottleneck, 64, (3, 4, 23, 3)),
 }
 
 
 class ResNet(Network):
-    """ResNet with the CIFAR stem (3x3, stride 1, no pooling); instance or batch norm; depth 18, 50 or 101."""
+    """ResNet with the CIFAR stem (3x3, stride 1, no pooling); instance or batch norm; depth 18, 20, 50 or 101."""
 
     def __init__(self, num_classes: int, channels: int, image_size: int, depth: int = 18, norm: str = "instance") -> None:
         super().__init__()
-        block, counts = lookup(RESNETS, str(depth), "ResNet depth")
+        block, base, counts = lookup(RESNETS, str(depth), "ResNet depth")
         if norm not in ("instance", "batch"):
             raise MabenchError(f"ResNet norm '{norm}': allowed are instance and batch")
-        layers: list[nn.Module] = [nn.Conv2d(channels, 64, 3, 1, 1, bias=False), NORMS[norm](64, 0), nn.ReLU(inplace=True)]
-        inputs = 64
-        for width, count, first_stride in zip((64, 128, 256, 512), counts, (1, 2, 2, 2), strict=True):
+        layers: list[nn.Module] = [nn.Conv2d(channels, base, 3, 1, 1, bias=False), NORMS[norm](base, 0), nn.ReLU(inplace=True)]
+        inputs = base
+        for stage, count in enumerate(counts):
+            width, first_stride = base * 2**stage, 1 if stage == 0 else 2
             for position in range(count):
                 layers.append(block(inputs, width, first_stride if position == 0 else 1, norm))
                 inputs = width * block.expansion
