@@ -249,15 +249,17 @@ def reproduce_(
     Every stage resumes: after Ctrl-C or a crash the same command goes on. Exit code 1 when a number lies outside the combined
     spread of the paper's and ours.
     """
+    import mabench_methods
     from mabench import data, suites
     from mabench import engine as engines
     from mabench.digests import digest
-    from mabench.papers import reproduce
+    from mabench.papers import presets, reproduce
     from mabench.results import tables as report
     from mabench.runs import local as runner
     from mabench.runs.folder import Folder
 
-    chosen = reproduce.preset(method, preset, ipc, changes)
+    runnable = mabench_methods.load(method)
+    chosen = presets.preset(runnable, preset, ipc, changes)
     where = runner.resolve_device(device)  # of the condensation, which is always made here
     if launcher is not None:
         launcher.check(device)
@@ -295,7 +297,7 @@ def reproduce_(
                 for number in range(seed, seed + sets):
                     place = path / f"set-seed{number}"
                     with display.condensing(method if sets == 1 else f"{method} seed {number}") as on_progress:
-                        made.append(reproduce.condense(chosen, number, place, where, on_progress, should_stop))
+                        made.append(reproduce.condense(runnable, chosen, number, place, where, on_progress, should_stop))
                     display.say(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
             except Interrupted as error:
                 stopped(path, error)
@@ -354,7 +356,8 @@ def _show_reproduction_cost(
     """Condensation and examination, estimated from their first steps."""
     from tempfile import TemporaryDirectory
 
-    from mabench.papers import reproduce
+    import mabench_methods
+    from mabench.papers import presets, reproduce
     from mabench.runs import local as runner
     from mabench.runs.folder import Folder
 
@@ -362,13 +365,15 @@ def _show_reproduction_cost(
     stand_in = given
     if stand_in is None:
         display.say(f"condensing: trying the first steps of {chosen.method} ...", err=True)
-        each = reproduce.condensation_seconds(chosen, runner.resolve_device(device))
+        each = reproduce.condensation_seconds(mabench_methods.load(chosen.method), chosen, runner.resolve_device(device))
         total += each * sets
         display.say(f"condensing: about {display.duration(each)}" + (f" for each of {sets} sets" if sets > 1 else ""))
         packed = bool(getattr(chosen.config, "packed", False))
-        random = reproduce.preset("random", None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
+        random = presets.preset("random", None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
         random = replace(random, dataset=chosen.dataset)
-        stand_in = reproduce.condense(random, 0, None, runner.resolve_device("cpu"), lambda *_: None, lambda: False)
+        stand_in = reproduce.condense(
+            mabench_methods.load("random"), random, 0, None, runner.resolve_device("cpu"), lambda *_: None, lambda: False
+        )
         # nothing is recorded yet; views that are drawn cost what replayed ones do
         exams = [replace(e, recipes={t: r.model_copy(update={"recorded": None}) for t, r in e.recipes.items()}) for e in exams]
     for exam in exams:

@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tabulate import tabulate
 
-import mabench_methods
 from mabench import suites
-from mabench.errors import Interrupted, MabenchError, first_line, lookup
+from mabench.errors import Interrupted, MabenchError
 from mabench.files import atomic_write, write_text
 from mabench.papers import paper_tables as papers
 from mabench.papers.paper_tables import PaperTable
+from mabench.papers.presets import command
 from mabench.results.scoring import rows
 from mabench.schema import RunRecord
 from mabench.sets import recorded
 from mabench.suites import Exam
-from mabench_methods import Preset
+from mabench_methods import Method, Preset
 
 if TYPE_CHECKING:
     import torch
@@ -32,59 +32,6 @@ if TYPE_CHECKING:
 
 SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
 PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
-
-
-def preset(method: str, name: str | None, ipc: int | None, changes: Sequence[str] = ()) -> Preset:
-    """The configuration called `name`, or the first of the method on CIFAR-10 with this IPC, with `key=value` changes.
-
-    Raises MabenchError for a name, budget or key that is not there.
-    """
-    known = mabench_methods.presets(method)
-    if name is None:
-        fitting = [n for n, p in known.items() if p.dataset in ("cifar10", "digits") and (ipc is None or p.config.ipc == ipc)]
-        if not fitting:
-            named = first_line(n for n, p in known.items() if p.config.ipc == ipc)
-            budgets = first_line(map(str, sorted({p.config.ipc for p in known.values()})))
-            elsewhere = f" On other datasets: --preset {named}." if named else f" IPC with presets: {budgets}."
-            raise MabenchError(f"{method}: no preset for IPC {ipc} on CIFAR-10.{elsewhere}")
-        name = fitting[0]
-    found = lookup(known, name, f"preset of {method}")
-    config = found.config
-    if ipc is not None and config.ipc != ipc:
-        raise MabenchError(f"preset '{name}' of {method} is for IPC {config.ipc}, not {ipc}. Leave one of the two out.")
-    for change in changes:
-        key, separator, text = change.partition("=")
-        if not separator:
-            raise MabenchError(f"--config {change}: write it as key=value, e.g. --config iterations=1000")
-        config = _changed(config, key.strip().split("."), text.strip(), method)
-    return dataclasses.replace(found, config=config)
-
-
-def _changed(config: Any, path: list[str], text: str, method: str) -> Any:
-    """A copy of the dataclass with one field, at a dotted path, parsed from text to the type that it has."""
-    names = {f.name: f for f in dataclasses.fields(config)}
-    lookup(names, path[0], f"field of {method}'s configuration")
-    old = getattr(config, path[0])
-    if dataclasses.is_dataclass(old) and len(path) > 1:
-        return dataclasses.replace(config, **{path[0]: _changed(old, path[1:], text, method)})
-    new: Any
-    try:
-        if isinstance(old, bool):
-            new = {"true": True, "false": False}[text.lower()]
-        elif isinstance(old, int):
-            new = int(text)
-        elif isinstance(old, float):
-            new = float(text)
-        elif isinstance(old, str):
-            new = text
-        elif isinstance(old, tuple):
-            new = tuple(type(old[0])(part) for part in text.split(",")) if old else tuple(text.split(","))
-        else:
-            raise ValueError
-    except (ValueError, KeyError) as error:
-        allowed = "true or false" if isinstance(old, bool) else f"a value like {old!r}"
-        raise MabenchError(f"--config {'.'.join(path)}={text}: allowed is {allowed}.") from error
-    return dataclasses.replace(config, **{path[0]: new})
 
 
 def fitting_tables(chosen: Preset, *, from_set: bool) -> list[PaperTable]:
@@ -104,6 +51,7 @@ def _at(config: Any, path: str) -> Any:
 
 
 def condense(
+    method: Method,
     chosen: Preset,
     seed: int,
     folder: Path | None,
@@ -116,26 +64,27 @@ def condense(
     from mabench_methods.kit import Run
 
     train = data.load(chosen.dataset, "train")
-    run = Run(folder, on_progress, should_stop)
-    made: SyntheticSet = mabench_methods.module(chosen.method).condense(train, chosen.config, seed, device, run)
+    run = Run(folder, on_progress, should_stop, command(chosen, seed))
+    made = method.condense(train, chosen.config, seed, device, run)
     if folder is not None and recorded.files(folder / recorded.FOLDER):
         made = dataclasses.replace(made, labels_folder=folder / recorded.FOLDER)
     return made
 
 
-def condensation_seconds(chosen: Preset, device: torch.device) -> float:
+def condensation_seconds(method: Method, chosen: Preset, device: torch.device) -> float:
     """Estimate of what one condensation takes here, from its first steps, compilation included.
 
     A configuration with a first training (`pretraining` batches) is tried twice: its other steps cost something else.
     """
     early = getattr(chosen.config, "pretraining", 0)
     if early <= PROBE_STEPS:
-        return _tried(chosen, device)[0]
-    shorter = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, pretraining=1))
-    return _tried(chosen, device)[1] * (early - 1) + _tried(shorter, device, skip=1)[0]
+        return _tried(method, chosen, device)[0]
+    config: Any = chosen.config
+    shorter = dataclasses.replace(chosen, config=dataclasses.replace(config, pretraining=1))
+    return _tried(method, chosen, device)[1] * (early - 1) + _tried(method, shorter, device, skip=1)[0]
 
 
-def _tried(chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, float]:
+def _tried(method: Method, chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, float]:
     """Estimated seconds of one condensation and of one later step, from its first steps, `skip` of which are of another kind."""
     begun = time.monotonic()
     seen: list[tuple[float, int, int]] = []
@@ -145,6 +94,7 @@ def _tried(chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, 
 
     try:
         condense(
+            method,
             chosen,
             0,
             None,
@@ -297,7 +247,7 @@ def write(folder: Path, chosen: Preset, set_sha256: str, lines: Sequence[Line], 
     value = {
         "method": chosen.method,
         "preset": chosen.name,
-        "config": dataclasses.asdict(chosen.config),
+        "config": dataclasses.asdict(cast(Any, chosen.config)),
         "set_sha256": set_sha256,
         "source": source,
         "verdict_is_due": settled,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ from ..kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
 FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
-SELECTIONS = ("random", "herding", "k-center", "k-means", "forgetting")
+Selection = Literal["random", "herding", "k-center", "k-means", "forgetting"]
+"""Also the method's name."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Config:
     """Which real images, and how they are stored."""
 
     ipc: int
-    selection: str
+    selection: Selection
     packed: bool = False
     """Four images, each at half the side, in one stored image."""
-    features: str = "network"
+    features: Literal["network", "pixels"] = "network"
     """Where herding, k-center and k-means measure distances: `pixels`, or what enters the classifier of a ConvNet trained on
     the train split (`network`)."""
     epochs: int = 10
@@ -49,10 +51,7 @@ class Config:
     width: int = 128
 
     def __post_init__(self) -> None:
-        if self.selection not in SELECTIONS:
-            raise MabenchError(f"selection = '{self.selection}': allowed are {', '.join(SELECTIONS)}.")
-        if self.features not in ("network", "pixels"):
-            raise MabenchError(f"features = '{self.features}': allowed are network and pixels.")
+        kit.check_choices(self)
 
     @property
     def chosen(self) -> int:
@@ -60,19 +59,10 @@ class Config:
         return self.ipc * 4 if self.packed else self.ipc
 
 
-def _presets(selection: str) -> dict[str, Config]:
-    full = {f"paper-ipc{ipc}": Config(ipc, selection) for ipc in (1, 10, 50)}
-    packed = {f"packed-ipc{ipc}": Config(ipc, selection, packed=True) for ipc in (1, 10, 50)}
-    return full | packed | {"smoke": Config(1, selection, epochs=1, width=16)}
-
-
-PRESETS = {selection: _presets(selection) for selection in SELECTIONS}
-
-
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
-    kit.check(train, config.chosen)
+    kit.check_train(train, config.chosen)
     run.begin(config.selection, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -125,7 +115,8 @@ def _select(train: RealData, config: Config, seed: int, device: torch.device, ru
         elif config.selection == "k-center":
             picks = k_center(own, config.chosen)
         else:
-            picks = k_means(own, config.chosen, seed)
+            centres, _ = kit.k_means(own, config.chosen, seed, tries=4)
+            picks = kit.nearest(own, centres)
         chosen.append(rows[picks])
     return chosen
 
@@ -150,7 +141,7 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
         before[rows] = hits
         ever[rows] |= hits
 
-    kit.train_network(
+    kit.train_plainly(
         network,
         real,
         config.epochs,
@@ -159,7 +150,7 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
         if len(real.labels) * config.epochs > kit.COMPILE_FROM_IMAGES
         else None,
         on_batch=on_batch,
-        on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, dict),
+        on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, {}),
     )
     forgotten[~ever] = config.epochs
     if path is not None:
@@ -205,17 +196,4 @@ def k_center(features: npt.NDArray[np.float32], count: int) -> Rows:
     while len(picked) < count:
         picked.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, ((features - features[picked[-1]]) ** 2).sum(1))
-    return np.array(picked)
-
-
-def k_means(features: npt.NDArray[np.float32], count: int, seed: int) -> Rows:
-    """The row nearest to each of `count` k-means centres; each row is used once."""
-    from sklearn.cluster import KMeans
-
-    centres = KMeans(count, n_init=4, random_state=seed).fit(features).cluster_centers_
-    free, picked = np.ones(len(features), dtype=bool), []
-    for centre in centres:
-        distance = np.where(free, ((features - centre) ** 2).sum(1), np.inf)
-        picked.append(int(distance.argmin()))
-        free[picked[-1]] = False
     return np.array(picked)

@@ -14,14 +14,14 @@ Everything lives in the space that the dataset's mean and std normalise; pixels 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.data import RealData, augment
-from mabench.errors import MabenchError
 from mabench.networks.architectures import Network
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
@@ -29,6 +29,8 @@ from mabench.sets.synthetic import SyntheticSet
 from .. import kit
 from ..kit import MeanGradient, RealImages, Run
 
+Name = Literal["dc", "dsa"]
+Initial = Literal["noise", "real"]
 LOOPS = {1: (1, 10), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC -> (outer loop, inner loop), DC's released code, get_loops."""
 
@@ -39,7 +41,7 @@ class Config:
 
     ipc: int
     iterations: int = 1000
-    initial: str = "noise"
+    initial: Initial = "noise"
     """`noise`: standard normal; `real`: random real images."""
     image_rate: float = 0.1
     image_momentum: float = 0.5
@@ -52,8 +54,7 @@ class Config:
     width: int = 128
 
     def __post_init__(self) -> None:
-        if self.initial not in ("noise", "real"):
-            raise MabenchError(f"initial = '{self.initial}': allowed are noise and real.")
+        kit.check_choices(self)
 
     @property
     def loops(self) -> tuple[int, int]:
@@ -61,38 +62,26 @@ class Config:
         return LOOPS[min(LOOPS, key=lambda ipc: abs(ipc - self.ipc))]
 
 
-def _presets(augmentation: str, initial: str) -> dict[str, Config]:
-    base = Config(1, initial=initial, augmentation=augmentation)
-    return {
-        "paper-ipc1": base,
-        "paper-ipc10": replace(base, ipc=10),
-        "paper-ipc50": replace(base, ipc=50),
-        "lite": replace(base, iterations=100, width=64),
-        "smoke": replace(base, iterations=3, real_batch=16, width=16),
-    }
-
-
-PRESETS = {"dc": _presets("", "noise"), "dsa": _presets(augment.DSA, "real")}
-
 Draw = Callable[[int, torch.Generator], tuple[Network, str | None]]
 """(iteration, generator) -> a fresh network, and its kind where it is used often enough to be compiled."""
 
 
-def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
-    """DC's (or DSA's) set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels."""
+def condense(
+    train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, *, method: Name
+) -> SyntheticSet:
+    """Condense `config.ipc` images per class: float32, pixel space, unclipped, hard labels. `method` names the set and its card."""
 
     def draw(iteration: int, generator: torch.Generator) -> tuple[Network, str]:
         weights = kit.seed_from(generator)
         network = kit.draw_network(train.dataset, "convnet", weights, depth=config.depth, width=config.width)
         return network, f"convnet{config.depth}x{config.width}_{train.dataset.image_size}"
 
-    name = "dsa" if config.augmentation else "dc"
     card = Card(
-        title=f"{name.upper()}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
-        paper="https://arxiv.org/abs/2102.08259" if config.augmentation else "https://arxiv.org/abs/2006.05929",
+        title=f"{method.upper()}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
+        paper="https://arxiv.org/abs/2102.08259" if method == "dsa" else "https://arxiv.org/abs/2006.05929",
         source_networks=(f"convnet{config.depth}",),
     )
-    return match(train, config, seed, device, run or Run(), method=name, draw=draw, identity=config, card=card)
+    return match(train, config, seed, device, run or Run(), method=method, draw=draw, identity=config, card=card)
 
 
 def match(
@@ -107,21 +96,17 @@ def match(
     identity: object,
     card: Card,
 ) -> SyntheticSet:
-    """The loop of the module's docstring, with networks from `draw`. Resumes from the run's checkpoint, to the same images."""
-    kit.check(train, config.ipc)
-    state = run.begin(method, identity, seed, train)
+    """Run the loop of the module's docstring with networks from `draw`. Resumes from the run's checkpoint, to the same images."""
+    kit.check_train(train, config.ipc)
+    run.begin(method, identity, seed, train)
     if (done := run.finished()) is not None:
         return done
     real = RealImages(train, device)
     streams = kit.generators(seed, ("images", "batches", "networks", "augmentation", "training"))
-    images, first, momentum = _initial(real, config, streams["images"]), 0, None
-    if state is not None:
-        images, first, momentum = state["images"].to(device), int(state["done"]), state["optimizer"]
-        kit.restore(streams, state["streams"])
-    images.requires_grad_(True)
+    images = _initial(real, config, streams["images"]).requires_grad_(True)
     optimizer = torch.optim.SGD([images], lr=config.image_rate, momentum=config.image_momentum)
-    if momentum is not None:
-        optimizer.load_state_dict(momentum)
+    state = {"images": images, "optimizer": optimizer, "streams": streams}
+    first = run.resume(state)
     labels = torch.arange(train.dataset.num_classes, device=device).repeat_interleave(config.ipc)
     outer_loop, inner_loop = config.loops
     gradients: dict[str | None, MeanGradient] = {}
@@ -147,17 +132,8 @@ def match(
             optimizer.step()
             if outer + 1 < outer_loop:
                 _train(network, network_optimizer, images.detach(), labels, inner_loop, config, streams)
-        done_now, mean = iteration + 1, total / (outer_loop * train.dataset.num_classes)
-
-        def checkpoint(done: int = done_now) -> dict[str, object]:
-            return {
-                "done": done,
-                "images": images.detach().cpu(),
-                "optimizer": optimizer.state_dict(),
-                "streams": kit.states(streams),
-            }
-
-        run.step(done_now, config.iterations, {"matching": mean}, checkpoint)
+        mean = total / (outer_loop * train.dataset.num_classes)
+        run.step(iteration + 1, config.iterations, {"matching": mean}, state)
     name = f"{method}-ipc{config.ipc}-seed{seed}"
     return run.finish(real.to_set(images, config.ipc, name), card)
 

@@ -20,8 +20,8 @@ import json
 import math
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +44,7 @@ from .teachers import TELL_EVERY, Recording, Squeeze, Teacher, record, squeeze, 
 
 ADAM = (0.5, 0.9)  # released code
 PAPER = ("resnet18", "convnet128", "mobilenetv2_0_5", "wrn16_2", "shufflenetv2_0_5")  # in the released recover stage's order
-IMAGENET = tuple(backbones.PRETRAINED + name for name in backbones.TORCHVISION)
-NARROW = ("convnet48_bn", "wrn10_1", "shufflenetv2_small")  # ours: what two cores can bear
-NARROW_FIVE = ("convnet48", "convnet48_bn", "wrn10_1", "mobilenetv2_0_25", "shufflenetv2_small")  # ours: the paper's five, narrow
-NO_BATCH_NORM = ("convnet128", "convnet48", "convnet8")
+Name = Literal["gvbsm", "sre2l"]
 RECOVERED = "recovered"
 """Folder of the run in which finished batches wait."""
 
@@ -60,43 +57,43 @@ class Config:
     backbones: tuple[str, ...] = PAPER
     squeeze: Squeeze = field(default_factory=Squeeze)
     recording: Recording = field(default_factory=Recording)
-    crop: str = "shift"
+    crop: Literal["shift", "resized"] = "shift"
     """View of an image in training, recording and recovering: `shift` by up to 1/8 of the side, or `resized` (ImageNet)."""
     # recover
-    initial: str = "noise"
+    initial: Literal["noise", "real"] = "noise"
     """`noise`: standard normal; `real`: random real images (ours; with 0 iterations: real images with the ensemble's labels)."""
     iterations: int = 4000
     batch: int = 100
     image_rate: float = 0.05
-    order: str = "reordered"
+    order: Literal["reordered", "original"] = "reordered"
     """`reordered`: all images of a class in a row (Fig. 4); `original`: one image of every class in turn, as SRe2L."""
     groups: int = 1
     """The reordered images are worked through in this many rounds, each with ipc / groups images of every class: 1 in the paper,
     10 in the released code for Tiny ImageNet."""
-    draw: str = "released"
+    draw: Literal["released", "paper"] = "released"
     """`released`: backbones in turn; `paper`: a random one for every step (Eq. 7)."""
     jitter: int = 32
     # matching
     convolution: bool = True
     matching_weight: float = 0.01
-    norm: str = "released"
+    norm: Literal["released", "paper"] = "released"
     """`released`: Euclidean distances; `paper`: their squares (Eq. 6 and 10)."""
     first_weight: float = 10.0
     momentum: float = 0.8
     """The paper's alpha."""
-    momentum_start: str = "released"
+    momentum_start: Literal["released", "paper"] = "released"
     """Past statistics begin at zero (`released`) or at the first that are seen (`paper`)."""
     drop: float = 0.4
     """The paper's beta_dr."""
     tile: int = 4
     """The paper's N_p: side of a patch."""
     # densification
-    densification: str = "published"
+    densification: Literal["published", "normalised", "none"] = "published"
     """`published` (dead on 32 px images), `normalised` (ours: eigenvalues over their mean), or `none`."""
     densification_weight: float = 1.0
     densification_temperature: float = 4.0
     # relabel
-    rounding: str = "released"
+    rounding: Literal["released", "nearest"] = "released"
     """Pixels to 8 bits: `released` cuts off, `nearest` (ours) rounds."""
     logit_normalisation: bool = False
     label_temperature: float = 4.0  # ours: the paper's students learn from logits, where there is none
@@ -105,26 +102,12 @@ class Config:
     record_batch: int = 100
 
     def __post_init__(self) -> None:
-        views.check_crop(self.crop)
+        kit.check_choices(self)
         self.rules  # noqa: B018 - refuses what it cannot read
-        for name, allowed in {
-            "initial": ("noise", "real"),
-            "order": ("reordered", "original"),
-            "draw": ("released", "paper"),
-            "densification": ("published", "normalised", "none"),
-            "rounding": ("released", "nearest"),
-        }.items():
-            if getattr(self, name) not in allowed:
-                raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are {', '.join(allowed)}.")
         if not self.backbones or not set(self.backbones) <= set(backbones.NAMES):
             raise MabenchError(f"backbones = {','.join(self.backbones)}: allowed are some of {', '.join(backbones.NAMES)}.")
         if self.groups < 1 or self.ipc % self.groups:
             raise MabenchError(f"groups = {self.groups} does not divide IPC {self.ipc}.")
-
-    @property
-    def method(self) -> str:
-        """`sre2l` where every switch is as `sre2l()` sets it, else `gvbsm`."""
-        return "sre2l" if self == sre2l(self) else "gvbsm"
 
     @property
     def rules(self) -> Rules:
@@ -134,109 +117,15 @@ class Config:
         )  # fmt: skip
 
 
-def _presets() -> dict[str, Config]:
-    released = Config(10, record_epochs=1000)
-    paper = replace(released, norm="paper", draw="paper", momentum_start="paper", first_weight=1.0)
-    ours = replace(
-        Config(10),
-        recording=Recording(batch=250, images=10_000),
-        momentum_start="paper",
-        densification="normalised",
-        rounding="nearest",
-    )
-    # found on held-out training images: from noise, or at a higher rate, a set is worth less than the images it could have been
-    lite = replace(
-        ours,
-        backbones=NARROW,
-        squeeze=Squeeze(epochs=8, schedule="cosine", held_out=500),
-        initial="real",
-        iterations=150,
-        image_rate=0.01,
-        jitter=4,
-        drop=0.0,
-        record_epochs=300,
-    )
-    noise = replace(ours, backbones=NARROW_FIVE, squeeze=Squeeze(epochs=2, held_out=500), iterations=400)
-    smoke = replace(
-        ours,
-        ipc=2,
-        backbones=("convnet8_bn", "convnet8"),
-        squeeze=Squeeze(epochs=1, batch=32, held_out=10),
-        recording=Recording(batch=50, images=200),
-        iterations=20,
-        record_epochs=2,
-        record_batch=8,
-    )
-    return {
-        "paper-ipc10": paper,
-        "paper-ipc50": replace(paper, ipc=50),
-        "released-ipc10": released,
-        "released-ipc50": replace(released, ipc=50),
-        "lite": lite,
-        "lite-noise": noise,
-        "smoke": smoke,
-    }
-
-
-def sre2l(config: Config) -> Config:
-    """The same with SRe2L's switches: the first backbone with batch norm alone, no convolutions, no memory of past batches, no
-    densification, one image of every class in turn."""
-    first = next((b for b in config.backbones if b not in NO_BATCH_NORM), config.backbones[0])
-    return replace(
-        config,
-        backbones=(first,),
-        convolution=False,
-        momentum=0.0,
-        densification="none",
-        order="original",
-    )
-
-
-def _sisters() -> dict[str, dict[str, Config]]:
-    """Released scripts for the other datasets; their squeeze, learning rates, alphas and batches differ."""
-    hundred = Config(10, squeeze=Squeeze(epochs=50), record_epochs=1000, record_batch=64)
-    tiny = Config(
-        50,
-        squeeze=Squeeze(epochs=50, rate=0.1, batch=128, schedule="cosine", padding=8),
-        groups=10,
-        record_epochs=100,
-    )
-    imagenet = Config(
-        10,
-        backbones=IMAGENET,
-        recording=Recording(batch=256),
-        crop="resized",
-        batch=80,
-        image_rate=0.1,
-        momentum=0.4,
-        drop=0.0,
-        tile=16,
-        logit_normalisation=True,
-        record_epochs=300,
-        record_batch=1024,
-    )
-    return {
-        "cifar100": {f"released-ipc{ipc}": replace(hundred, ipc=ipc) for ipc in (1, 10, 50)},
-        "tinyimagenet": {f"released-ipc{ipc}": replace(tiny, ipc=ipc) for ipc in (50, 100)},
-        "imagenet1k": {f"released-ipc{ipc}": replace(imagenet, ipc=ipc) for ipc in (10, 50, 100)},
-    }
-
-
-PRESETS = {"gvbsm": _presets(), "sre2l": {name: sre2l(config) for name, config in _presets().items()}}
-SISTERS = {
-    "gvbsm": _sisters(),
-    "sre2l": {dataset: {name: sre2l(config) for name, config in own.items()} for dataset, own in _sisters().items()},
-}
-"""Method -> dataset -> preset -> configuration, for CIFAR-100, Tiny ImageNet and ImageNet-1k."""
-
-
-def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
-    """A set of `config.ipc` images per class: uint8, soft labels float32 [N,K]. The backbones' accuracies go to teachers.json,
-    per-epoch labels to labels/, both in the run's folder."""
+def condense(
+    train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, *, method: Name
+) -> SyntheticSet:
+    """Condense `config.ipc` images per class: uint8, soft labels float32 [N,K]. The backbones' accuracies go to teachers.json,
+    per-epoch labels to labels/, both in the run's folder. `method` names the set and its card."""
     compiling.keep_freed_memory()
     run = run or Run()
-    kit.check(train, config.ipc)
-    saved = run.begin(config.method, config, seed, train)
+    kit.check_train(train, config.ipc)
+    saved = run.begin(method, config, seed, train)
     if (done := run.finished()) is not None:
         return done
     order = image_order(config, train.dataset.num_classes)
@@ -261,7 +150,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
 
     classes = torch.arange(train.dataset.num_classes).repeat_interleave(config.ipc)
     stored = recover(train, config, classes, batches, matchers, seed, device, stages)
-    made, mended = labelled(train, config, stored, classes, teachers, seed, device)
+    made, mended = labelled(train, config, stored, classes, teachers, f"{method}-ipc{config.ipc}-seed{seed}", device)
     findings = [
         Finding(field="labels", value=f"{mended} of {len(classes)} mended", reason="the ensemble took them for another class")
     ]
@@ -280,7 +169,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         )
         about = f"{size:,} bytes in labels/ beside {made.images.nbytes:,} bytes of images"
         findings.append(Finding(field="per-epoch labels", value=about, reason=f"{recorded} epochs, for the paper's own suite"))
-    alone = config.method == "sre2l"
+    alone = method == "sre2l"
     card = Card(
         title=f"{'SRe2L' if alone else 'G-VBSM'}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
         paper="https://arxiv.org/abs/2306.13092" if alone else "https://arxiv.org/abs/2311.17950",
@@ -373,7 +262,7 @@ def recover(
                 images.copy_(torch.minimum(torch.maximum(images, low), high))
             last = step + 1 == total
             if last and path is not None:
-                kit.keep_in(path, _levels(train, config, images))
+                kit.write_state(path, _levels(train, config, images))
             if last or (step + 1) % TELL_EVERY == 0:
                 losses = {"classification": classification, "matching": matching, "densification": density}
                 place = (number + 1, 0) if last else (number, step + 1)
@@ -381,7 +270,7 @@ def recover(
                     "recover",
                     number * total + step + 1,
                     {name: float(value.detach()) for name, value in losses.items()},
-                    partial(_state, *place, images, optimizer, matchers),
+                    _state(*place, images, optimizer, matchers),
                 )
         stored[rows] = _levels(train, config, images)
         begin = 0
@@ -391,11 +280,11 @@ def recover(
 def _state(batch: int, done: int, images: Tensor, optimizer: torch.optim.Optimizer, matchers: list[Matcher]) -> State:
     """Of recover: `done` steps of batch number `batch` are behind us."""
     past = [matcher.past for matcher in matchers]
-    return {"batch": batch, "done": done, "images": images.detach().cpu(), "optimizer": optimizer.state_dict(), "past": past}
+    return {"batch": batch, "done": done, "images": images, "optimizer": optimizer, "past": past}
 
 
 def _finished(path: Path) -> Tensor:
-    images: Tensor | None = kit.kept_in(path)
+    images: Tensor | None = kit.read_state(path)
     if images is None:
         raise MabenchError(f"{path}: gone or damaged, though the checkpoint counts on it. Remove checkpoint.pt to begin again.")
     return images
@@ -441,7 +330,7 @@ def _before(config: Config, num_classes: int, number: int, label: int) -> int:
 
 
 def labelled(
-    train: RealData, config: Config, stored: Tensor, classes: Tensor, teachers: list[Teacher], seed: int, device: torch.device
+    train: RealData, config: Config, stored: Tensor, classes: Tensor, teachers: list[Teacher], name: str, device: torch.device
 ) -> tuple[SyntheticSet, int]:
     """The set of these images with the ensemble's labels, and how many of the labels were mended."""
     entry = train.dataset
@@ -454,6 +343,6 @@ def labelled(
         dataset=entry.name,
         ipc=config.ipc,
         class_names=entry.class_names,
-        name=f"{config.method}-ipc{config.ipc}-seed{seed}",
+        name=name,
     )
     return made, mended

@@ -82,7 +82,7 @@ def record(
                     f"{path}: logits beyond float16 (65504): the backbones have diverged. Squeeze with a lower rate."
                 )
             recorded.save(path, tensors, header)
-            stages.tell(stage, last, {}, dict)
+            stages.tell(stage, last, {}, {})
         total += path.stat().st_size
     facts = {
         "epochs": epochs,

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.errors import MabenchError
+
+from .. import kit
 
 Statistics = tuple[Tensor, ...]
 """Channel mean [C] and variance [C]; of a convolution then patch mean [T] and variance [T], tiles row by row."""
@@ -118,11 +121,11 @@ class Rules:
     """Match convolutions too (GSM); without it only batch norm, as SRe2L does."""
     side: int
     """Side of a tile (the paper's N_p)."""
-    norm: str
+    norm: Literal["released", "paper"]
     """`released`: Euclidean distance; `paper`: its square (Eq. 6 and 10)."""
     momentum: float
     """The paper's alpha: how much of the statistics of past batches is kept; 0 = none."""
-    momentum_start: str
+    momentum_start: Literal["released", "paper"]
     """`released`: past statistics begin at zero; `paper`: at the first ones seen (Eq. 6 has no other beginning)."""
     drop: float
     """The paper's beta_dr: probability that a convolution is left out of a step."""
@@ -130,9 +133,7 @@ class Rules:
     """Weight of the first layer of a backbone: 10 in the released code, not in the paper."""
 
     def __post_init__(self) -> None:
-        for name in ("norm", "momentum_start"):
-            if getattr(self, name) not in ("paper", "released"):
-                raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are paper and released.")
+        kit.check_choices(self)
         for name in ("momentum", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MabenchError(f"{name} = {getattr(self, name)}: allowed is 0 to 1.")

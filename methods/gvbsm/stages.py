@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mabench.errors import MabenchError
 
-from ..kit import Run
+from ..kit import LoopState, Run
 
 State = dict[str, Any]
 
@@ -38,13 +38,12 @@ class Stages:
                 "backbone was removed and trained again elsewhere. Remove the run's checkpoint.pt to begin again with this one."
             )
 
-    def tell(self, stage: str, done: int, losses: Mapping[str, float], state: Callable[[], State]) -> None:
-        """`done` steps of this stage are behind us; saves and interrupts as `Run.step` does."""
+    def tell(self, stage: str, done: int, losses: Mapping[str, float], state: LoopState) -> None:
+        """Record that `done` steps of this stage are done; save and interrupt as `Run.step` does."""
         before = 0
         for name, steps in self.steps.items():
             if name == stage:
                 break
             before += steps
-        self.run.step(
-            before + done, self.total, losses, lambda: {"stage": stage, "state": state(), "teachers": dict(self.teachers)}
-        )
+        checkpoint = {"stage": stage, "state": state, "teachers": dict(self.teachers)}
+        self.run.step(before + done, self.total, losses, checkpoint)

@@ -12,8 +12,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,11 @@ from mabench.digests import digest, stream
 from mabench.errors import MabenchError
 from mabench.files import CHECKSUM, is_intact, size_of, write_checksummed
 
+from .. import kit
+from ..kit import Training
 from . import backbones, views
 from .matching import KINDS, Recorder, Statistics
-from .stages import Stages, State
+from .stages import Stages
 
 TELL_EVERY = 10  # ours: steps between two looks at the loss
 LOOK_AT = 10_000  # ours: real images on which a backbone's accuracy is measured, at most
@@ -40,15 +42,14 @@ class Squeeze:
     epochs: int = 5
     rate: float = 0.05
     batch: int = 64
-    schedule: str = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"
     """`constant`, or `cosine` over the epochs."""
     padding: int = 4
     held_out: int = 0
     """Real training images per class that no backbone is trained on, to measure its accuracy; 0 = measured on trained ones."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "cosine"):
-            raise MabenchError(f"squeeze.schedule = '{self.schedule}': allowed are constant and cosine.")
+        kit.check_choices(self, "squeeze.")
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,9 @@ def squeeze(
     facts: dict[str, str | int | float]
     if path is not None and path.exists():
         facts = _read_network(path, network)
-        _place(network, device)
+        kit.place(network, device)
     else:
-        _place(network, device)
+        kit.place(network, device)
         trained = steps(train, name, config)
         if trained:
             _train(train, network, config, crop, seed, device, stages, stage)
@@ -133,51 +134,38 @@ def squeeze(
     return Teacher(name, network, sha256, facts)
 
 
-def _place(network: nn.Module, device: torch.device) -> None:
-    network.to(device)
-    for parameter in network.parameters():  # Module.to(memory_format=...) has no typed form
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
 def _train(
     train: RealData, network: nn.Module, config: Squeeze, crop: str, seed: int, device: torch.device, stages: Stages, stage: str
 ) -> None:
-    """Order and views of every epoch and step depend on nothing but the seed, so a checkpoint needs no random state."""
+    """Order and views of every epoch and step depend on the seed alone, so a checkpoint needs no random state."""
     used, _ = split(train, config.held_out, seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=config.rate, momentum=0.9)
-    per_epoch = math.ceil(len(used) / config.batch)
-    first, saved = 0, stages.resume(stage)
-    if saved is not None:
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = int(saved["done"])
-    network.train()
-    order = used[:0]
-    for step in range(first, config.epochs * per_epoch):
-        epoch, position = divmod(step, per_epoch)
-        if position == 0 or step == first:
-            order = used[torch.randperm(len(used), generator=views.generator(seed, "order", stage, epoch))]
-            share = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs)) if config.schedule == "cosine" else 1.0
-            optimizer.param_groups[0]["lr"] = config.rate * share
-        rows = order[position * config.batch : (position + 1) * config.batch]
+
+    def order(epoch: int) -> Tensor:
+        return used[torch.randperm(len(used), generator=views.generator(seed, "order", stage, epoch))]
+
+    def rate(epoch: int) -> float:
+        share = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs)) if config.schedule == "cosine" else 1.0
+        return config.rate * share
+
+    def backward(rows: Tensor, step: int) -> dict[str, float]:
         pixels, labels = views.real_pixels(train, rows, device)
         images = views.training_view(pixels, train.dataset, crop, config.padding, views.generator(seed, "view", stage, step))
         loss = F.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        optimizer.step()
-        if (step + 1) % TELL_EVERY == 0 or position + 1 == per_epoch:
-            stages.tell(
-                stage,
-                step + 1,
-                {stage: float(loss.detach())},
-                partial(_training_state, network, optimizer, step + 1),
-            )
+        told = (step + 1) % TELL_EVERY == 0 or (step + 1) % training.per_epoch == 0
+        return {stage: float(loss.detach())} if told else {}
 
-
-def _training_state(network: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> State:
-    return {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done}
+    training = Training(
+        network, optimizer, epochs=config.epochs, images=len(used), batch=config.batch, order=order, backward=backward, rate=rate
+    )
+    if (saved := stages.resume(stage)) is not None:
+        training.resume(saved)
+    network.train()
+    while training.done < training.steps:
+        if losses := training.step():
+            stages.tell(stage, training.done, losses, training.state())
 
 
 @torch.no_grad()
@@ -256,16 +244,12 @@ def record(
         images = views.training_view(pixels, train.dataset, crop, padding, views.generator(seed, "recording", step))
         recorder.add(images, len(part) / len(rows))
         if (step + 1) % TELL_EVERY == 0:
-            stages.tell(stage, step + 1, {}, partial(_recording_state, recorder, step + 1))
+            stages.tell(stage, step + 1, {}, {"totals": recorder.totals, "done": step + 1})
     result = recorder.result()
     if path is not None:
         tensors = {f"{name}.{kind}": v for name, values in result.items() for kind, v in zip(KINDS, values, strict=True)}
         _write(path, tensors, what)
     return result
-
-
-def _recording_state(recorder: Recorder, done: int) -> State:
-    return {"totals": recorder.totals, "done": done}
 
 
 def _read_statistics(path: Path, teacher: Teacher, what: Mapping[str, object], device: torch.device) -> dict[str, Statistics]:

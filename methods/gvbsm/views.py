@@ -12,10 +12,8 @@ from torch import Tensor
 
 from mabench.data import Dataset, RealData, augment
 from mabench.digests import stream
-from mabench.errors import MabenchError
 from mabench.sets.recorded import Views
 
-CROPS = ("shift", "resized")
 AREA = (0.08, 1.0)  # torchvision's RandomResizedCrop, as in the released code: share of the image's area,
 RATIO = (3 / 4, 4 / 3)  # and width over height
 
@@ -75,12 +73,6 @@ def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: to
         images = augment.resized_crop(images, box.expand(len(images), 4))
     images = images.flip(3) if mirrored else images
     return images.roll(roll, (2, 3)).contiguous(memory_format=torch.channels_last)
-
-
-def check_crop(name: str) -> None:
-    """Raise MabenchError for a crop that is not there."""
-    if name not in CROPS:
-        raise MabenchError(f"crop = '{name}': allowed are {' and '.join(CROPS)}.")
 
 
 # -- resized crops and CutMix --------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ features and their alignment, `balance.py` the Gradient Balance Module, `selecti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,12 +34,10 @@ from mabench.sets.synthetic import SyntheticSet, pack_grid
 from .. import kit
 from ..kit import RealImages, Run
 from .balance import GradientBalance, Record, normalised
-from .config import PLANS, PRESETS, Config
+from .config import PLANS, Config
 from .decomposition import Alignment, mutual_distillation, shapes
 from .pair import Learner, pretrain
 from .selection import choose
-
-__all__ = ["PRESETS", "Config", "condense"]
 
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
@@ -50,7 +47,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     MabenchError for a test split, too large an IPC, or a network without a map of the image in its features.
     """
     run = run or Run()
-    kit.check(train, config.ipc * config.formation**2)
+    kit.check_train(train, config.ipc * config.formation**2)
     kept = run.begin("hmdc", config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -96,7 +93,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
             images.clamp_(low, high)
         _train(config, real, state)
         named = dict(zip(config.losses, means, strict=True))
-        run.step(config.pretraining + step + 1, total, named, partial(state.kept, step + 1))
+        run.step(config.pretraining + step + 1, total, named, state.kept(step + 1))
 
     if run.folder is not None:
         state.record.write(run.folder)
@@ -252,20 +249,19 @@ class _State:
         return alignment, kind(alignment.parameters(), lr=self.config.alignment_rate)
 
     def kept(self, done: int) -> dict[str, Any]:
-        """A checkpoint after `done` steps."""
-        assert self.images is not None
+        """The live objects of a checkpoint after `done` steps."""
         return {
             "phase": "condensation",
             "done": done,
-            "images": self.images.detach().cpu(),
-            "momentum": self.image_optimizer.state_dict(),
-            "networks": [learner.network.state_dict() for learner in self.learners],
-            "alignment": self.alignment.state_dict(),
-            "alignment_optimizer": self.alignment_optimizer.state_dict(),
+            "images": self.images,
+            "momentum": self.image_optimizer,
+            "networks": [learner.network for learner in self.learners],
+            "alignment": self.alignment,
+            "alignment_optimizer": self.alignment_optimizer,
             "balance": self.balance.sums,
             "record": self.record.state(),
             "rows": self.rows,
-            "streams": kit.states(self.streams),
+            "streams": self.streams,
         }
 
     def restore(self, kept: dict[str, Any]) -> int:

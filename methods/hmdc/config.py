@@ -6,13 +6,16 @@ recommend and why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 from mabench.errors import MabenchError, lookup
 from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Evaluator
 
+from ..kit import check_choices
+
+Choice = Literal["paper", "released"]
 PLANS = {
     # section 4.1: "color modifications, cropping, and either Cutout or CutMix", as in IDC
     "paper": Augmentation(color="full", geometry=("crop",), flip=0.5, cutmix=0.5, cutout="unless-cutmix", space="normalised"),
@@ -60,26 +63,26 @@ class Config:
     """Random real batches of all classes that train the networks after every image step, and as many for their alignment."""
     period: int = 10
     """Steps between two samples of the gradients, and between two choices of representatives."""
-    initial: str = "released"
+    initial: Choice = "released"
     """`released`: real images nearest to k-means centres; `paper`: random real images; packed either way."""
-    representatives: str = "released"
+    representatives: Choice = "released"
     """Real batches. `released`: k-means representatives of the class, by each network in turn; `paper`: random images."""
-    distance: str = "released"
+    distance: Choice = "released"
     """Of two gradients. `released`: sum of squared differences; `paper`: their mean."""
-    layer_softmax: str = "released"
+    layer_softmax: Choice = "released"
     """Axis of the layer matching's softmax, see `decomposition.Alignment`."""
-    last_feature: str = "released"
+    last_feature: Choice = "released"
     """`released`: a ConvNet's last feature counts twice; `paper`: once."""
-    convnet_training: str = "released"
+    convnet_training: Choice = "released"
     """`released`: of a ConvNet only the classifier is trained, and it stays when the rest is drawn afresh; `paper`: every layer is
     trained and drawn afresh."""
-    alignment_optimizer: str = "released"
+    alignment_optimizer: Choice = "released"
     """`released`: Adam; `paper`: SGD."""
-    accumulator: str = "released"
+    accumulator: Choice = "released"
     """`released`: per class, started afresh with every iteration; `paper`: one for all classes and the whole run (Eq. 4)."""
-    image_gradient: str = "released"
+    image_gradient: Choice = "released"
     """Divided by its largest value per image and channel (`released`) or per image (`paper`)."""
-    augmentation: str = "released"
+    augmentation: Choice = "released"
     """A plan of `PLANS`."""
     own_statistics: bool = False
     """Normalise for a pretrained network as its weights were trained; the released code uses the dataset's for all."""
@@ -96,9 +99,7 @@ class Config:
     """Width of a ConvNet, side of the second network's input in pixels; 0 = the evaluator's own."""
 
     def __post_init__(self) -> None:
-        for name in CHOICES:
-            if getattr(self, name) not in ("paper", "released"):
-                raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are paper and released.")
+        check_choices(self)
         if min(self.steps, self.period, self.formation) < 1 or self.iterations < 0:
             raise MabenchError("steps, period and formation must be at least 1, iterations at least 0 (the initial images).")
 
@@ -131,78 +132,3 @@ CHOICES = (
     "augmentation",
 )
 """Options on which paper and released code disagree."""
-
-
-def released(ipc: int, **changes: Any) -> Config:
-    """What the released code runs (its last version)."""
-    return replace(Config(ipc), **changes)
-
-
-def paper(ipc: int, **changes: Any) -> Config:
-    """What the paper describes: its rates, and its side of every choice."""
-    return released(ipc, first_rate=0.001, **(dict.fromkeys(CHOICES, "paper") | changes))
-
-
-ABLATIONS: dict[str, dict[str, Any]] = {
-    # paper, Table 2
-    "neither": {"gradient_balance": False, "mutual_distillation": False},
-    "gbm-only": {"mutual_distillation": False},
-    "md-only": {"gradient_balance": False},
-}
-LITE = Config(
-    # ours: what two processor cores bear in some 20 minutes; the choices that the README recommends
-    1,
-    second="vit_mini-scratch",
-    pretraining=800,
-    iterations=2,
-    steps=40,
-    real_batch=32,
-    network_batches=2,
-    network_batch=64,
-    period=10,
-    pool=256,
-    image_rate=0.05,
-    second_rate=0.01,
-    layer_softmax="paper",
-    last_feature="paper",
-    convnet_training="paper",
-    augmentation="paper",
-    bfloat16=True,
-)
-LITE_EFFICIENTNET = replace(
-    LITE,
-    second="efficientnet_lite0-pretrained",
-    second_input=64,
-    pretraining=0,
-    second_rate=0.001,
-    own_statistics=True,
-    frozen_batch_norm=True,
-    bfloat16=False,  # depthwise convolutions are slower in it
-)
-
-
-def _presets() -> dict[str, Config]:
-    presets = {f"{name}-ipc{ipc}": make(ipc) for name, make in (("paper", paper), ("released", released)) for ipc in (1, 10, 50)}
-    presets |= {"lite": LITE, "lite-efficientnet": LITE_EFFICIENTNET}
-    for base in ("released-ipc10", "lite"):
-        presets |= {f"{base}-{name}": replace(presets[base], **changes) for name, changes in ABLATIONS.items()}
-    # paper, Table 3; its third row lowers the rate of the alignment
-    presets["released-ipc10-cnn-cnn"] = released(10, second="resnet18-pretrained", alignment_rate=0.001)
-    presets["released-ipc10-large"] = released(10, first="resnet18-pretrained", second="vit_small-pretrained", first_rate=0.001)
-    presets["smoke"] = replace(
-        LITE,
-        first_width=16,
-        pretraining=2,
-        iterations=1,
-        steps=2,
-        real_batch=8,
-        network_batches=1,
-        network_batch=16,
-        period=2,
-        pool=16,
-        bfloat16=False,
-    )
-    return presets
-
-
-PRESETS = {"hmdc": _presets()}

@@ -14,7 +14,7 @@ from mabench.networks.compiling import has_bfloat16
 from mabench.schema import Augmentation, Evaluator
 
 from .. import kit
-from ..kit import RealImages, Run
+from ..kit import RealImages, Run, Training
 from .config import Config
 from .decomposition import SpatialNetwork
 
@@ -106,47 +106,41 @@ def pretrain(
     """
     path = run.folder / f"{learner.evaluator.name}-trained.pt" if run.folder is not None else None
     network, batches = learner.network, config.pretraining
-    kept = kit.kept_in(path) if path is not None else None
-    if kept is not None:
-        network.load_state_dict(kept)
+    weights = kit.read_state(path) if path is not None else None
+    if weights is not None:
+        network.load_state_dict(weights)
         learner.start = learner._weights()
         return
     optimizer = torch.optim.AdamW(network.parameters(), lr=learner.evaluator.learning_rate, weight_decay=0.05)
     rise = max(1, round(batches * WARM_UP))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda done: min((done + 1) / rise, (batches - done) / max(1, batches - rise))
-    )
-    first = 0
-    if state is not None:
-        first = int(state["done"])
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-    for done in range(first, batches):
-        rows = torch.randint(len(real.labels), (config.network_batch,), generator=generator)
+
+    def backward(rows: Tensor, step: int) -> dict[str, float]:
         targets = F.one_hot(real.labels[rows.to(real.device)], real.dataset.num_classes).float()
-        own = torch.Generator(real.device).manual_seed(kit.seed_from(generator))
-        images, targets = augment.augment(real.at(rows), targets, PRETRAINING, own)
+        draws = torch.Generator(real.device).manual_seed(kit.seed_from(generator))
+        images, targets = augment.augment(real.at(rows), targets, PRETRAINING, draws)
         optimizer.zero_grad()
         with torch.autocast(real.device.type, torch.bfloat16, enabled=config.bfloat16 and has_bfloat16(real.device)):
             logits, _ = network(images)
         loss = F.cross_entropy(logits.float(), targets)
         torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
+        return {"pretraining": float(loss.detach())}
 
-        def checkpoint(done: int = done + 1) -> dict[str, Any]:
-            return {
-                "phase": "pretraining",
-                "done": done,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "generator": generator.get_state(),
-            }
-
-        run.step(done + 1, total, {"pretraining": float(loss.detach())}, checkpoint)
+    training = Training(  # every epoch is one random batch
+        network,
+        optimizer,
+        epochs=batches,
+        images=config.network_batch,
+        batch=config.network_batch,
+        order=lambda done: torch.randint(len(real.labels), (config.network_batch,), generator=generator),
+        backward=backward,
+        rate=lambda done: learner.evaluator.learning_rate * min((done + 1) / rise, (batches - done) / max(1, batches - rise)),
+    )
+    if state is not None:
+        training.resume(state["training"])
+        generator.set_state(state["generator"])
+    while training.done < training.steps:
+        losses = training.step()
+        run.step(training.done, total, losses, {"phase": "pretraining", "training": training.state(), "generator": generator})
     learner.start = learner._weights()
     if path is not None:
-        kit.keep_in(path, {name: value.cpu() for name, value in learner.start.items()})
+        kit.write_state(path, {name: value.cpu() for name, value in learner.start.items()})

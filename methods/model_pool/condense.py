@@ -11,11 +11,11 @@ Knowledge distillation, the paper's other half, happens at evaluation: suite `ci
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from mabench.data import RealData
-from mabench.errors import MabenchError
 from mabench.networks.architectures import Network
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
@@ -41,54 +41,15 @@ class Config:
     """Blocks of a similar network: 3 in the paper's Table 3, 1 in the released code."""
     warm_up: int = 500
     """Iterations with the main network only: 0 in the paper, 500 in the released code."""
-    pool: str = "similar"
+    pool: Literal["similar", "various"] = "similar"
     """`similar`: ConvNets of other activation, norm and pooling; `various`: LeNet, AlexNet and VGG11, equally likely."""
 
     def __post_init__(self) -> None:
-        if self.pool not in OTHERS:
-            raise MabenchError(f"pool = '{self.pool}': allowed are {', '.join(OTHERS)}.")
+        kit.check_choices(self)
 
     @property
     def ipc(self) -> int:
         return self.matching.ipc
-
-
-def released(ipc: int, iterations: int = 3000) -> Config:
-    """What the released code runs: similar networks of depth 1, after 500 iterations without any."""
-    return Config(dc.Config(ipc, iterations))
-
-
-def paper(ipc: int, iterations: int = 3000) -> Config:
-    """What the paper describes: similar networks of the main one's depth, from the first iteration."""
-    return Config(dc.Config(ipc, iterations), similar_depth=3, warm_up=0)
-
-
-def total_random(ipc: int) -> Config:
-    """Table 5's first row: ConvNet, LeNet, AlexNet and VGG11 with probability 0.25 each."""
-    return Config(dc.Config(ipc, 3000), main_probability=0.25, warm_up=0, pool="various")
-
-
-def main_and_various(ipc: int) -> Config:
-    """Table 5's second row: the main ConvNet with 0.9, LeNet, AlexNet and VGG11 share the rest."""
-    return Config(dc.Config(ipc, 3000), warm_up=0, pool="various")
-
-
-PRESETS = {
-    "model-pool": {
-        "released-ipc1": released(1),
-        "released-ipc10": released(10),
-        "released-ipc50": released(50),
-        "paper-ipc1": paper(1),
-        "paper-ipc10": paper(10),
-        "paper-ipc50": paper(50),
-        "total-random-ipc1": total_random(1),
-        "total-random-ipc10": total_random(10),
-        "main-and-various-ipc1": main_and_various(1),
-        "main-and-various-ipc10": main_and_various(10),
-        "lite": Config(dc.Config(1, iterations=100, width=64), warm_up=50),
-        "smoke": Config(dc.Config(1, iterations=4, real_batch=16, width=16), main_probability=0.5, warm_up=1),
-    }
-}
 
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:

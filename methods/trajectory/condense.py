@@ -15,9 +15,9 @@ dataset's mean and std normalise; pixels are never clipped. No whitening (ZCA), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +33,14 @@ from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
 
 from .. import kit
-from ..kit import RealImages, Run
-from . import experts as buffers
-from . import matching, settings
+from ..kit import LoopState, RealImages, Run
+from . import experts, matching
 from .experts import Expert, ExpertConfig
 from .matching import Flat, Step, Student
 
 CLUSTERS = 10  # paper, section 4.1: with 50 images a class 10 clusters, each giving its nearest and 4 more; released code: always
-VARIANTS = ("none", "paper", "released")
+Name = Literal["trajectory", "mtt"]
+Variant = Literal["none", "paper", "released"]
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class Config:
     """The student's: 0 in the paper's Algorithm 1 and in MTT, 0.9 in AST's released code."""
     rate_floor: float = 0.0
     """Smallest rate of the student; 0 = it is left alone, as in all released code."""
-    initial: str = "paper"
+    initial: Literal["real", "paper", "released"] = "paper"
     """`real`: random real images; `paper`: those nearest to k-means centres of what enters an expert's classifier;
     `released`: of the logits, always ten clusters, an image may be taken twice."""
-    balance: str = "released"
+    balance: Variant = "released"
     """nu of Eq. 2 with the natural logarithm (`paper`, which names no base) or base 5 (`released`), or `none`."""
-    intermediate: str = "paper"
+    intermediate: Variant = "paper"
     """Compare also after floor(i N / M) steps (`paper`) or i floor(N / M) (`released`), or not (`none`)."""
-    intermediate_weights: str = "equal"
+    intermediate_weights: Literal["equal", "varied"] = "equal"
     """`equal` or `varied` (i / M): beta of section 4.1."""
-    perturbation: str = "paper"
+    perturbation: Variant = "paper"
     """Eq. 5 (`paper`), the far weaker noise of the released code (`released`), or `none`."""
     perturbation_scale: float = 0.1
     """Of `paper`: alpha of Eq. 5."""
@@ -85,15 +85,7 @@ class Config:
     """DSA's operations joined by _, drawn for every inner step; empty = none."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("initial", ("real", "paper", "released")),
-            ("balance", VARIANTS),
-            ("intermediate", VARIANTS),
-            ("intermediate_weights", ("equal", "varied")),
-            ("perturbation", VARIANTS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise MabenchError(f"{name} = '{getattr(self, name)}': allowed are {', '.join(allowed)}.")
+        kit.check_choices(self)
         if self.initial == "released" and self.ipc % CLUSTERS:
             raise MabenchError(
                 f"initial = 'released' takes ipc / {CLUSTERS} images of each of {CLUSTERS} clusters, which IPC {self.ipc} is not. "
@@ -115,132 +107,49 @@ class Config:
         """The last epoch of an expert that matching reads."""
         return self.max_start - 1 + self.expert_epochs
 
-    @property
-    def method(self) -> str:
-        """`mtt` where nothing of AST is left, else `trajectory`."""
-        plain = (self.initial, self.balance, self.intermediate, self.perturbation) == ("real", "none", "none", "none")
-        plain_experts = (self.experts.clip, self.experts.penalty, self.experts.momentum) == ("none", "none", 0.0)
-        return "mtt" if plain and plain_experts else "trajectory"
 
-
-PLAIN = ExpertConfig(100, momentum=0.0, weight_decay=0.0, rate=0.01, clip="none", penalty="none", decay="none")
-"""MTT's experts (released code)."""
-RELEASED = ExpertConfig(100, clip="released", penalty="released", decay="released")
-"""AST's experts with both flags of its released code on; its README asks for 100 of them."""
-WITHOUT = {"initial": "real", "balance": "none", "intermediate": "none", "perturbation": "none"}
-"""MTT by switches."""
-
-
-def mtt(dataset: str, ipc: int) -> Config:
-    """MTT, without whitening. Raises MabenchError where no setting was published."""
-    return Config(ipc, PLAIN, **WITHOUT, **asdict(settings.find(settings.MTT, dataset, ipc)))  # type: ignore[arg-type]
-
-
-def paper(dataset: str, ipc: int) -> Config:
-    """AST as its paper describes it; where it is silent (N, M, T+, rates) FTD's settings. Raises MabenchError as `mtt`."""
-    return Config(ipc, **asdict(settings.find(settings.FTD, dataset, ipc)))
-
-
-def released(dataset: str, ipc: int) -> Config:
-    """AST as its released code runs it with everything on. Raises MabenchError as `mtt`."""
-    return Config(
-        ipc,
-        RELEASED,
-        inner_momentum=0.9,
-        initial="paper" if ipc % CLUSTERS else "released",  # at IPC 1 the released selection is empty
-        intermediate="released",
-        perturbation="released",
-        **asdict(settings.find(settings.AST, dataset, ipc)),
-    )
-
-
-def _lite(config: Config) -> Config:
-    """Two cores, minutes: ours. Few iterations want a high rate of the images, experts that move so little bear only the weak
-    noise."""
-    few = replace(config.experts, count=3, epochs=5, stop_after=3, batch=32, width=32, epoch_images=2560)
-    config = replace(config, experts=few, iterations=100, student_steps=10, image_rate=1000.0)
-    config = replace(config, start_rate=0.02, rate_rate=1e-6, rate_floor=1e-3)
-    return config if config.perturbation == "none" else replace(config, perturbation="released")
-
-
-def _smoke(config: Config) -> Config:
-    """Digits, seconds: everything once."""
-    few = replace(config.experts, count=2, epochs=3, batch=64, width=8, epoch_images=256)
-    return replace(config, experts=few, iterations=3, student_steps=4, image_rate=10.0)
-
-
-PRESETS = {
-    "trajectory": {
-        **{f"paper-ipc{ipc}": paper("cifar10", ipc) for ipc in (1, 10, 50)},
-        **{f"released-ipc{ipc}": released("cifar10", ipc) for ipc in (1, 10, 50)},
-        "lite": _lite(paper("cifar10", 1)),
-        "smoke": _smoke(paper("cifar10", 1)),
-    },
-    "mtt": {
-        **{f"paper-ipc{ipc}": mtt("cifar10", ipc) for ipc in (1, 10, 50)},
-        "lite": _lite(mtt("cifar10", 1)),
-        "smoke": _smoke(mtt("cifar10", 1)),
-    },
-}
-
-
-def _sisters(table: dict[str, settings.Setting], name: str, make: Callable[[str, int], Config]) -> dict[str, dict[str, Config]]:
-    """Every setting that was published for a dataset other than CIFAR-10."""
-    out: dict[str, dict[str, Config]] = {}
-    for key in table:
-        dataset, ipc = key.split()
-        if dataset != "cifar10":
-            out.setdefault(dataset, {})[f"{name}-ipc{ipc}"] = make(dataset, int(ipc))
-    return out
-
-
-_PAPER, _RELEASED = _sisters(settings.FTD, "paper", paper), _sisters(settings.AST, "released", released)
-SISTERS = {
-    "trajectory": {dataset: own | _RELEASED[dataset] for dataset, own in _PAPER.items()},
-    "mtt": _sisters(settings.MTT, "paper", mtt),
-}
-"""Method -> dataset -> preset -> configuration, for datasets other than CIFAR-10."""
-
-
-def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
-    """A set of `config.ipc` images per class: float32, pixel space, unclipped, hard labels; the learned rate travels in it, and in its card.
+def condense(
+    train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, *, method: Name
+) -> SyntheticSet:
+    """Condense `config.ipc` images per class: float32, pixel space, unclipped, hard labels; the learned rate travels in the set and in its card.
+    `method` names the set and its card.
 
     Experts are kept in the cache folder and shared by all runs whose experts are configured alike; without a run's folder
     they stay in memory. Resumes from the run's checkpoint in either stage, to the same images.
     """
     run = run or Run()
-    kit.check(train, config.ipc)
-    state = run.begin(config.method, config, seed, train) or {}
+    kit.check_train(train, config.ipc)
+    saved = run.begin(method, config, seed, train) or {}
     if (done := run.finished()) is not None:
         return done
     real = RealImages(train, device)
     part = 25 if device.type == "cpu" else 2048  # as in kit.MeanGradient: larger parts leave the caches
-    parts = config.experts.count * buffers.Training.parts(config.experts, len(train.labels))
+    parts = config.experts.count * experts.ExpertTraining.parts(config.experts, len(train.labels))
     total = parts + config.iterations
-    pool = buffers.train_pool(
+    pool = experts.train_pool(
         train,
         real,
         config.experts,
-        cache_folder() / "experts" / buffers.folder_name(config.experts, train) if run.folder else None,
+        cache_folder() / "experts" / experts.folder_name(config.experts, train) if run.folder else None,
         part=part,
-        on_step=lambda at, losses, own: run.step(at, total, losses, lambda: {"experts": own()}),
-        state=state.get("experts"),
+        on_step=lambda done, losses, state: run.step(done, total, losses, {"experts": state}),
+        saved=saved.get("experts"),
     )
     if run.folder:
-        write_text(run.folder / "experts.csv", buffers.table(pool))
+        write_text(run.folder / "experts.csv", experts.table(pool))
 
-    def on_step(at: int, losses: dict[str, float], own: Callable[[], dict[str, Any]]) -> None:
-        run.step(parts + at, total, losses, lambda: {"experts": {"number": config.experts.count}, "matching": own()})
+    def on_step(done: int, losses: dict[str, float], state: LoopState) -> None:
+        run.step(parts + done, total, losses, {"experts": {"number": config.experts.count}, "matching": state})
 
-    images, rate = match(real, pool, config, seed, part, on_step, state.get("matching"))
-    title = "AST" if config.method == "trajectory" else "MTT"
+    images, rate = match(real, pool, config, seed, part, on_step, saved.get("matching"))
+    title = "AST" if method == "trajectory" else "MTT"
     card = Card(
         title=f"{title}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",
-        paper="https://arxiv.org/abs/2310.10541" if config.method == "trajectory" else "https://arxiv.org/abs/2203.11932",
+        paper="https://arxiv.org/abs/2310.10541" if method == "trajectory" else "https://arxiv.org/abs/2203.11932",
         note=f"learned rate {rate:.6g}",
         source_networks=(f"convnet{config.experts.depth_at(train.dataset.image_size)}",),
     )
-    name = f"{config.method}-ipc{config.ipc}-seed{seed}"
+    name = f"{method}-ipc{config.ipc}-seed{seed}"
     # nothing keeps a rate positive (rate_floor = 0); at one that is not, nobody can train
     return run.finish(real.to_set(images, config.ipc, name, learning_rate=rate if rate > 0 else None), card)
 
@@ -251,8 +160,8 @@ def match(
     config: Config,
     seed: int,
     part: int,
-    on_step: Callable[[int, dict[str, float], Callable[[], dict[str, Any]]], None],
-    state: dict[str, Any] | None,
+    on_step: Callable[[int, dict[str, float], LoopState], None],
+    saved: Mapping[str, Any] | None,
 ) -> tuple[Tensor, float]:
     """The loop of the module's docstring behind the experts: images [K*ipc,C,S,S] in normalised space, and the learned rate."""
     classes, device = real.dataset.num_classes, real.device
@@ -262,23 +171,20 @@ def match(
     network = kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
     flat = Flat(network)
     labels = torch.arange(classes, device=device).repeat_interleave(config.ipc)
-    if state is None:
-        images, rate = initial(real, flat, pool, config, seed, streams["images"]), torch.tensor(config.start_rate)
-        first, waiting = 0, []
-    else:
-        images, rate, first, waiting = state["images"], state["rate"], state["done"], state["waiting"]
-        kit.restore(streams, state["streams"])
-    images, rate = (t.to(device).requires_grad_(True) for t in (images, rate))
+    images = initial(real, flat, pool, config, seed, streams["images"]) if saved is None else saved["images"]
+    images, rate = (t.to(device).requires_grad_(True) for t in (images, torch.tensor(config.start_rate)))
     optimizer = torch.optim.SGD(
         [{"params": [images], "lr": config.image_rate}, {"params": [rate], "lr": config.rate_rate}],
         lr=config.image_rate,
         momentum=config.outer_momentum,
     )
-    if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
+    waiting: list[int] = []
+    state = {"images": images, "rate": rate, "optimizer": optimizer, "streams": streams, "waiting": waiting}
+    if saved is not None:
+        kit.restore(state, saved)
 
-    for iteration in range(first, config.iterations):
-        waiting = waiting or torch.randperm(len(pool), generator=streams["experts"]).tolist()
+    for iteration in range(0 if saved is None else int(saved["done"]), config.iterations):
+        waiting[:] = waiting or torch.randperm(len(pool), generator=streams["experts"]).tolist()
         number = waiting.pop()
         start = int(torch.randint(config.max_start, (), generator=streams["starts"]))
         path = pool[number].rows(start, start + config.expert_epochs)
@@ -301,17 +207,8 @@ def match(
             with torch.no_grad():
                 rate.clamp_(min=config.rate_floor)
 
-        def checkpoint(done: int = iteration + 1, waiting: list[int] = waiting) -> dict[str, Any]:
-            return {
-                "done": done,
-                "waiting": waiting,
-                "images": images.detach().cpu(),
-                "rate": rate.detach().cpu(),
-                "optimizer": optimizer.state_dict(),
-                "streams": kit.states(streams),
-            }
-
-        on_step(iteration + 1, {"matching": sum(losses), "last point": losses[-1], "rate": float(rate.detach())}, checkpoint)
+        losses_now = {"matching": sum(losses), "last point": losses[-1], "rate": float(rate.detach())}
+        on_step(iteration + 1, losses_now, {**state, "done": iteration + 1})
     return images.detach(), float(rate.detach())
 
 
@@ -348,22 +245,15 @@ def representative(features: npt.NDArray[np.float32], ipc: int, kind: str, seed:
     and ipc / 10 rows of each. Rows are of the cluster itself, distinct; what a small cluster lacks comes from the rest of the
     class. `released`: ten clusters, the nearest ipc / 10 rows of the whole class to each centre, which may coincide.
     """
-    from sklearn.cluster import KMeans
-
     count = CLUSTERS if kind == "released" or (ipc > CLUSTERS and ipc % CLUSTERS == 0) else ipc
-    if count > len(features):
-        raise MabenchError(f"a class of {len(features)} images has no {count} clusters. Use initial = real.")
-    random_state = 0 if kind == "released" else seed
-    found = KMeans(count, n_init=10, random_state=random_state).fit(features)
+    centres, clusters = kit.k_means(features, count, 0 if kind == "released" else seed, tries=10)
     each, picked = ipc // count, []
-    for number, centre in enumerate(found.cluster_centers_):
+    for number, centre in enumerate(centres):
         distance = ((features - centre) ** 2).sum(1)
         if kind == "released":
             picked += np.argsort(distance, kind="stable")[:each].tolist()
             continue
         taken = np.isin(np.arange(len(features)), picked)
-        order = np.lexsort(
-            (distance, found.labels_ != number, taken)
-        )  # free ones first, then the cluster's own, then the nearest
+        order = np.lexsort((distance, clusters != number, taken))  # free ones first, then the cluster's own, then the nearest
         picked += order[:each].tolist()
     return picked

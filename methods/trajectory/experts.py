@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +25,10 @@ from mabench.files import is_intact, size_of, write_checksummed
 from mabench.networks.architectures import Network
 
 from .. import kit
-from ..kit import MeanGradient, RealImages
+from ..kit import LoopState, MeanGradient, RealImages, Training
 from .matching import Flat
 
+Variant = Literal["none", "paper", "released"]
 FORMAT = 2  # ours: raised when an expert of the same configuration would come out different, or its file
 CLIPS: dict[str, tuple[float, ...]] = {
     "none": (),
@@ -39,7 +40,6 @@ PENALTIES = {"none": 0.0, "paper": 1.0, "released": 2.0}
 """mu. `paper`: the norm over a whole image, which is what Eq. 1 and WGAN-GP mean; `released`: over the channels of each pixel."""
 DECAYS = {"none": 1.0, "paper": 0.5, "released": 0.6}
 """Factor of the rate from the middle on; `paper` after epoch E/2, `released` after E/2 + 2 epochs with an empty momentum buffer."""
-SCALARS = ("logit-sum", "true-logit")
 STORAGE = {"float32": torch.float32, "float16": torch.float16}
 STEP_IMAGES = 5120  # ours: after about as many a training may stop; a tenth of an epoch of CIFAR
 
@@ -57,16 +57,16 @@ class ExpertConfig:
     rate: float = 0.003
     momentum: float = 0.9
     weight_decay: float = 1e-3
-    clip: str = "paper"
-    penalty: str = "paper"
-    penalty_of: str = "logit-sum"
+    clip: Variant = "paper"
+    penalty: Variant = "paper"
+    penalty_of: Literal["logit-sum", "true-logit"] = "logit-sum"
     """Which output is differentiated: the sum of all logits (released code; the paper leaves it open), or the true class's."""
-    decay: str = "paper"
+    decay: Variant = "paper"
     augmentation: str = augment.DSA
     """DSA's operations joined by _; the penalty sees images without it (released code)."""
     epoch_images: int = 0
     """Images in an epoch, drawn anew for each; 0 = all."""
-    storage: str = "float32"
+    storage: Literal["float32", "float16"] = "float32"
     depth: int = 0
     """Blocks of the ConvNet; 0 = 3 at 32 px, 4 at 64, 5 at 128 (paper, section 7)."""
     width: int = 128
@@ -74,11 +74,7 @@ class ExpertConfig:
     """Experts are one pool, as in all papers of this family: seeds of the condensation share it."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("clip", CLIPS), ("penalty", PENALTIES), ("decay", DECAYS), ("penalty_of", SCALARS), ("storage", STORAGE),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise MabenchError(f"experts.{name} = '{getattr(self, name)}': allowed are {', '.join(allowed)}.")
+        kit.check_choices(self, "experts.")
         if self.count < 1 or self.epochs < 1 or not 0 <= self.stop_after <= self.epochs:
             raise MabenchError(
                 f"experts: count {self.count}, epochs {self.epochs}, stop_after {self.stop_after}: "
@@ -216,58 +212,78 @@ def gradient_penalty(
     return total, gradients
 
 
-class Training:
+class ExpertTraining:
     """One expert in training: `advance` by `step_images` images, `state` and `resume` around an interruption."""
 
     def __init__(self, number: int, config: ExpertConfig, real: RealImages, *, part: int) -> None:
         self.config, self.real, self.part = config, real, part
         base = stream(config.seed, f"expert {number}")
+        depth = config.depth_at(real.dataset.image_size)
         self.network: Network = kit.place(
-            kit.draw_network(real.dataset, "convnet", base, depth=config.depth_at(real.dataset.image_size), width=config.width),
-            real.device,
+            kit.draw_network(real.dataset, "convnet", base, depth=depth, width=config.width), real.device
         )
         self.streams = kit.generators(base, ("order", "augmentation"))
         self.gradient = MeanGradient(real.device)
         self.flat = Flat(self.network)
         self.snapshots = torch.empty(config.trained + 1, self.flat.total)
-        self.epoch = self.position = self.right = 0
+        self.snapshots[0] = self._weights()
+        self.right = 0
         self.variation: list[float] = []
         self.accuracy: list[float] = []
-        self._new_optimizer()
-        self._new_epoch()
-        self.snapshots[0] = self._weights()
+        self.training = Training(
+            self.network,
+            torch.optim.SGD(self.network.parameters(), config.rate, config.momentum, weight_decay=config.weight_decay),
+            epochs=config.trained,
+            images=min(config.epoch_images or len(real.labels), len(real.labels)),
+            batch=config.batch,
+            order=self._order,
+            backward=self._backward,
+            rate=config.rate_at,
+        )
 
     @staticmethod
     def parts(config: ExpertConfig, images: int) -> int:
-        """How many times `advance` has to be called for one expert; `images` is the size of the train split."""
+        """Return how many times `advance` has to be called for one expert; `images` is the size of the train split."""
         return config.trained * -(-min(config.epoch_images or images, images) // config.step_images)
 
     @property
     def finished(self) -> bool:
-        return self.epoch == self.config.trained
+        return self.training.done == self.training.steps
+
+    @property
+    def parts_done(self) -> int:
+        """Calls of `advance` behind this state."""
+        each, per_part = self.training.per_epoch, self.config.step_images // self.config.batch
+        return self.training.epoch * -(-each // per_part) + self.training.position // per_part
 
     def advance(self) -> dict[str, float]:
-        """Train on; the mean error and penalty of these batches."""
-        config, seen, wrong, total = self.config, 0, 0, 0.0
-        while seen < config.step_images and self.position < len(self.order):
-            rows = self.order[self.position : self.position + config.batch]
-            right, penalty = self._step(rows)
-            self.position += len(rows)
-            self.right += right
-            seen, wrong, total = seen + len(rows), wrong + len(rows) - right, total + penalty * len(rows)
-        if self.position >= len(self.order):
-            self._end_epoch()
-        return {"expert error": wrong / seen} | ({"penalty": total / seen} if config.penalty != "none" else {})
+        """Train on, at most to the end of the epoch; return the mean error and penalty of these batches."""
+        training, seen, wrong, total = self.training, 0, 0.0, 0.0
+        while seen < self.config.step_images:
+            batch = training.step()
+            size = int(batch["size"])
+            self.right += size - int(batch["wrong"])
+            seen, wrong, total = seen + size, wrong + batch["wrong"], total + batch["penalty"] * size
+            if training.position == 0:
+                self._end_epoch()
+                break
+        return {"expert error": wrong / seen} | ({"penalty": total / seen} if self.config.penalty != "none" else {})
 
-    def _step(self, rows: Tensor) -> tuple[int, float]:
-        """One step of SGD on these rows; how many were right, and the penalty."""
+    def _order(self, epoch: int) -> Tensor:
+        """Row numbers of an epoch; where momentum starts again with the lower rate (released code), forget it."""
+        if epoch and epoch == self.config.decay_epoch and self.config.decay == "released":
+            self.training.optimizer.state.clear()
+        return torch.randperm(len(self.real.labels), generator=self.streams["order"])[: self.config.epoch_images or None]
+
+    def _backward(self, rows: Tensor, step: int) -> dict[str, float]:
+        """Gradients of Eq. 1 on these rows; their number, how many were wrong, and the penalty."""
         config, device = self.config, self.real.device
         images, labels = self.real.at(rows), self.real.labels[rows.to(device)]
         varied = images
         if config.augmentation:
-            own = torch.Generator(device).manual_seed(kit.seed_from(self.streams["augmentation"]))
-            varied = augment.dsa(images, config.augmentation, own)
-        clip = config.clip_at(self.epoch)
+            draws = torch.Generator(device).manual_seed(kit.seed_from(self.streams["augmentation"]))
+            varied = augment.dsa(images, config.augmentation, draws)
+        clip = config.clip_at(step // self.training.per_epoch)
         slopes = [clip * g for g in self.gradient(self.network, varied, labels)]
         penalty = 0.0
         if config.penalty != "none":
@@ -277,58 +293,40 @@ class Training:
             slopes, penalty = [g + e for g, e in zip(slopes, extra, strict=True)], float(value)
         for parameter, slope in zip(self.network.parameters(), slopes, strict=True):
             parameter.grad = slope
-        self.optimizer.step()
-        return int(self.gradient.hits.sum()), penalty
+        return {"size": len(rows), "wrong": len(rows) - int(self.gradient.hits.sum()), "penalty": penalty}
 
     def _end_epoch(self) -> None:
-        now = self._weights()
-        self.variation.append(float((now - self.snapshots[self.epoch]).double().square().sum()))
-        self.accuracy.append(self.right / len(self.order))
-        self.epoch += 1
-        self.snapshots[self.epoch] = now
-        if not self.finished:
-            self._new_epoch()
-
-    def _new_epoch(self) -> None:
-        self.order = torch.randperm(len(self.real.labels), generator=self.streams["order"])
-        self.order = self.order[: self.config.epoch_images or None]
-        self.position = self.right = 0
-        if self.epoch and self.epoch == self.config.decay_epoch and self.config.decay == "released":
-            self._new_optimizer()
-        self.optimizer.param_groups[0]["lr"] = self.config.rate_at(self.epoch)
-
-    def _new_optimizer(self) -> None:
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), self.config.rate, self.config.momentum, weight_decay=self.config.weight_decay
-        )
+        now, epoch = self._weights(), self.training.epoch
+        self.variation.append(float((now - self.snapshots[epoch - 1]).double().square().sum()))
+        self.accuracy.append(self.right / len(self.training.rows))
+        self.snapshots[epoch] = now
+        self.right = 0
 
     def _weights(self) -> Tensor:
         return self.flat.join(list(self.network.parameters())).detach().cpu()  # `join` copies: no alias of the live weights
 
     def expert(self) -> Expert:
-        """What has been trained, in the precision of `storage`."""
+        """Return what has been trained, in the precision of `storage`."""
         stored = self.snapshots.to(STORAGE[self.config.storage])
         return Expert(tuple(self.variation), tuple(self.accuracy), weights=stored)
 
-    _PLAIN = ("epoch", "position", "right", "variation", "accuracy", "order")
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `resume` needs."""
-        return {name: getattr(self, name) for name in self._PLAIN} | {
-            "network": {k: v.cpu() for k, v in self.network.state_dict().items()},
-            "optimizer": self.optimizer.state_dict(),
-            "streams": kit.states(self.streams),
-            "snapshots": self.snapshots[: self.epoch + 1].clone(),
+    def state(self) -> LoopState:
+        """Return the live objects that `resume` needs back."""
+        return {
+            "training": self.training.state(),
+            "streams": self.streams,
+            "right": self.right,
+            "variation": self.variation,
+            "accuracy": self.accuracy,
+            "snapshots": self.snapshots[: self.training.epoch + 1],
         }
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken."""
-        for name in self._PLAIN:
-            setattr(self, name, state[name])
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        kit.restore(self.streams, state["streams"])
-        self.snapshots[: self.epoch + 1] = state["snapshots"]
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Continue where `state` was copied."""
+        self.training.resume(saved["training"])
+        kit.restore({"streams": self.streams, "variation": self.variation, "accuracy": self.accuracy}, saved)
+        self.right = int(saved["right"])
+        self.snapshots[: self.training.epoch + 1] = saved["snapshots"]
 
 
 def train_pool(
@@ -338,36 +336,31 @@ def train_pool(
     folder: Path | None,
     *,
     part: int,
-    on_step: Callable[[int, dict[str, float], Callable[[], dict[str, Any]]], None] = lambda parts, losses, state: None,
-    state: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, dict[str, float], LoopState], None] = lambda parts, losses, state: None,
+    saved: Mapping[str, Any] | None = None,
 ) -> list[Expert]:
     """`config.count` experts, each in its file of `folder` (None = in memory); those already there are not trained again.
 
-    `on_step(parts, losses, state)` hears of every part of a training (see `Training.parts`), counted over all experts, and of
-    every expert that was there; losses include `avg var` when an expert is complete. `state`: what such a state gave before an
-    interruption, which takes `folder`; `{"number": config.count}` = everything has been heard.
+    `on_step(parts, losses, state)` hears of every part of a training (see `ExpertTraining.parts`), counted over all experts, and of
+    every expert that was there; losses include `avg var` when an expert is complete. `saved`: a copy of such a state from before an
+    interruption, which needs `folder`; `{"number": config.count}` = everything has been heard.
     """
-    each = Training.parts(config, len(train.labels))
-    resumed = state or {"number": 0}
+    each = ExpertTraining.parts(config, len(train.labels))
+    resumed = saved or {"number": 0}
     experts: list[Expert] = []
     for number in range(config.count):
         path = folder and folder / f"expert-{number:03d}.safetensors"
         if path and path.exists():
             expert, losses = load(path), {}
         else:
-            training = Training(number, config, real, part=part)
+            training = ExpertTraining(number, config, real, part=part)
             if number == resumed["number"] and resumed.get("training"):
                 training.resume(resumed["training"])
-
-            def checkpoint(number: int = number, training: Training = training) -> dict[str, Any]:
-                return {"number": number, "training": training.state()}
-
-            done = number * each + training.epoch * (each // config.trained) + training.position // config.step_images
             while True:
-                losses, done = training.advance(), done + 1
+                losses = training.advance()
                 if training.finished:
                     break
-                on_step(done, losses, checkpoint)
+                on_step(number * each + training.parts_done, losses, {"number": number, "training": training.state()})
             expert = training.expert()
             if path:
                 facts = {"dataset": train.dataset.name, "train": train.sha256, "config": dataclasses.asdict(config)}
@@ -376,5 +369,5 @@ def train_pool(
         experts.append(expert)
         if number >= resumed["number"]:
             losses["avg var"] = expert.average_variation
-            on_step((number + 1) * each, losses, lambda after=number + 1: {"number": after})  # type: ignore[misc]
+            on_step((number + 1) * each, losses, {"number": number + 1})
     return experts

@@ -1,0 +1,67 @@
+"""A train split as methods use it: by class, normalised, on the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mabench.data import RealData
+from mabench.errors import MabenchError
+from mabench.sets.synthetic import SyntheticSet
+
+
+def check_train(train: RealData, ipc: int) -> None:
+    """Raise MabenchError unless this is a train split whose every class has at least `ipc` images."""
+    if train.split != "train":
+        raise MabenchError(f"{train.dataset.name}: a set must be made from the train split, not from '{train.split}'.")
+    smallest = int(np.bincount(train.labels, minlength=train.dataset.num_classes).min())
+    if not 1 <= ipc <= smallest:
+        raise MabenchError(f"{train.dataset.name}: IPC {ipc} is impossible, the smallest class has {smallest} images.")
+
+
+class RealImages:
+    """A train split by class, normalised by the dataset's mean and std; uint8 on the device where it fits."""
+
+    def __init__(self, train: RealData, device: torch.device) -> None:
+        self.dataset, self.device = train.dataset, device
+        self.images = torch.tensor(train.images).to(device)
+        self.labels = torch.tensor(train.labels).to(device)
+        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (train.dataset.mean, train.dataset.std))
+        by_label = torch.argsort(self.labels, stable=True).cpu()
+        counts = torch.bincount(self.labels, minlength=train.dataset.num_classes).tolist()
+        self.rows: list[Tensor] = list(torch.split(by_label, counts))
+        """Class -> its row numbers, on the CPU."""
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Normalised images [B,C,S,S] of these rows."""
+        pixels = self.images[rows.to(self.device)].float() / 255
+        return (pixels - self.mean) / self.std
+
+    def draw(self, label: int, count: int, generator: torch.Generator) -> Tensor:
+        """`count` distinct random images of a class, all of them if it has fewer: [B,C,S,S]. The generator is on the CPU."""
+        rows = self.rows[label]
+        return self.at(rows[torch.randperm(len(rows), generator=generator)[:count]])
+
+    def to_set(
+        self,
+        images: Tensor,
+        ipc: int,
+        name: str,
+        *,
+        decode: str = "none",
+        clamp: bool = False,
+        learning_rate: float | None = None,
+    ) -> SyntheticSet:
+        """Normalised images [K*ipc,C,S,S], class by class, as a set: float32 in pixel space."""
+        pixels = images.detach() * self.std + self.mean
+        return SyntheticSet(
+            images=(pixels.clamp(0, 1) if clamp else pixels).float().cpu().contiguous(),
+            labels=torch.arange(self.dataset.num_classes).repeat_interleave(ipc),
+            dataset=self.dataset.name,
+            ipc=ipc,
+            decode=decode,
+            class_names=self.dataset.class_names,
+            name=name,
+            learning_rate=learning_rate,
+        )
