@@ -20,8 +20,8 @@ from mabench import data
 from mabench.networks import architectures as networks
 from mabench_methods import kit
 from mabench_methods.trajectory import experts
-from mabench_methods.trajectory.condense import PLAIN
 from mabench_methods.trajectory.experts import Expert, ExpertConfig
+from mabench_methods.trajectory.presets import PLAIN
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def start(argv: list[str], cwd: Path, *, before: Callable[[], None] = lambda: No
         os.chdir(cwd)
         os.environ.update(environment)
         tempfile.tempdir = None
-        protocol.CHECKPOINT_SECONDS = mabench_methods.kit.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+        protocol.CHECKPOINT_SECONDS = mabench_methods.kit.run.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
         sys.argv = ["mabench", *argv]
         before()
         cli.run()

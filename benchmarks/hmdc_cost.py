@@ -26,7 +26,8 @@ from mabench.networks.compiling import processor
 from mabench.networks.evaluators import EVALUATORS
 from mabench.runs import local as runner
 from mabench.training import loop as protocol
-from mabench_methods.hmdc.condense import PRESETS, Config, condense
+from mabench_methods.hmdc.condense import Config, condense
+from mabench_methods.hmdc.presets import METHOD
 from mabench_methods.kit import Run
 
 HERE = Path(__file__).parent
@@ -62,7 +63,7 @@ def main() -> None:
         EVALUATORS[name] = entry.model_copy(update={"pretrained": False})  # type: ignore[index]
     found, body = {}, []
     for preset in chosen.presets:
-        config = PRESETS["hmdc"][preset]
+        config = METHOD.presets[preset].config
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         times = beginning(train, config, chosen.steps, chosen.seconds, device)

@@ -10,15 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import mabench_methods
 from mabench import data
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
 from mabench.sets.synthetic import load
-from mabench_methods import kit, module
+from mabench_methods import kit
 from mabench_methods.dc import condense as dc
-from mabench_methods.dc.condense import Config, condense, gradient_distance
+from mabench_methods.dc.condense import Config, gradient_distance
+from mabench_methods.dc.presets import DC
 from mabench_methods.kit import MeanGradient, Run
 from mabench_methods.model_pool import condense as model_pool
+from mabench_methods.model_pool import presets as pools
 
 CPU = torch.device("cpu")
 TINY = Config(1, iterations=4, real_batch=12, width=8)
@@ -71,7 +74,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient() -> None:
 def test_matching_brings_the_gradients_closer() -> None:
     train = data.load("digits", "train")
     run = Run()
-    condense(train, replace(TINY, iterations=24, image_rate=2.0), 0, CPU, run)
+    DC.condense(train, replace(TINY, iterations=24, image_rate=2.0), 0, CPU, run)
     first, last = (sum(v["matching"] for _, v in part) / 4 for part in (run.losses[:4], run.losses[-4:]))
     assert last < 0.8 * first
 
@@ -79,8 +82,8 @@ def test_matching_brings_the_gradients_closer() -> None:
 @pytest.mark.parametrize("method", ["dc", "dsa", "model-pool"])
 def test_an_interrupted_run_goes_on_to_the_same_images(method: str, tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    made = module(method)
-    config = made.PRESETS[method]["smoke"]
+    made = mabench_methods.load(method)
+    config = made.presets["smoke"].config
     whole = made.condense(train, config, 3, CPU, Run(tmp_path / "whole"))
     for attempts in range(10):
         try:
@@ -107,22 +110,22 @@ def test_the_network_is_trained_after_every_round_but_the_last(monkeypatch: pyte
 
     monkeypatch.setitem(dc.LOOPS, 1, (3, 25))
     monkeypatch.setattr(dc, "_train", watched)
-    condense(data.load("digits", "train"), replace(TINY, iterations=2, network_rate=0.1), 0, CPU)
+    DC.condense(data.load("digits", "train"), replace(TINY, iterations=2, network_rate=0.1), 0, CPU)
     assert len(accuracies) == 2 * 2 and min(accuracies[1::2]) > 0.8
 
 
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    first = condense(train, TINY, 0, CPU, Run(tmp_path))
-    assert condense(train, TINY, 0, CPU, Run(tmp_path)).sha256 == first.sha256  # not made again
+    first = DC.condense(train, TINY, 0, CPU, Run(tmp_path))
+    assert DC.condense(train, TINY, 0, CPU, Run(tmp_path)).sha256 == first.sha256  # not made again
     with pytest.raises(MabenchError, match="config differ"):
-        condense(train, replace(TINY, iterations=5), 0, CPU, Run(tmp_path))
+        DC.condense(train, replace(TINY, iterations=5), 0, CPU, Run(tmp_path))
     assert json.loads((tmp_path / "run.json").read_text())["identity"]["config"]["iterations"] == 4
 
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     with pytest.raises(MabenchError, match="not finite"):
-        Run().step(3, 10, {"matching": float("nan")}, dict)
+        Run().step(3, 10, {"matching": float("nan")}, {})
 
 
 def test_batch_norm_takes_the_real_batchs_statistics_and_keeps_them() -> None:
@@ -151,7 +154,7 @@ def test_the_pool_is_drawn_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(kit, "draw_network", note)
     monkeypatch.setattr(model_pool.dc, "match", only_draw)
-    model_pool.condense(data.load("digits", "train"), model_pool.released(1, 4000), 0, CPU)
+    model_pool.condense(data.load("digits", "train"), pools.released(1, 4000), 0, CPU)
     others = [i for i, d in enumerate(drawn) if "norm" in d]
     assert min(others) >= 500 and 280 < len(others) < 420  # 350 expected, standard deviation 18
     assert {(d["activation"], d["norm"], d["pooling"]) for d in drawn if "norm" in d} == {
@@ -159,6 +162,6 @@ def test_the_pool_is_drawn_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) 
     }
     assert {d["depth"] for d in drawn if "norm" in d} == {1}
     drawn.clear()
-    model_pool.condense(data.load("digits", "train"), model_pool.total_random(1), 0, CPU)
+    model_pool.condense(data.load("digits", "train"), pools.total_random(1), 0, CPU)
     shares = {name: sum(d["architecture"] == name for d in drawn) / 4000 for name in ("convnet", "lenet", "alexnet", "vgg11")}
     assert all(abs(share - 0.25) < 0.03 for share in shares.values())

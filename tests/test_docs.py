@@ -121,6 +121,8 @@ def test_every_command_parses_and_names_what_exists(name: str) -> None:
             assert all(values["track"] in exam.evaluators for exam in exams), said
         method = values.get("method")
         if isinstance(method, str) and not placeholder(method):
+            if method.endswith(".py"):
+                continue
             assert method in METHODS, said
             if values.get("preset") and not placeholder(values["preset"]):
                 assert values["preset"] in presets(method), said

@@ -18,13 +18,14 @@ from builders import run_record as record
 
 from mabench import data, files
 from mabench.board import submission as submissions
-from mabench.errors import MabenchError
+from mabench.errors import Interrupted, MabenchError
 from mabench.runs.folder import Folder, read_record, read_records
 from mabench.sets import readers as adapters
 from mabench.sets import synthetic
 from mabench.sets.synthetic import SyntheticSet
 from mabench_methods import kit
-from mabench_methods.dc import condense as dc
+from mabench_methods.dc.presets import DC
+from mabench_methods.kit.run import SET
 
 HARNESS = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 ONE_CELL = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu")
@@ -209,40 +210,40 @@ def test_a_full_disk_is_said_and_made_good(mabench: Command, tmp_path: Path) -> 
 # -- condensations -----------------------------------------------------------------------------------------------------
 
 
-SMOKE = dc.PRESETS["dc"]["smoke"]
+SMOKE = DC.presets["smoke"].config
 
 
 def test_a_condensation_mends_what_can_be_made_again(tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    whole = dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
-    path = tmp_path / kit.SET
+    whole = DC.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
+    path = tmp_path / SET
     path.write_bytes(flipped(path.read_bytes(), -5))
     with pytest.warns(UserWarning, match="It is made again"):
-        assert dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
+        assert DC.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
     assert synthetic.load(path).sha256 == whole.sha256
     (tmp_path / "run.json").write_text('{"identity"')
     with pytest.raises(MabenchError, match="run.json is missing or damaged"):
-        dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
+        DC.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path))
     assert synthetic.load(path).sha256 == whole.sha256, "nothing of it is touched"
 
 
 def test_a_checkpoint_knows_whose_it_is_and_whether_it_is_whole(tmp_path: Path) -> None:
     train = data.load("digits", "train")
-    whole = dc.condense(train, SMOKE, 0, CPU, kit.Run())
+    whole = DC.condense(train, SMOKE, 0, CPU, kit.Run())
     stopping = kit.Run(tmp_path, should_stop=lambda: True)
-    with pytest.raises(kit.Interrupted):
-        dc.condense(train, SMOKE, 0, CPU, stopping)
+    with pytest.raises(Interrupted):
+        DC.condense(train, SMOKE, 0, CPU, stopping)
     checkpoint = tmp_path / "checkpoint.pt"
     content = checkpoint.read_bytes()
     (tmp_path / "run.json").unlink()
     with pytest.raises(MabenchError, match="its seed differ"):
-        dc.condense(train, SMOKE, 1, CPU, kit.Run(tmp_path))
+        DC.condense(train, SMOKE, 1, CPU, kit.Run(tmp_path))
     (tmp_path / "run.json").write_text("[]")
     checkpoint.write_bytes(flipped(content, len(content) // 2))
     assert kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is None
     checkpoint.write_bytes(content)
     assert kit.Run(tmp_path).begin("dc", SMOKE, 0, train) is not None
-    assert dc.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
+    assert DC.condense(train, SMOKE, 0, CPU, kit.Run(tmp_path)).sha256 == whole.sha256
 
 
 # -- submissions and the board -----------------------------------------------------------------------------------------

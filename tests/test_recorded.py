@@ -401,7 +401,7 @@ def test_a_cluster_takes_the_record_along(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten real images a class, their views labelled by a backbone trained on 5,000: a student of 60 epochs beats chance clearly."""
-    from mabench_methods.gvbsm.condense import PRESETS, condense
+    from mabench_methods.gvbsm.presets import GVBSM, LITE
     from mabench_methods.gvbsm.teachers import Squeeze
     from mabench_methods.kit import Run
 
@@ -409,10 +409,10 @@ def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, 
     train, test = (data.load("cifar10", split) for split in ("train", "test"))
     train = replace(train, images=train.images[:5000], labels=train.labels[:5000], sha256="the first 5,000")
     config = replace(
-        PRESETS["gvbsm"]["lite"], backbones=("convnet48",), squeeze=Squeeze(epochs=2), initial="real", iterations=0,
+        LITE, backbones=("convnet48",), squeeze=Squeeze(epochs=2), initial="real", iterations=0,
         record_epochs=60, record_batch=100,
     )  # fmt: skip
-    condense(train, config, 0, CPU, Run(tmp_path))
+    GVBSM.condense(train, config, 0, CPU, Run(tmp_path))
     chosen = adapters.read(tmp_path / "set.safetensors")
     exam = suites.load("cifar10-gvbsm")
     recipe = exam.recipes["gvbsm"].model_copy(update={"epochs": 60, "test_every": 60})

@@ -53,7 +53,7 @@ def test_no_module_is_a_drawer_or_shadows_the_standard_library() -> None:
 def test_no_path_of_a_machine_is_tracked() -> None:
     pattern = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")
     texts = [
-        p for p in tracked() if p.suffix in (".py", ".md", ".toml", ".json", ".txt", "") and p.exists() and p != Path(__file__)
+        p for p in tracked() if p.suffix in (".py", ".md", ".toml", ".json", ".txt", "") and p.is_file() and p != Path(__file__)
     ]
     assert not [p for p in texts if pattern.search(p.read_text(encoding="utf-8"))]
 

@@ -21,13 +21,14 @@ from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
 from mabench.papers import paper_tables as papers
 from mabench.sets import synthetic
-from mabench_methods import METHODS, module
+from mabench_methods import METHODS, load
 from mabench_methods.kit import RealImages, Run
 from mabench_methods.trajectory import condense as trajectory
 from mabench_methods.trajectory import experts as buffers
-from mabench_methods.trajectory import matching
+from mabench_methods.trajectory import matching, presets
 from mabench_methods.trajectory.experts import ExpertConfig
 from mabench_methods.trajectory.matching import Flat, Step, Student
+from mabench_methods.trajectory.presets import AST, MTT
 
 CPU = torch.device("cpu")
 DIGITS = data.load("digits", "train")
@@ -270,12 +271,12 @@ def buffers_penalty(network: networks.Network, images: Tensor, labels: Tensor, k
 
 
 def test_schedules_are_those_of_the_papers() -> None:
-    paper, released = ExpertConfig(), trajectory.RELEASED
+    paper, released = ExpertConfig(), presets.RELEASED
     assert [paper.clip_at(e) for e in (0, 1, 4, 5, 49)] == [0.5, 0.6, 0.9, 1, 1]
     assert [released.clip_at(e) for e in (0, 1, 9, 10)] == [0.5, 0.55, 0.95, 1]
     assert [paper.rate_at(e) / paper.rate for e in (24, 25, 49)] == [1, 0.5, 0.5]
     assert [released.rate_at(e) / released.rate for e in (26, 27, 49)] == [1, 0.6, 0.6]
-    assert trajectory.PLAIN.rate_at(49) == trajectory.PLAIN.rate == 0.01
+    assert presets.PLAIN.rate_at(49) == trajectory.PLAIN.rate == 0.01
 
 
 def test_experts_are_snapshots_of_one_way(tmp_path: Path) -> None:
@@ -332,17 +333,17 @@ def test_a_damaged_expert_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["trajectory", "mtt"])
 def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
-    config = module(method).PRESETS[method]["smoke"]
-    made = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path))
+    config = load(method).presets["smoke"].config
+    made = load(method).condense(DIGITS, config, 0, CPU, Run(tmp_path))
     assert made.class_counts == (1,) * 10 and made.images.dtype == torch.float32 and made.label_kind == "hard"
     card = (tmp_path / "card.toml").read_text()
     rate = float((tmp_path / "losses.csv").read_text().splitlines()[-1].split(",")[-1])
     assert f"learned rate {rate:.6g}" in card and rate != config.start_rate
     assert "avg_var" in (tmp_path / "experts.csv").read_text() and "avg var" in (tmp_path / "losses.csv").read_text()
-    assert trajectory.condense(DIGITS, config, 0, CPU).sha256 == made.sha256, "experts in memory or in files: the same"
+    assert load(method).condense(DIGITS, config, 0, CPU).sha256 == made.sha256, "experts in memory or in files: the same"
     heard = []
     run = Run(tmp_path / "other", lambda at, total, losses: heard.append((at, dict(losses))))
-    other = trajectory.condense(DIGITS, config, 1, CPU, run)
+    other = load(method).condense(DIGITS, config, 1, CPU, run)
     assert other.sha256 != made.sha256
     assert [at for at, _ in heard] == [3, 6, 7, 8, 9], "found experts are not trained again, but their Avg Var is told"
     assert all(list(losses) == ["avg var"] for _, losses in heard[:2])
@@ -351,18 +352,18 @@ def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_matching_comes_nearer_to_a_fixed_target() -> None:
     """One expert, one start epoch, no augmentation: the loss has to fall, and the images are what makes it fall."""
     config = replace(
-        trajectory.PRESETS["mtt"]["smoke"],
+        MTT.presets["smoke"].config,
         experts=replace(FEW, count=1, epochs=2, momentum=0.9, rate=0.01),
         max_start=1, iterations=40, student_steps=6, augmentation="", image_rate=300.0, rate_rate=0.0, start_rate=0.05,
     )  # fmt: skip
     run = Run()
-    trajectory.condense(DIGITS, config, 0, CPU, run)
+    MTT.condense(DIGITS, config, 0, CPU, run)
     losses = [values["matching"] for _, values in run.losses if "matching" in values]
     assert losses[-1] < 0.9 * losses[0], losses
 
 
 def cut_short() -> trajectory.Config:
-    base = trajectory.PRESETS["trajectory"]["smoke"]
+    base = AST.presets["smoke"].config
     return replace(base, experts=replace(base.experts, epochs=2, epoch_images=256), iterations=4, max_start=1)
 
 
@@ -373,7 +374,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(buffers, "STEP_IMAGES", 128)
         patch.setenv("MABENCH_CACHE", str(folder / "cache"))
-        trajectory.condense(DIGITS, cut_short(), 0, CPU, Run(folder))
+        AST.condense(DIGITS, cut_short(), 0, CPU, Run(folder))
     return folder
 
 
@@ -384,15 +385,15 @@ def test_an_interruption_changes_nothing(
     monkeypatch.setattr(buffers, "STEP_IMAGES", 128)
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     config, steps, done = cut_short(), 0, []
-    assert config.experts.count * buffers.Training.parts(config.experts, len(DIGITS.labels)) == 8
+    assert config.experts.count * buffers.ExpertTraining.parts(config.experts, len(DIGITS.labels)) == 8
 
     def count(at: int, total: int, losses: object) -> None:
         nonlocal steps
         steps += 1
 
     with pytest.raises(Interrupted):
-        trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
-    resumed = trajectory.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
+        AST.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
+    resumed = AST.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
     assert done == list(range(stop_at + 1, 13)), "goes on where it stopped"
     whole = synthetic.load(uninterrupted / "set.safetensors")
     assert resumed.sha256 == whole.sha256 and resumed.learning_rate == whole.learning_rate
@@ -441,10 +442,10 @@ def shaped_like(name: str, per_class: int) -> RealData:
 @pytest.mark.parametrize(("name", "depth"), [("cifar100", 3), ("tinyimagenet", 4)])
 def test_runs_on_data_of_other_shapes(name: str, depth: int) -> None:
     train = shaped_like(name, 3)
-    base = trajectory.PRESETS["trajectory"]["smoke"]
+    base = AST.presets["smoke"].config
     config = replace(base, experts=replace(base.experts, count=1, epochs=3, width=4), iterations=1, student_steps=2, batch=32)
     assert config.experts.depth_at(train.dataset.image_size) == depth
-    made = trajectory.condense(train, config, 0, CPU)
+    made = AST.condense(train, config, 0, CPU)
     assert made.class_counts == (1,) * train.dataset.num_classes
     assert made.images.shape[-1] == train.dataset.image_size and torch.isfinite(made.images).all()
 
@@ -453,32 +454,31 @@ def test_runs_on_data_of_other_shapes(name: str, depth: int) -> None:
     ("change", "message"),
     [
         ({"initial": "released"}, "Use initial = paper"),
-        ({"perturbation": "strong"}, "allowed are none, paper, released"),
+        ({"perturbation": "strong"}, "Allowed: none, paper, released"),
         ({"max_start": 60}, "Lower max_start"),
         ({"student_steps": 1}, "a step for every epoch"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(MabenchError, match=message):
-        replace(trajectory.PRESETS["trajectory"]["paper-ipc1"], **change)
-    with pytest.raises(MabenchError, match="allowed are none, paper, released"):
+        replace(AST.presets["paper-ipc1"].config, **change)
+    with pytest.raises(MabenchError, match="Allowed: none, paper, released"):
         ExpertConfig(clip="norm")
 
 
 def test_published_settings_make_configurations() -> None:
-    assert trajectory.paper("cifar100", 50).batch == 1000 and trajectory.mtt("tinyimagenet", 10).image_rate == 10000
-    assert trajectory.released("cifar10", 10).rate_rate == 1e-6
-    assert trajectory.paper("imagenette", 1).experts.depth_at(128) == 5
+    assert presets.paper("cifar100", 50).batch == 1000 and presets.mtt("tinyimagenet", 10).image_rate == 10000
+    assert presets.released("cifar10", 10).rate_rate == 1e-6
+    assert presets.paper("imagenette", 1).experts.depth_at(128) == 5
     with pytest.raises(MabenchError, match="Did you mean 'tinyimagenet 10'"):
-        trajectory.paper("tinyimagenet", 100)
+        presets.paper("tinyimagenet", 100)
 
 
 def test_presets_and_tables_belong_together() -> None:
     for method in ("trajectory", "mtt"):
-        assert METHODS[method] == "trajectory"
-        presets = module(method).PRESETS[method]
-        assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(presets)
-        assert all(config.method == method for config in presets.values())
+        assert METHODS[method].value.startswith("mabench_methods.trajectory")
+        names = load(method).presets
+        assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(names)
         tables = papers.tables(method)
         assert {t.ipc for t in tables if t.dataset == "cifar10"} == {1, 10, 50}
         for table in tables:

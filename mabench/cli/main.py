@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mabench.runs.ray_cluster import Ray
     from mabench.sets.synthetic import SyntheticSet
     from mabench.suites import Exam
-    from mabench_methods import Preset
+    from mabench_methods import Method, Preset
 
 
 class Group(click.Group):
@@ -283,11 +283,11 @@ def reproduce_(
     for exam in exams:  # a typo shows before hours of condensing
         runner.select(exam, evaluator=evaluator, seeds=wanted[exam.id])
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
-    path = out or Path("results") / "reproduce" / f"{method}-{chosen.name}-{identity[:8]}"
-    display.say(f"{method}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
+    path = out or Path("results") / "reproduce" / f"{runnable.name}-{chosen.name}-{identity[:8]}"
+    display.say(f"{runnable.name}, preset {chosen.name}, IPC {chosen.config.ipc}, {chosen.dataset}; everything in {path}")
     display.say(f"  {chosen.config}\n")
     if dry_run:
-        _show_reproduction_cost(chosen, given, exams, sets, evaluator, wanted, device, engine_name)
+        _show_reproduction_cost(runnable, chosen, given, exams, sets, evaluator, wanted, device, engine_name)
         return
 
     made = [given] if given is not None else []
@@ -296,8 +296,8 @@ def reproduce_(
             try:
                 for number in range(seed, seed + sets):
                     place = path / f"set-seed{number}"
-                    with display.condensing(method if sets == 1 else f"{method} seed {number}") as on_progress:
-                        made.append(reproduce.condense(runnable, chosen, number, place, where, on_progress, should_stop))
+                    with display.condensing(runnable.name if sets == 1 else f"{runnable.name} seed {number}") as on_progress:
+                        made.append(reproduce.condense(runnable, chosen, number, place, where, on_progress, should_stop, method))
                     display.say(f"condensed: {place / 'set.safetensors'} (preview.png, losses.png and card.toml beside it)")
             except Interrupted as error:
                 stopped(path, error)
@@ -344,6 +344,7 @@ def _seeds_of(exam: Exam, asked: list[int] | None, sets: int) -> list[int] | Non
 
 
 def _show_reproduction_cost(
+    method: Method,
     chosen: Preset,
     given: SyntheticSet | None,
     exams: list[Exam],
@@ -365,7 +366,7 @@ def _show_reproduction_cost(
     stand_in = given
     if stand_in is None:
         display.say(f"condensing: trying the first steps of {chosen.method} ...", err=True)
-        each = reproduce.condensation_seconds(mabench_methods.load(chosen.method), chosen, runner.resolve_device(device))
+        each = reproduce.condensation_seconds(method, chosen, runner.resolve_device(device))
         total += each * sets
         display.say(f"condensing: about {display.duration(each)}" + (f" for each of {sets} sets" if sets > 1 else ""))
         packed = bool(getattr(chosen.config, "packed", False))

@@ -58,13 +58,15 @@ def condense(
     device: torch.device,
     on_progress: Callable[[int, int, Mapping[str, float]], None],
     should_stop: Callable[[], bool],
+    named: str = "",
 ) -> SyntheticSet:
-    """The set that this configuration and seed make; resumes in `folder`. Raises Interrupted once `should_stop()` answers True."""
+    """The set that this configuration and seed make; resumes in `folder`. `named`: the method on the command line, where it is a file. Raises
+    Interrupted once `should_stop()` returns True."""
     from mabench import data
     from mabench_methods.kit import Run
 
     train = data.load(chosen.dataset, "train")
-    run = Run(folder, on_progress, should_stop, command(chosen, seed))
+    run = Run(folder, on_progress, should_stop, command(chosen, seed, named))
     made = method.condense(train, chosen.config, seed, device, run)
     if folder is not None and recorded.files(folder / recorded.FOLDER):
         made = dataclasses.replace(made, labels_folder=folder / recorded.FOLDER)

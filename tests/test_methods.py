@@ -1,0 +1,199 @@
+"""The registry of methods (bundled, installed by somebody else, a file), their kit, and what mypy sees of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mabench_methods
+from mabench import data
+from mabench.errors import MabenchError
+from mabench_methods import Method, Preset, kit
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def tutorial() -> str:
+    """The method of docs/add-a-method.md, as a file."""
+    page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "METHOD = Method(" in block)
+
+
+def test_every_bundled_method_has_presets_that_say_what_they_are() -> None:
+    for name in mabench_methods.BUNDLED:
+        method = mabench_methods.load(name)
+        assert method.name == name and method.paper is not None and method.paper.exists()
+        smoke = method.presets["smoke"]
+        assert (smoke.dataset, smoke.comparable, smoke.runs_on) == ("digits", False, "cpu")
+        assert all(preset.dataset in data.DATASETS and not preset.changes for preset in method.presets.values())
+        assert any(preset.comparable for preset in method.presets.values())
+
+
+def test_importing_the_registry_imports_no_torch() -> None:
+    code = "import sys, mabench_methods; print(sorted(mabench_methods.METHODS) != [], 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "True False", done.stderr
+
+
+def test_a_method_of_another_package_is_found_and_runs(tmp_path: Path) -> None:
+    """An installed package as pip leaves it: a module and a dist-info folder with entry points."""
+    site = tmp_path / "site"
+    (site / "somebody").mkdir(parents=True)
+    (site / "somebody" / "__init__.py").write_text("")
+    (site / "somebody" / "mean.py").write_text(tutorial())
+    info = site / "somebody-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[mabench.methods]\nmean = somebody.mean:METHOD\nhmdc = somebody.mean:METHOD\nbroken = somebody.absent:METHOD\nnone = somebody.mean:Config\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "import mabench.engine, mabench_methods, torch\nfrom mabench import data\nfrom mabench.errors import MabenchError\n"
+        "assert mabench_methods.load('hmdc').condense.__module__ == 'mabench_methods.hmdc.condense'\n"
+        "method = mabench_methods.load('mean')\n"
+        "made = method.condense(data.load('digits', 'train'), method.presets['smoke'].config, 0, torch.device('cpu'))\n"
+        "print(made.class_counts)\n"
+        "for name in ('broken', 'none'):\n"
+        "    try: mabench_methods.load(name)\n"
+        "    except MabenchError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == str((1,) * 10)
+    assert "method 'broken' (somebody.absent:METHOD): importing it raised ModuleNotFoundError" in lines[1]
+    assert "method 'none' (somebody.mean:Config): METHOD is a type" in lines[2]
+
+
+def test_a_method_runs_from_its_file(mabench: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "mean.py").write_text(tutorial())
+    done = mabench("reproduce", "./mean.py", "--preset", "smoke", "--evaluator", "mlp*", "--seeds", "0", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "mabench reproduce ./mean.py --preset smoke --seed 0" in (tmp_path / "out" / "set-seed0" / "card.toml").read_text()
+
+
+def test_a_file_without_a_method_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    for content, message in (
+        ("x = 1\n", "METHOD is nothing"),
+        ("\nraise ValueError('no')\n", r"importing it raised ValueError: no at .*mine.py:2"),
+        ("def f(:\n", "importing it raised SyntaxError"),
+        ("from mabench_methods import Method\nMETHOD = Method('x', print, {})\n", "has no presets"),
+    ):
+        path.write_text(content)
+        sys.modules.pop(
+            next((name for name, module in sys.modules.items() if getattr(module, "__file__", "") == str(path)), ""), None
+        )
+        with pytest.raises(MabenchError, match=message):
+            mabench_methods.load(str(path))
+    with pytest.raises(MabenchError, match="there is no such file"):
+        mabench_methods.load(str(tmp_path / "absent.py"))
+    with pytest.raises(MabenchError, match="Did you mean 'hmdc'"):
+        mabench_methods.load("hmcd")
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_through_the_border(tmp_path: Path) -> None:
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        "import mabench_methods\nfrom mabench.papers import presets\nfrom mabench_methods.kit import Run\n"
+        "reveal_type(mabench_methods.METHODS)\nreveal_type(mabench_methods.load('dc'))\n"
+        "reveal_type(presets.preset('dc'))\nreveal_type(Run)\n"
+    )
+    mypy = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--cache-dir", str(tmp_path / "cache"), str(probe)]
+    done = subprocess.run(mypy, capture_output=True, text=True, cwd=ROOT)
+    revealed = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert len(revealed) == 4, done.stdout + done.stderr
+    assert revealed[0] == "dict[str, importlib.metadata.EntryPoint]"
+    assert revealed[1:3] == ["mabench_methods.Method", "mabench_methods.Preset"]
+    assert revealed[3].endswith("-> mabench_methods.kit.run.Run")
+
+
+def test_a_snapshot_goes_back_into_the_same_objects() -> None:
+    images = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([images], lr=0.1, momentum=0.9)
+    streams, waiting = kit.generators(0, ("a", "b")), [1, 2, 3]
+    state = {"images": images, "optimizer": optimizer, "streams": streams, "waiting": waiting}
+
+    def steps(count: int) -> list[float]:
+        seen = []
+        for _ in range(count):
+            images.grad = torch.rand(3, generator=streams["a"])
+            optimizer.step()
+            waiting.append(len(waiting))
+            seen.append(float(images.detach().sum()))
+        return seen
+
+    steps(2)
+    saved = kit.snapshot(state)
+    expected, there = steps(3), list(waiting)
+    kit.restore(state, saved)
+    assert steps(3) == expected and waiting == there
+
+
+def test_one_training_is_the_textbook_loop() -> None:
+    """Five epochs with a falling rate against ten lines of PyTorch, interrupted in the middle of an epoch."""
+    train = data.load("digits", "train")
+    real = kit.RealImages(train, CPU)
+
+    def network() -> torch.nn.Module:
+        return kit.draw_network(train.dataset, "mlp", 3)
+
+    def order(epoch: int) -> torch.Tensor:
+        return torch.randperm(200, generator=torch.Generator().manual_seed(epoch))
+
+    plain = network()
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(5):
+        for rows in order(epoch).split(64):
+            sgd.param_groups[0]["lr"] = 0.1 / (1 + epoch)
+            sgd.zero_grad()
+            torch.nn.functional.cross_entropy(plain(real.at(rows)), real.labels[rows]).backward()
+            sgd.step()
+
+    def training() -> kit.Training:
+        student = network()
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.5, momentum=0.9)
+
+        def backward(rows: torch.Tensor, step: int) -> dict[str, float]:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(student(real.at(rows)), real.labels[rows]).backward()
+            return {}
+
+        return kit.Training(
+            student,
+            optimizer,
+            epochs=5,
+            images=200,
+            batch=64,
+            order=order,
+            backward=backward,
+            rate=lambda epoch: 0.1 / (1 + epoch),
+        )
+
+    first = training()
+    for _ in range(6):
+        first.step()
+    second = training()
+    second.resume(kit.snapshot(first.state()))
+    while second.done < second.steps:
+        second.step()
+    assert second.steps == 20 and (second.epoch, second.position) == (5, 0)
+    for ours, theirs in zip(second.network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_presets_need_names_of_their_own() -> None:
+    config = mabench_methods.load("dc").presets["smoke"].config
+    with pytest.raises(ValueError, match="one name"):
+        mabench_methods.by_name(Preset("x", "a", config), Preset("x", "a", config))
+    assert isinstance(mabench_methods.load("dc"), Method)
