@@ -1,17 +1,15 @@
 """Other projects' files -> SyntheticSet. Every decision is a Finding: printed, kept in each record, overridable by a flag.
 
-Nothing is executed (`pickles.py`), and nothing is allocated that the file does not hold.
+Files of strangers are opened in a child process (`sandbox.py`); what comes back are numbers, texts and tensors.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +19,11 @@ from mabench.data import DATASETS, Dataset
 from mabench.errors import MabenchError, first_line, lookup, printable
 from mabench.files import size_of
 from mabench.schema import Finding
-from mabench.sets import pickles, recorded, synthetic
+from mabench.sets import formats, pickles, recorded, synthetic
+from mabench.sets.sandbox import open_in_child
 from mabench.sets.synthetic import MAX_BYTES, SyntheticSet
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # whatever a file calls itself: Pillow gives others (EPS) to programs outside
 READABLE = ".safetensors, .pt, .pth, .npz, .npy, or a folder with one sub-folder of images per class"
 
 
@@ -89,7 +87,7 @@ def read(
                 draft = _read_numpy(path)
             else:
                 pair = _mtt_pair(path.parent, path)
-                draft = _read_mtt(*pair) if pair else _from_object(path, pickles.load(path, MAX_BYTES), set_index)
+                draft = _read_mtt(*pair) if pair else _from_object(path, open_in_child(pickles.load, path, MAX_BYTES), set_index)
     except OSError as error:
         raise MabenchError(
             f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
@@ -142,45 +140,7 @@ def _read_canonical(path: Path, dataset: str | None) -> _Draft:
 
 
 def _read_numpy(path: Path) -> _Draft:
-    try:
-        _declared(path)
-        value = np.load(path, allow_pickle=False)
-        arrays = {"images": value} if isinstance(value, np.ndarray) else {name: value[name] for name in value.files}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(a, a.dtype.newbyteorder("="))) for name, a in arrays.items()}
-    except (MabenchError, OSError):
-        raise
-    except Exception as error:  # numpy and zipfile raise whatever comes up in a damaged file
-        raise MabenchError(
-            f"{path}: not a readable numpy file ({pickles.first(error)}). Arrays of numbers only, no pickled objects."
-        ) from error
-    return _from_object(path, tensors, None)
-
-
-def _declared(path: Path) -> None:
-    """Compare what the headers of a numpy file declare with what there is, before numpy takes memory for it."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            _check_header(file, path.stat().st_size)
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(item.file_size for item in archive.infolist())
-        if unpacked > MAX_BYTES:
-            raise MabenchError(f"{path}: unpacks to {unpacked:,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
-        for item in archive.infolist():
-            with archive.open(item) as file:
-                _check_header(file, item.file_size)
-
-
-def _check_header(file: IO[bytes], size: int) -> None:
-    version = np.lib.format.read_magic(file)
-    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-    if header is None:
-        raise ValueError(f"version {version} of the format")
-    shape, _, dtype = header(file)
-    if dtype.kind not in "fiub":
-        raise ValueError(f"{dtype} where numbers belong")
-    if file.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"its header declares {list(shape)} {dtype}, which is not what is there")
+    return _from_object(path, open_in_child(formats.read_numpy, path, MAX_BYTES), None)
 
 
 def _mtt_pair(folder: Path, path: Path) -> tuple[Path, Path] | None:
@@ -199,7 +159,7 @@ def _mtt_pair(folder: Path, path: Path) -> tuple[Path, Path] | None:
 def _read_mtt(images_path: Path, labels_path: Path) -> _Draft:
     for part in (images_path, labels_path):
         _head(part)
-    images, labels = (pickles.load(part, MAX_BYTES) for part in (images_path, labels_path))
+    images, labels = (open_in_child(pickles.load, part, MAX_BYTES) for part in (images_path, labels_path))
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
         raise MabenchError(f"{images_path}: MTT's pair must hold one tensor a file.")
     draft = _Draft(images_path, images, labels, normalised_by_default=True)
@@ -209,8 +169,6 @@ def _read_mtt(images_path: Path, labels_path: Path) -> _Draft:
 
 def _read_folder(folder: Path, name: str) -> _Draft:
     """Images by class (SRe2L, RDED, torchvision's ImageFolder)."""
-    from PIL import Image
-
     entry = lookup(DATASETS, name, "dataset")
     found = {p.name: sorted(q for q in p.iterdir() if q.suffix.lower() in IMAGE_SUFFIXES) for p in folder.iterdir() if p.is_dir()}
     classes = {k: v for k, v in found.items() if v}
@@ -224,28 +182,14 @@ def _read_folder(folder: Path, name: str) -> _Draft:
     count = sum(map(len, classes.values()))
     if count * entry.channels * entry.image_size**2 > MAX_BYTES:
         raise MabenchError(f"{folder}: {count:,} images; sets up to {MAX_BYTES:,} bytes are read.")
-    arrays, labels = [], []
-    for label, key in enumerate(order):
-        for file in classes[key]:
-            size_of(file)
-            try:
-                with Image.open(file, formats=IMAGE_FORMATS) as image:
-                    if max(image.size) > 2048:
-                        raise MabenchError(f"{file}: {image.size[0]} x {image.size[1]} px; {name} has {entry.image_size} px.")
-                    array = np.asarray(image.convert("RGB"))
-            except MabenchError:
-                raise
-            except Exception as error:  # Pillow raises whatever comes up in a damaged file
-                raise MabenchError(f"{file}: not a readable image ({pickles.first(error)}). Replace or remove it.") from error
-            if array.shape[:2] != (entry.image_size, entry.image_size):
-                raise MabenchError(
-                    f"{file}: {array.shape[1]} x {array.shape[0]} px, {name} needs {entry.image_size} x {entry.image_size}. "
-                    "Resize the images yourself, so that what is measured is what you chose."
-                )
-            arrays.append(array)
-            labels.append(label)
-    draft = _Draft(folder, torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
-    draft.note("format", "folder of images", f"{len(arrays)} images in {len(order)} class folders")
+    files = [file for key in order for file in classes[key]]
+    for file in files:
+        size_of(file)
+    names = [str(file.relative_to(folder)) for file in files]
+    images = open_in_child(formats.read_images, folder, MAX_BYTES, names=names, side=entry.image_size)
+    labels = torch.arange(len(order)).repeat_interleave(torch.tensor([len(classes[key]) for key in order]))
+    draft = _Draft(folder, images.permute(0, 3, 1, 2).contiguous(), labels)
+    draft.note("format", "folder of images", f"{len(files)} images in {len(order)} class folders")
     draft.note("class order", f"{order[0]} .. {order[-1]}", reason)
     return draft
 
