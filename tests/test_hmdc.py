@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from mabench import data
 from mabench.errors import Interrupted, MabenchError
@@ -21,7 +22,8 @@ from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import paper_tables as papers
 from mabench.sets import synthetic
 from mabench_methods.hmdc import condense as hmdc
-from mabench_methods.hmdc.balance import FLOOR, START, GradientBalance, Record, normalised
+from mabench_methods.hmdc import config as settings
+from mabench_methods.hmdc.balance import GradientBalance, Record, normalised
 from mabench_methods.hmdc.config import CHOICES, Config
 from mabench_methods.hmdc.decomposition import Alignment, SpatialNetwork, mutual_distillation, shapes
 from mabench_methods.hmdc.pair import Learner
@@ -162,7 +164,7 @@ def test_weights_are_smallest_over_own_accumulator() -> None:
     balance = GradientBalance(2, 3, "released")
     balance.add(0, [8.0, 2.0, 4.0])
     balance.add(0, [8.0, 0.0, 4.0])
-    assert balance.weights(0) == pytest.approx([(2 + START) / (16 + START), 1.0, (2 + START) / (8 + START)], rel=1e-12)
+    assert balance.weights(0) == [2 / 16, 1.0, 2 / 8]
     assert balance.weights(1) == [1.0, 1.0, 1.0]  # another class, nothing seen yet
     balance.restart()
     assert balance.weights(0) == [1.0, 1.0, 1.0]
@@ -173,7 +175,46 @@ def test_the_papers_accumulator_is_one_for_all_classes_and_is_never_emptied() ->
     balance.add(0, [1.0, 3.0])
     balance.add(1, [1.0, 5.0])
     balance.restart()
-    assert balance.weights(0) == balance.weights(1) == pytest.approx([1.0, 0.25], rel=1e-5)
+    assert balance.weights(0) == balance.weights(1) == [1.0, 0.25]
+
+
+def test_a_loss_without_a_gradient_has_no_part_in_the_minimum() -> None:
+    balance = GradientBalance(1, 3)
+    balance.add(0, [4.0, 0.0, 1.0])
+    assert balance.weights(0) == [0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("way", ["paper", "released"])
+def test_the_unit_of_a_loss_does_not_move_the_images(way: str) -> None:
+    """Each loss in turn is multiplied by 1e-6 and 1e6, over 20 steps: a loop over the module's own arithmetic in float64."""
+
+    def steps(factors: list[float]) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(5)
+        balance = GradientBalance(2, 3, way)
+        images = torch.zeros(4, 3, 2, 2, dtype=torch.float64)
+        for step in range(20):
+            towards = torch.zeros_like(images)
+            for label in range(2):
+                # sizes as far apart as those of a network's gradients and of its distillation
+                drawn = torch.randn(3, *images.shape, generator=generator, dtype=torch.float64)
+                drawn = drawn * torch.tensor([1e-6, 1e-6, 1e-10], dtype=torch.float64).view(3, 1, 1, 1, 1)
+                gradients = [factor * g for factor, g in zip(factors, drawn, strict=True)]
+                for g in gradients:
+                    g[: 2 * label], g[2 * label + 2 :] = 0, 0
+                if step % 10 == 0:
+                    balance.add(label, [float(g.abs().max()) for g in gradients])
+                for weight, g in zip(balance.weights(label), gradients, strict=True):
+                    towards += weight * g
+            images -= normalised(towards, way)
+        return images
+
+    reference = steps([1.0, 1.0, 1.0])
+    assert float(reference.abs().max()) > 1  # 20 steps of at most 1
+    for loss in range(3):
+        for factor in (1e-6, 1e6):
+            factors = [1.0, 1.0, 1.0]
+            factors[loss] = factor
+            torch.testing.assert_close(steps(factors), reference, rtol=1e-9, atol=1e-9)
 
 
 def test_balanced_gradients_are_equal_after_one_sample() -> None:
@@ -181,7 +222,7 @@ def test_balanced_gradients_are_equal_after_one_sample() -> None:
     balance, record = GradientBalance(1, 3), Record(("L1", "L2", "L3"))
     balance.add(0, magnitudes)
     record.add(0, 0, magnitudes, balance.weights(0))
-    assert record.rows[0][5:] == pytest.approx([0.02] * 3, rel=1e-4)
+    assert record.rows[0][5:] == pytest.approx([0.02] * 3, rel=1e-12)
 
 
 def test_without_the_module_weights_are_one() -> None:
@@ -194,19 +235,18 @@ def test_normalisation_per_image_and_per_channel() -> None:
     gradient = torch.zeros(2, 2, 2, 2)
     gradient[0, 0, 0, 0], gradient[0, 1, 1, 1], gradient[1, 0, 0, 1] = 4.0, -2.0, 1e-3
     image = normalised(gradient, "paper")
-    assert float(image[0, 0, 0, 0]) == pytest.approx(4 / (4 + FLOOR)) and float(image[0, 1, 1, 1]) == pytest.approx(
-        -0.5, rel=1e-5
-    )
+    assert float(image[0, 0, 0, 0]) == 1 and float(image[0, 1, 1, 1]) == -0.5
     channel = normalised(gradient, "released")
-    assert float(channel[0, 1, 1, 1]) == pytest.approx(-1, rel=1e-5)
-    assert float(channel[1, 0, 0, 1]) == pytest.approx(1e-3 / (1e-3 + FLOOR)) and float(channel[1, 1].abs().max()) == 0
+    assert float(channel[0, 1, 1, 1]) == -1 and float(channel[1, 0, 0, 1]) == 1 and float(channel[1, 1].abs().max()) == 0
 
 
 # -- Spatial-Semantic Decomposition --------------------------------------------------------------------------------------------
 
 
 def network_of(name: str, side: int = 0, **options: Any) -> SpatialNetwork:
-    evaluator = EVALUATORS[name].model_copy(update={"pretrained": False} | ({"input_size": side} if side else {}))
+    evaluator = EVALUATORS[name].model_copy(update={"pretrained": False})
+    if side:
+        evaluator = settings.resized(evaluator, side)
     model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=evaluator.input_size, seed=0)
     return SpatialNetwork(evaluator, model, data.DATASETS["cifar10"], **options).eval()
 
@@ -217,9 +257,11 @@ def network_of(name: str, side: int = 0, **options: Any) -> SpatialNetwork:
         ("convnet3-scratch", 0, {}, [(128, 16), (128, 8), (128, 4)]),
         ("convnet3-scratch", 0, {"repeat_last": True}, [(128, 16), (128, 8), (128, 4), (128, 4)]),
         ("vit_tiny-pretrained", 0, {}, [(192, 14)] * 12),
+        ("vit_tiny-pretrained", 64, {}, [(192, 4)] * 12),
         ("vit_mini-scratch", 0, {}, [(128, 8)] * 6),
+        ("vit_mini-scratch", 16, {}, [(128, 4)] * 6),
         ("swin_tiny-scratch", 0, {}, [(96, 16), (192, 8), (384, 4), (768, 2)]),
-        ("resnet18-pretrained", 64, {}, [(64, 32), (64, 16), (128, 8), (256, 4), (512, 2)]),
+        ("resnet18-pretrained", 64, {}, [(64, 16), (64, 16), (128, 8), (256, 4), (512, 2)]),
         ("resnet18-scratch", 0, {}, [(64, 32), (128, 16), (256, 8), (512, 4)]),
         ("efficientnet_lite0-pretrained", 64, {}, [(16, 32), (24, 16), (40, 8), (112, 4), (320, 2)]),
         ("lenet-scratch", 0, {}, [(6, 14), (16, 5)]),
@@ -408,9 +450,9 @@ def test_smoke_on_digits_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert "vit_mini was first trained on 2 batches" in card and "vit_mini-scratch-trained.pt" in card
     lines = (tmp_path / "gradient_balance.csv").read_text().splitlines()
     assert lines[0] == "step,class,L1 before,L2 before,L3 before,L1 after,L2 after,L3 after"
-    for line in lines[1:11]:  # the first sample of an iteration: all losses equal after the module, but for START
+    for line in lines[1:11]:  # the first sample of an iteration: all losses equal after the module
         _, _, *values = map(float, line.split(","))
-        assert min(values[:3]) <= max(values[3:]) <= min(values[:3]) + 2 * START
+        assert values[3:] == pytest.approx([min(values[:3])] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", list(ABLATIONS))
@@ -419,7 +461,7 @@ def test_the_switches_of_table_2_and_3(name: str) -> None:
     losses: list[Mapping[str, float]] = []
     run = Run(on_progress=lambda done, total, found: losses.append(found))
     hmdc.condense(data.load("digits", "train"), config, 0, CPU, run)
-    assert set(losses[0]) == set(config.losses) and all(math.isfinite(v) for found in losses for v in found.values())
+    assert set(losses[0]) == {*config.losses, "step"} and all(math.isfinite(v) for found in losses for v in found.values())
     assert ("L3" in losses[0]) == config.mutual_distillation
 
 
@@ -427,10 +469,15 @@ def test_no_iterations_leave_the_initial_images_and_a_step_moves_them_as_far_as_
     start = made(None, replace(TINY, iterations=0))
     # they depend on seed and first network, not on the second or its training
     assert start.sha256 == made(None, replace(TINY, second="vit_mini-scratch", iterations=0, pretraining=1)).sha256
-    end = made(None, replace(TINY, iterations=1, steps=1, image_rate=0.01))
-    std = torch.tensor(data.DATASETS["digits"].std).view(-1, 1, 1)
-    moved = ((end.images - start.images) / std).abs()
-    assert 0 < float(moved.max()) <= 0.01 + 1e-5
+    for side in ("paper", "released"):
+        config = replace(TINY, iterations=1, steps=1, image_rate=0.01, **(dict.fromkeys(CHOICES, side) | {"initial": "released"}))
+        losses: list[Mapping[str, float]] = []
+        run = Run(on_progress=lambda done, total, found, losses=losses: losses.append(found))  # type: ignore[misc]
+        end = hmdc.condense(data.load("digits", "train"), config, 3, CPU, run)
+        std = torch.tensor(data.DATASETS["digits"].std).view(-1, 1, 1)
+        moved = ((end.images - start.images) / std).abs()
+        assert float(moved.max()) == pytest.approx(0.01, rel=1e-4)  # the first step is a whole one, whatever the losses are
+        assert losses[0]["step"] == pytest.approx(255 * float((moved * std).mean()), rel=1e-3)
 
 
 def test_mistakes_are_refused() -> None:
@@ -438,13 +485,26 @@ def test_mistakes_are_refused() -> None:
         replace(TINY, layer_softmax="sideways")
     with pytest.raises(MabenchError, match="Did you mean"):
         hmdc.condense(data.load("digits", "train"), replace(TINY, second="lenet-scrath"), 0, CPU)
+    with pytest.raises(MabenchError, match="30 px do not divide into its patches of 4"):
+        assert replace(TINY, second="vit_mini-scratch", second_input=30).pair
     with pytest.raises(MabenchError, match="train split"):
         hmdc.condense(data.load("digits", "test"), TINY, 0, CPU)
+
+
+def test_missing_weights_are_those_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: Any, **options: Any) -> None:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(MabenchError, match="vit_tiny-pretrained: condenses the images.*hf download timm/vit_tiny.*--preset lite") as error:
+        hmdc.condense(data.load("digits", "train"), replace(TINY, second="vit_tiny-pretrained"), 0, CPU)
+    assert "--evaluator" not in str(error.value)
 
 
 def test_presets_and_tables() -> None:
     presets: dict[str, Any] = {name: preset.config for name, preset in METHOD.presets.items()}
     assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(presets)
+    assert next(iter(presets)) == "released-ipc1"  # the first of a budget is what `mabench reproduce hmdc --ipc N` runs
     for name, config in presets.items():
         assert config.pair and (not name.startswith("paper") or all(getattr(config, c) == "paper" for c in CHOICES))
     printed = [49.36, 75.10, 79.96, 74.09, 73.21, 73.40, 39.07, 75.61]  # the paper's column "Average"

@@ -10,47 +10,50 @@ from torch import Tensor
 
 from mabench.files import atomic_write, write_text
 
-START = 1e-6  # released code: what the accumulator holds before the first sample
-FLOOR = 1e-6  # released code: added to the divisor of a synthetic image's gradient
-
 
 class GradientBalance:
     """Accumulates the largest gradient of every loss and weighs losses by min(A) / A (Eq. 4 and 5).
 
-    `accumulator='paper'`: one sum per loss over all classes and the whole run. 'released': one per class, started afresh by
-    `restart` with every iteration, that is with every pair of networks. `enabled=False` samples for the record; weights stay 1.
+    `accumulator='paper'`: one sum per loss over all classes and the whole run. 'released': one per class, which `restart` empties
+    with every iteration, that is with every draw of the networks. `enabled=False` samples for the record; weights stay 1.
+    No absolute constant takes part, so the ratios of the weighted gradients do not depend on the unit of any loss.
     """
 
     def __init__(self, classes: int, losses: int, accumulator: str = "released", enabled: bool = True) -> None:
         self.per_class, self.enabled = accumulator == "released", enabled
-        self.sums = torch.full((classes if self.per_class else 1, losses), START, dtype=torch.float64)
+        self.sums = torch.zeros(classes if self.per_class else 1, losses, dtype=torch.float64)
         """A of Eq. 4: [classes or 1, losses]."""
 
     def restart(self) -> None:
         """New networks: forget the old ones' gradients, where the accumulator is the released one."""
         if self.per_class:
-            self.sums.fill_(START)
+            self.sums.zero_()
 
     def add(self, label: int, magnitudes: Sequence[float]) -> None:
         """One sample: the largest absolute gradient of every loss at the synthetic images of a class."""
         self.sums[self._row(label)] += torch.tensor(magnitudes, dtype=torch.float64)
 
     def weights(self, label: int) -> list[float]:
-        """min(A) / A for every loss: the one with the smallest gradients has 1, all others less."""
-        if not self.enabled:
-            return [1.0] * self.sums.shape[1]
-        own = self.sums[self._row(label)]
-        return [float(w) for w in own.min() / own]
+        """min(A) / A for every loss: the one with the smallest gradients has 1, all others less.
+
+        A loss that has shown no gradient yet has weight 1 and no part in the minimum.
+        """
+        sums = self.sums[self._row(label)]
+        shown = sums > 0
+        if not self.enabled or not shown.any():
+            return [1.0] * len(sums)
+        return torch.where(shown, sums[shown].min() / sums, 1.0).tolist()
 
     def _row(self, label: int) -> int:
         return label if self.per_class else 0
 
 
 def normalised(gradient: Tensor, way: str) -> Tensor:
-    """Gradient [N,C,S,S] of the stored images over its largest absolute value: per image (`paper`), or per image and channel
-    (`released`). An image far from the others moves no further than they do."""
+    """Divide the gradient [N,C,S,S] of the stored images by its largest absolute value: per image (`paper`), or per image and
+    channel (`released`). An image far from the others moves no further than they do; one without a gradient stays."""
     axes = (1, 2, 3) if way == "paper" else (2, 3)
-    return gradient / (gradient.abs().amax(axes, keepdim=True) + FLOOR)
+    largest = gradient.abs().amax(axes, keepdim=True)
+    return gradient / largest.where(largest > 0, 1.0)
 
 
 class Record:

@@ -43,8 +43,9 @@ from .selection import choose
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """A set of `config.ipc` stored images per class: float32, pixel space, within [0,1], hard labels, `grid2` unless told.
 
-    Leaves `gradient_balance.csv` and `.png` (the paper's Figure 4) in the run's folder. Resumes to the same images. Raises
-    MabenchError for a test split, too large an IPC, or a network without a map of the image in its features.
+    Leaves `gradient_balance.csv` and `.png` (the paper's Figure 4) in the run's folder. Beside the losses it reports `step`: how
+    far a step moved a pixel on average, in 255ths. Resumes to the same images. Raises MabenchError for a test split, too large an
+    IPC, or a network without a map of the image in its features.
     """
     run = run or Run()
     kit.check_train(train, config.ipc * config.formation**2)
@@ -71,7 +72,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         sampled = inner % config.period == 0
         if sampled and config.representatives == "released":
             state.rows = _representatives(config, real, state.learners[inner // config.period % 2], state.streams["batches"])
-        towards, means = torch.zeros_like(images), [0.0] * len(config.losses)
+        towards, means = torch.zeros_like(images), torch.zeros(len(config.losses))
         for label in range(train.dataset.num_classes):
             losses = _class_losses(config, real, state, label)
             if sampled:
@@ -86,13 +87,15 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
                 weights = state.balance.weights(label)
                 weighted = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
                 towards += torch.autograd.grad(weighted, images)[0]
-            means = [m + float(loss.detach()) / train.dataset.num_classes for m, loss in zip(means, losses, strict=True)]
-        images.grad = normalised(towards, config.image_gradient) if config.gradient_balance else towards
+            means += torch.stack([loss.detach() for loss in losses]).cpu() / train.dataset.num_classes
+        images.grad = normalised(towards, config.image_gradient) if config.normalised_step else towards
+        before = images.detach().clone()
         state.image_optimizer.step()
         with torch.no_grad():
             images.clamp_(low, high)
+            moved = 255 * ((images - before) * real.std).abs().mean()
         _train(config, real, state)
-        named = dict(zip(config.losses, means, strict=True))
+        named = dict(zip(config.losses, means.tolist(), strict=True)) | {"step": float(moved)}
         run.step(config.pretraining + step + 1, total, named, state.kept(step + 1))
 
     if run.folder is not None:
@@ -344,7 +347,8 @@ def _augmented(
 
 def _card(config: Config, train: RealData) -> Card:
     first, second = (name.removesuffix("-pretrained").removesuffix("-scratch") for name in (config.first, config.second))
-    without = [n for n, on in (("GBM", config.gradient_balance), ("MD", config.mutual_distillation)) if not on]
+    switches = {"GBM": config.gradient_balance, "MD": config.mutual_distillation, "the normalised step": config.normalised_step}
+    without = [name for name, on in switches.items() if not on]
     title = f"HMDC, {train.dataset.title}, IPC {config.ipc}, {config.iterations} x {config.steps} steps"
     if without:
         title += f", without {' and '.join(without)}"

@@ -6,6 +6,7 @@ recommend and why.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +18,8 @@ from ..kit import check_choices
 
 Choice = Literal["paper", "released"]
 PLANS = {
-    # section 4.1: "color modifications, cropping, and either Cutout or CutMix", as in IDC
-    "paper": Augmentation(color="full", geometry=("crop",), flip=0.5, cutmix=0.5, cutout="unless-cutmix", space="normalised"),
+    # section 4.1: "color modifications, cropping, and either Cutout or CutMix", as in IDC; neither names a flip
+    "paper": Augmentation(color="full", geometry=("crop",), flip=0.0, cutmix=0.5, cutout="unless-cutmix", space="normalised"),
     # released: of the colours only brightness, one of three geometries, cutout always; no CutMix when a transformer comes first
     "released": Augmentation(
         color="brightness-only",
@@ -34,6 +35,23 @@ PLANS = {
 }
 
 
+def resized(evaluator: Evaluator, side: int) -> Evaluator:
+    """The evaluator with inputs of `side` pixels. timm's transformers must hear of it, and resample pretrained positions.
+
+    Raises MabenchError for a side that the network's patches do not divide.
+    """
+    arguments = evaluator.arguments
+    if evaluator.family == "transformer":
+        patch = int(str(arguments.get("patch_size") or re.findall(r"patch(\d+)", evaluator.architecture)[0]))
+        if side % patch:
+            raise MabenchError(
+                f"{evaluator.name}: inputs of {side} px do not divide into its patches of {patch} px. "
+                f"Choose a multiple of {patch}."
+            )
+        arguments = arguments | {"img_size": side}
+    return evaluator.model_copy(update={"input_size": side, "arguments": arguments})
+
+
 @dataclass(frozen=True)
 class Config:
     """Hyper-parameters of HMDC. Defaults: the released code's for CIFAR-10."""
@@ -43,7 +61,9 @@ class Config:
     second: str = "vit_tiny-pretrained"
     """The pair, two evaluators with a map of the image in their features (paper, Table 3, varies them)."""
     gradient_balance: bool = True
-    """The Gradient Balance Module, and with it the normalised step of each image (paper, Table 2)."""
+    """The Gradient Balance Module (paper, Table 2)."""
+    normalised_step: bool = True
+    """Divide each image's gradient by its largest value; the released code does so only together with the module."""
     mutual_distillation: bool = True
     """L3, and the distillation loss in the networks' training (paper, Table 2)."""
     iterations: int = 100
@@ -115,7 +135,7 @@ class Config:
         if self.first_width:
             first = first.model_copy(update={"arguments": first.arguments | {"width": self.first_width}})
         if self.second_input:
-            second = second.model_copy(update={"input_size": self.second_input})
+            second = resized(second, self.second_input)
         return first, second
 
 

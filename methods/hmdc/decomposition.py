@@ -103,8 +103,10 @@ class SpatialNetwork(nn.Module):
         if getattr(model, "num_prefix_tokens", 0):
             last, found = model.forward_intermediates(images, return_prefix_tokens=True)
             return last, [(prefix[:, 0], spatial) for spatial, prefix in found]
-        last, found = model.forward_intermediates(images)
-        return last, [(m.mean((2, 3)), m) for m in found]
+        last, maps = model.forward_intermediates(images)
+        if isinstance(pooling := getattr(model, "maxpool", None), nn.Module):
+            maps = [pooling(maps[0]), *maps[1:]]  # timm gives a ResNet's stem before its pooling, the released code after it
+        return last, [(m.mean((2, 3)), m) for m in maps]
 
 
 def _stage_ends(network: networks.Network) -> frozenset[int]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mabench.data import Dataset, augment
+from mabench.errors import MabenchError
 from mabench.networks import evaluators
 from mabench.networks.compiling import has_bfloat16
 from mabench.schema import Augmentation, Evaluator
@@ -46,13 +47,23 @@ class Learner:
         """Pretrained weights; None = fresh ones in every iteration."""
 
     def _build(self, seed: int) -> SpatialNetwork:
-        model = evaluators.build(
-            self.evaluator,
-            num_classes=self.dataset.num_classes,
-            channels=self.dataset.channels,
-            image_size=self.evaluator.input_size,
-            seed=seed,
-        )
+        try:
+            model = evaluators.build(
+                self.evaluator,
+                num_classes=self.dataset.num_classes,
+                channels=self.dataset.channels,
+                image_size=self.evaluator.input_size,
+                seed=seed,
+            )
+        except MabenchError as error:
+            if not self.evaluator.pretrained:
+                raise
+            weights = f"timm/{self.evaluator.architecture}"
+            raise MabenchError(
+                f"{self.evaluator.name}: condenses the images in this preset, and its pretrained weights {weights} are not in the Hub "
+                f"cache and cannot be fetched. Connect once and run `hf download {weights}`, or choose a preset without them: "
+                "mabench reproduce hmdc --preset lite"
+            ) from error
         network = SpatialNetwork(self.evaluator, model, self.dataset, **self._options).to(self.device)
         if self.evaluator.family == "cnn":
             cast(Any, network).to(memory_format=torch.channels_last)
