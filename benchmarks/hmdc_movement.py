@@ -49,7 +49,9 @@ def main() -> None:
     for side, make in (("paper", paper), ("released", released)):
         found[side] = movement(train, make(1, steps=arguments.steps, **SMALL))
         steps = [float(values.get("step", float("nan"))) for values in found[side]["losses"]]  # type: ignore[attr-defined]
-        body.append([side, f"{found[side]['largest']:.2f}", f"{found[side]['mean']:.3f}", *(f"{v:.3f}" for v in steps[:1] + steps[-1:])])
+        body.append(
+            [side, f"{found[side]['largest']:.2f}", f"{found[side]['mean']:.3f}", *(f"{v:.3f}" for v in steps[:1] + steps[-1:])]
+        )
     print(tabulate(body, ["side", "largest move /255", "mean move /255", "step at first", "step at last"], disable_numparse=True))
     if arguments.name:
         write_text(HERE / "results" / f"{arguments.name}.json", json.dumps(found, indent=1) + "\n")

@@ -496,7 +496,9 @@ def test_missing_weights_are_those_of_the_method(monkeypatch: pytest.MonkeyPatch
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(MabenchError, match="vit_tiny-pretrained: condenses the images.*hf download timm/vit_tiny.*--preset lite") as error:
+    with pytest.raises(
+        MabenchError, match="vit_tiny-pretrained: condenses the images.*hf download timm/vit_tiny.*--preset lite"
+    ) as error:
         hmdc.condense(data.load("digits", "train"), replace(TINY, second="vit_tiny-pretrained"), 0, CPU)
     assert "--evaluator" not in str(error.value)
 
