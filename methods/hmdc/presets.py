@@ -24,7 +24,7 @@ def paper(ipc: int, **changes: Any) -> Config:
 
 
 SWITCHES = {"gbm": "gradient_balance", "md": "mutual_distillation", "step": "normalised_step"}
-ABLATIONS: dict[str, dict[str, bool]] = {
+ABLATIONS: dict[str, dict[str, Any]] = {
     # every combination but the whole: `without-gbm-step` has neither the module nor the normalised step
     "-".join(("without", *left_out)): {SWITCHES[name]: False for name in left_out}
     for count in (1, 2, 3)
