@@ -19,6 +19,7 @@ from tabulate import tabulate
 from mabench import data, suites
 from mabench import engine as engines
 from mabench.files import write_text
+from mabench.results import scoring
 from mabench.runs import local as runner
 from mabench.runs.folder import Folder
 from mabench.schema import RunRecord
@@ -78,7 +79,7 @@ def main() -> None:
     body, result = [], {}
     environments = {json.dumps(r.environment): r.environment for runs in columns.values() for rs in runs.values() for r in rs}
     for name in columns["plain"]:
-        scores = {column: [100 * r.score for r in runs[name]] for column, runs in columns.items()}
+        scores = {column: [100 * scoring.score(r) for r in runs[name]] for column, runs in columns.items()}
         assert all(math.isfinite(s) for values in scores.values() for s in values)
         best = max((fmean(v), c) for c, v in scores.items() if c != "plain")
         body.append([name, *(f"{fmean(v):.2f} ({pstdev(v):.2f})" for v in scores.values()), f"{best[0]:.2f} at {best[1]}"])

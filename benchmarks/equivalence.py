@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from mabench import data, suites
 from mabench.files import write_text
+from mabench.results import scoring
 from mabench.runs import local as runner
 from mabench.runs.folder import Folder
 from mabench.sets import readers as adapters
@@ -45,7 +46,7 @@ def main() -> None:
             device="auto",
             engine=engine,
             on_record=lambda r, fresh: print(
-                f"{r.engine:<9} {r.cell.name} {100 * r.score:.2f}% in {r.seconds:.0f} s", flush=True
+                f"{r.engine:<9} {r.cell.name} {100 * scoring.score(r):.2f}% in {r.seconds:.0f} s", flush=True
             ),
         )
         for engine in ("reference", "fast")
@@ -55,15 +56,15 @@ def main() -> None:
     }
     for name in dict.fromkeys(c.evaluator.name for c in cells):
         pairs = [(a, b) for a, b in zip(*records.values(), strict=True) if a.cell.evaluator.name == name]
-        differences = [b.score - a.score for a, b in pairs]
+        differences = [scoring.score(b) - scoring.score(a) for a, b in pairs]
         mean = fmean(differences)
         rows[exam.id, condensed.name, name] = {
             "evaluator": name,
             "suite": exam.id,
             "set": condensed.name,
             "seeds": len(pairs),
-            "acc_reference": fmean(a.score for a, _ in pairs),
-            "acc_fast": fmean(b.score for _, b in pairs),
+            "acc_reference": fmean(scoring.score(a) for a, _ in pairs),
+            "acc_fast": fmean(scoring.score(b) for _, b in pairs),
             "difference": mean,
             "standard_error": stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
             "equivalent": len(pairs) >= SEEDS and abs(mean) < LIMIT,

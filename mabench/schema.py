@@ -180,6 +180,12 @@ class Recipe(Finite):
     recorded: Recorded | None = None
     """None = the set's own labels under the augmentation above."""
 
+    @property
+    def test_epochs(self) -> tuple[int, ...]:
+        """Epochs, counted from 1, after which the network is tested."""
+        every = range(self.test_every, self.epochs + 1, self.test_every)
+        return (*every, *(() if self.epochs in every else (self.epochs,)))
+
     @model_validator(mode="after")
     def _fields_fit(self) -> Recipe:
         if self.test_every > self.epochs:
@@ -232,6 +238,11 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def cell_name(track: str, evaluator: str, seed: int) -> str:
+    """How a cell is called: safe as a file name and unique within one evaluation."""
+    return f"{track}--{evaluator}--seed{seed}"
+
+
 class Cell(Finite):
     """Set x evaluator x seed: the unit of work, of resume, of scale-out and of verification."""
 
@@ -247,8 +258,8 @@ class Cell(Finite):
 
     @property
     def name(self) -> str:
-        """File-name-safe and unique within one evaluation."""
-        return f"{self.track}--{self.evaluator.name}--seed{self.seed}"
+        """As `cell_name`."""
+        return cell_name(self.track, self.evaluator.name, self.seed)
 
 
 class Finding(Frozen):
@@ -337,11 +348,6 @@ class RunRecord(Frozen):
     def last(self) -> float:
         """Test accuracy after the last epoch, a fraction in [0,1]."""
         return self.curve[-1][1] / self.total
-
-    @property
-    def score(self) -> float:
-        """`best` or `last`, as the recipe says, of what was observed: `scoring.score` is what counts."""
-        return self.best if self.cell.recipe.score == "best" else self.last
 
 
 Link = Annotated[str, Field(max_length=500, pattern=r"^(https?://[^\s<>\"'`\\]+)?$"), AfterValidator(_one_line)]

@@ -293,7 +293,7 @@ def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPa
         failed = run("fast", LOOKS, "lenet-scratch")
     assert failed.environment["arithmetic"] == uncompiled.environment["arithmetic"] == "float32, eager"
     assert failed.train_loss == uncompiled.train_loss
-    assert (failed.score, failed.last) == (uncompiled.score, uncompiled.last)
+    assert (failed.best, failed.last) == (uncompiled.best, uncompiled.last)
 
 
 def test_an_unknown_engine_is_refused() -> None:

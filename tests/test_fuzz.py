@@ -38,8 +38,10 @@ from support.fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible,
 
 import mabench as package
 from mabench import data, suites
+from mabench.board import cells
 from mabench.board import gates as submit
 from mabench.board import submission as submissions
+from mabench.board.cells import CellRow
 from mabench.board.hub import client as hub
 from mabench.board.site import page, sources
 from mabench.board.submission import AUDIT, CARD, RECORDS
@@ -263,7 +265,8 @@ def read_submission(folder: Path) -> None:
     if records != record_files() and (place / AUDIT).is_file():
         (place / AUDIT).write_bytes(log_of(records))
     found = [entry for each in submissions.folders(folder) if (entry := sources.read_submission(each)) is not None]
-    hub.readme(hub._rows(written(folder / "table", hub.parquet(hub.tidy(found)))))
+    rows = cells.of_submissions(found)
+    hub.readme(cells.read(written(folder / "table", cells.parquet(rows, CellRow))))
 
 
 def read_log(folder: Path) -> None:
@@ -352,7 +355,7 @@ READERS = [
     Reader("tables of a paper", papers.read, lambda: tuple({f"{path.parent.name}/paper.toml": path.read_bytes()}
         for path in sorted(papers.INSTALLED.glob("*/paper.toml"))[:3]), 2),
     Reader("manifest of a board", read_manifest, lambda: (saved(board),)),
-    Reader("table of a repository", lambda folder: hub._rows(folder / "t.parquet"), lambda: ({"t.parquet": hub.parquet([])},), 0.5),
+    Reader("table of a repository", lambda folder: cells.read(folder / "t.parquet"), lambda: ({"t.parquet": cells.parquet([], CellRow)},), 0.5),
     Reader("cache of a dataset", lambda folder: data._open_cached(TINY, "test", folder), lambda: (saved(cached_split),), 2),
     Reader("parquet of a dataset", read_parquet, lambda: (saved(parquet_split),)),
     Reader("checkpoint of a cell", resume, lambda: (saved(checkpoint_file),), 0.02, strangers=False),
@@ -503,7 +506,9 @@ BOMBS: dict[str, Callable[[], Files]] = {
 def repeated(length: int, rows: int) -> bytes:
     """A repository's table whose texts are all one, `length` letters long, kept once."""
     one = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
-    columns = {n: one if kind == "string" else pa.nulls(rows, pa.type_for_alias(kind)) for n, kind in hub.COLUMNS.items()}
+    columns = {
+        n: one if kind == "string" else pa.nulls(rows, pa.type_for_alias(kind)) for n, kind in cells.columns(CellRow).items()
+    }
     out = io.BytesIO()
     pq.write_table(pa.table(columns), out, compression="zstd", store_schema=False)
     return out.getvalue()
@@ -521,11 +526,11 @@ import numpy, pyarrow.parquet, torch
 from PIL import Image
 from mabench import suites
 from mabench.board import submission as submissions
-from mabench.board.hub import client as hub
+from mabench.board import cells
 from mabench.sets import readers as adapters, synthetic
 from mabench.errors import MabenchError
 from mabench.runs.folder import read_records
-adapters.MAX_BYTES = synthetic.MAX_BYTES = hub.MAX_TABLE_BYTES = int(sys.argv[1])
+adapters.MAX_BYTES = synthetic.MAX_BYTES = cells.MAX_TABLE_BYTES = int(sys.argv[1])
 def peak():  # of this process, and of the largest child
     return sum(resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 def seconds():
@@ -541,7 +546,7 @@ for line in sys.stdin:
         elif (path / "records").exists():
             read_records(path)
         elif (path / "table.parquet").exists():
-            if not hub._rows(path / "table.parquet"):
+            if not cells.read(path / "table.parquet"):
                 raise MabenchError("no table of ours")
         else:
             files = list(path.iterdir())

@@ -19,9 +19,11 @@ from builders import BUNDLED, Command, tree, write_card
 from builders import write_submission as make_submission
 from support.hub_server import Blob, Fault, Hub
 
+from mabench.board import cells
 from mabench.board import gates as submit
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
+from mabench.board.cells import CellRow
 from mabench.board.hub import client as hub
 from mabench.board.submission import AUDIT, CARD, Submission
 from mabench.papers import paper_tables as papers
@@ -104,32 +106,33 @@ def whole(server: Hub, folder: Path, slug: str = "digits-kmeans") -> None:
     rows = table(server)
     mine = [r for r in rows if r["slug"] == slug]
     assert len(mine) == 12 and len({(r["suite"], r["track"], r["evaluator"], r["seed"]) for r in mine}) == 12
-    assert all(r["track_complete"] and r["tier"] == "self-run" for r in mine)
+    assert all((r["status"], r["tier"]) == ("ranked", "self-run") for r in mine)
 
 
 def table(server: Hub) -> list[dict[str, Any]]:
-    """The rows that were run; papers' numbers are checked to be those of the program, each told apart."""
+    """The rows that were run; papers' numbers lie in a table of their own, and are those of the program."""
     import io
 
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(io.BytesIO(server.content(server.repos[REPO].files()["data/cells.parquet"]))).to_pylist()
-    printed = [r for r in rows if r["tier"] == "reported"]
-    assert printed == hub.reported(papers.read(papers.INSTALLED)) and len(printed) > 100
-    assert (
-        {r["suite"] for r in printed if r["labels"] == "soft"} == {r["suite"] for r in printed if "-gvbsm" in r["suite"]} != set()
-    )
-    assert all(r["seed"] is None and r["printed_where"] and r["slug"].startswith("paper.") for r in printed)
-    return [r for r in rows if r["tier"] != "reported"]
+    files = server.repos[REPO].files()
+    printed = pq.read_table(io.BytesIO(server.content(files["data/papers.parquet"]))).to_pylist()
+    assert printed == [row._asdict() for row in cells.of_papers(papers.read(papers.INSTALLED))] and len(printed) > 100
+    soft = {r["suite"] for r in printed if r["labels"] == "soft"}
+    assert soft == {r["suite"] for r in printed if "-gvbsm" in r["suite"]} != set()
+    assert all(r["where"] and r["slug"].startswith("paper.") for r in printed)
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(server.content(files["data/cells.parquet"]))).to_pylist()
+    return rows
 
 
 # -- the whole way -------------------------------------------------------------------------------------------------
 
 LOAD = """
 import sys, datasets
-every = datasets.load_dataset(sys.argv[1], split='train')
-rows = every.filter(lambda r: r['tier'] != 'reported')
-print(len(rows), every.column_names == sys.argv[2].split(','), round(sum(rows['score']) / len(rows), 6), rows[0]['tier'])
+rows = datasets.load_dataset(sys.argv[1], 'cells', split='train')
+papers = datasets.load_dataset(sys.argv[1], 'papers', split='train')
+assert len(papers) > 100 and not set(papers['slug']) & set(rows['slug'])
+print(len(rows), rows.column_names == sys.argv[2].split(','), round(sum(rows['score']) / len(rows), 6), rows[0]['tier'])
 """
 
 
@@ -165,7 +168,7 @@ def test_round_trip(
         assert "nothing to send" in mabench("refresh", "--repo", REPO, **bob).stdout
 
         def load() -> list[str]:
-            command = [sys.executable, "-c", LOAD, REPO, ",".join(hub.COLUMNS)]
+            command = [sys.executable, "-c", LOAD, REPO, ",".join(CellRow._fields)]
             shown = subprocess.run(
                 command, env=os.environ | environment(server, "", "c"), capture_output=True, text=True, timeout=300
             )
@@ -705,11 +708,14 @@ def test_hub_mistakes_get_a_message(
     assert server.repos[REPO].files().keys() == {".gitattributes"}
 
 
-def test_the_table_is_a_function_of_the_submissions(submission: Path) -> None:
+def test_the_table_is_a_function_of_the_submissions(submission: Path, tmp_path: Path) -> None:
     found: Submission | None = submissions.read(submission)
     assert found is not None
-    rows = hub.tidy([found])
-    assert [tuple(r) for r in rows] == [tuple(hub.COLUMNS)] * 12 and hub.parquet(rows) == hub.parquet(hub.tidy([found]))
-    assert {r["audit_blob"] for r in rows} == {hub.blob_id((submission / AUDIT).read_bytes())}
+    rows = cells.of_submissions([found])
+    content = cells.parquet(rows, CellRow)
+    assert len(rows) == 12 and content == cells.parquet(cells.of_submissions([found]), CellRow)
+    (tmp_path / "cells.parquet").write_bytes(content)
+    assert cells.read(tmp_path / "cells.parquet") == rows, "what is written is read back"
+    assert {r.audit_blob for r in rows} == {cells.blob_id((submission / AUDIT).read_bytes())}
     git = subprocess.run(["git", "hash-object", str(submission / AUDIT)], capture_output=True, text=True)
-    assert git.stdout.strip() == rows[0]["audit_blob"]
+    assert git.stdout.strip() == rows[0].audit_blob

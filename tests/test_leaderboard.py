@@ -20,8 +20,10 @@ from builders import DIGITS, HOSTILE, LITE, PAPER, made_record, put, records_of
 from builders import write_submission as submit
 from click.testing import CliRunner
 
+from mabench.board import cells as table
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
+from mabench.board.cells import CellRow
 from mabench.board.hub import client as hub
 from mabench.board.site import exports
 from mabench.board.site.sources import TIERS, plain, read_submission, web_address
@@ -94,7 +96,7 @@ def test_rows_are_ranked_by_scoring(folder: Path) -> None:
     expected = scoring.ranks(
         {
             slug: {
-                e.name: {r.cell.seed: r.score for r in rs if r.cell.evaluator.name == e.name}
+                e.name: {r.cell.seed: scoring.score(r) for r in rs if r.cell.evaluator.name == e.name}
                 for e in DIGITS.evaluators["scratch"]
             }
             for slug, rs in records.items()
@@ -141,6 +143,24 @@ def test_a_record_edited_to_another_exam_is_not_ranked(tmp_path: Path) -> None:
         edited(path, change)
         (row,) = leaderboard.build(tmp_path / "s", tmp_path / "out")
         assert row.rank is None and reason in row.why_unranked
+
+
+def test_differences_are_those_of_scoring(folder: Path) -> None:
+    """The page only shows them: nothing statistical is computed in a browser."""
+    pairs = board(built(folder))["differences"]["digits-agnostic@1/scratch/10/hard"]
+    assert {"alpha beta", "alpha gamma", "beta gamma"} <= set(pairs) and not any("paper." in key for key in pairs)
+    scores = {
+        slug: {
+            name: {r.cell.seed: scoring.score(r) for r in records_of(folder / slug) if r.cell.evaluator.name == name}
+            for name in pairs["alpha beta"]
+            if name != "panel mean"
+        }
+        for slug in ("alpha", "beta")
+    }
+    for name, (mean, half, seeds) in pairs["alpha beta"].items():
+        if name != "panel mean":
+            assert (mean, half, seeds) == scoring.paired(scores["alpha"][name], scores["beta"][name])
+    assert pairs["alpha beta"]["panel mean"][0] == pytest.approx(0.1)
 
 
 def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
@@ -196,13 +216,14 @@ def test_the_results_page_of_this_repository_shows_its_submissions() -> None:
 
 def test_downloads_agree(folder: Path) -> None:
     out = built(folder)
+    assert (out / "cells.parquet").read_bytes() == table.parquet(table.of_submissions(submissions.read_all(folder)), CellRow)
     csv, parquet = pandas.read_csv(out / "leaderboard.csv"), pandas.read_parquet(out / "leaderboard.parquet")
     assert len(csv) == len(parquet) == sum(len(r["evaluators"]) for r in board(out)["rows"])
     assert csv["evaluator_mean"].tolist() == pytest.approx(parquet["evaluator_mean"].tolist())
     assert json.loads((out / "leaderboard.json").read_text())["rows"] == board(out)["rows"]
     cells = pandas.read_parquet(out / "cells.parquet")
     assert len(cells) == len(pandas.read_csv(out / "cells.csv")) == sum(1 for _ in folder.glob("*/records/*.json"))
-    mean = cells[(cells["key"] == "alpha") & (cells["evaluator"] == "mlp-scratch")]["acc_best"].mean()
+    mean = cells[(cells["slug"] == "alpha") & (cells["evaluator"] == "mlp-scratch")]["acc_best"].mean()
     found = csv[(csv["key"] == "alpha") & (csv["evaluator"] == "mlp-scratch")]["evaluator_mean"]
     assert found.item() == pytest.approx(mean)
 

@@ -174,7 +174,8 @@ def test_comparing_pairs_the_seeds(reader: Reader, site: Path) -> None:
     rows = page.locator("#paired tbody tr")
     for index, entry in enumerate(DIGITS.evaluators["scratch"]):
         first, second = (
-            {r.cell.seed: r.score for r in records[s] if r.cell.evaluator.name == entry.name} for s in ("set-03", "set-02")
+            {r.cell.seed: scoring.score(r) for r in records[s] if r.cell.evaluator.name == entry.name}
+            for s in ("set-03", "set-02")
         )
         found = scoring.paired(first, second)
         assert found is not None and found[1] is not None

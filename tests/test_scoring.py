@@ -14,7 +14,7 @@ from mabench.results import scoring
 
 def test_best_last_and_optimism() -> None:
     one = record("mlp-scratch", 0, [100, 300, 300, 250])
-    assert (one.best, one.best_epoch, one.last, one.score) == (0.3, 20, 0.25, 0.3)
+    assert (one.best, one.best_epoch, one.last, scoring.score(one)) == (0.3, 20, 0.25, 0.3)
     (row,) = scoring.rows(EXAM, [one])
     assert (row.mean, row.last, row.std, row.runs, row.planned) == (0.3, 0.25, None, 1, 3)
     assert row.optimism == pytest.approx(0.05)

@@ -24,8 +24,9 @@ from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, reco
 from mabench.data import RealData
 from mabench.errors import MabenchError, first_line
 from mabench.files import read_bytes
-from mabench.results import scoring
+from mabench.results import ranking, scoring
 from mabench.results import tables as report
+from mabench.results.ranking import Status
 from mabench.runs import local as runner
 from mabench.runs.folder import MAX_RECORD_BYTES, read_record
 from mabench.schema import Card, Cell, RunRecord, Tier
@@ -60,21 +61,6 @@ class Gate:
     refusals: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Track:
-    """How much of one track's exam the records hold."""
-
-    suite: str
-    track: str
-    planned: int
-    missing: tuple[str, ...]
-
-    @property
-    def complete(self) -> bool:
-        """An incomplete track is shown, but not ranked."""
-        return not self.missing
-
-
 @dataclass
 class Examination:
     """A submission on its way through the gates; what could not be read is None and its gates say so."""
@@ -85,7 +71,7 @@ class Examination:
     records: list[RunRecord] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     """The evaluation folders that hold the records."""
-    tracks: list[Track] = field(default_factory=list)
+    tracks: list[Status] = field(default_factory=list)
     exams: dict[str, Exam] = field(default_factory=dict)
     """Suite id -> exam, of the suites that are known."""
 
@@ -195,13 +181,17 @@ def _set(case: Examination, path: Path, reading: Mapping[str, Any]) -> str:
 
 def _folders(given: Sequence[Path]) -> list[Path]:
     """Evaluation folders: those named, or all inside them."""
-    found: list[Path] = []
+    folders: list[Path] = []
+    problems = []
     for path in given:
         inside = [path] if (path / "records").is_dir() else sorted(p.parent for p in path.glob("*/records") if p.is_dir())
-        found += inside or ([path.parent] if path.name == "records" and path.is_dir() else [])
-        if not found:
-            raise Refused(f"{path}: holds no records/ folder. Name the folder that mabench eval wrote (its --out).")
-    return found
+        inside = inside or ([path.parent] if path.name == "records" and path.is_dir() else [])
+        folders += inside
+        if not inside:
+            problems.append(f"{path}: holds no records/ folder. Name the folder that mabench eval wrote (its --out).")
+    if problems:
+        raise Refused(*problems)
+    return folders
 
 
 def _records(case: Examination, given: Sequence[Path]) -> str:
@@ -293,13 +283,10 @@ def _suites(case: Examination) -> str:
                 problems.append(
                     f"{record.cell.name}: is not a cell of {suite_id}{_difference(record.cell, planned)}. Run it again: mabench eval."
                 )
-        have = {r.cell.name for r in mine}
-        for track in exam.evaluators:
-            wanted = [name for name, cell in planned.items() if cell.track == track]
-            if set(wanted) & have:
-                case.tracks.append(Track(suite_id, track, len(wanted), tuple(n for n in wanted if n not in have)))
-    whole = [t for t in case.tracks if t.complete]
-    return _all_or(problems, f"{first_line(case.exams) or 'none'}; {len(whole)} of {len(case.tracks)} tracks complete")
+        answers = [ranking.status(exam, track, mine) for track in exam.evaluators]
+        case.tracks += [answer for answer in answers if answer.finished]
+    complete = sum(track.complete for track in case.tracks)
+    return _all_or(problems, f"{first_line(case.exams) or 'none'}; {complete} of {len(case.tracks)} tracks complete")
 
 
 def _difference(cell: Cell, planned: Mapping[str, Cell]) -> str:
@@ -314,8 +301,7 @@ def _curves(case: Examination) -> str:
     problems = []
     for record in case.records:
         cell, recipe = record.cell, record.cell.recipe
-        every = range(recipe.test_every, recipe.epochs + 1, recipe.test_every)
-        looks = [*every, *([] if recipe.epochs in every else [recipe.epochs])]
+        looks = list(recipe.test_epochs)
         wrong = []
         if [epoch for epoch, _ in record.curve] != looks:
             wrong.append(

@@ -89,7 +89,9 @@ def submit(
         lines = scoring.rows(exam, mine, report.known_baseline(exam, mine[0].synthetic_set))
         display.say(f"\n{suite}\n" + report.table(exam, lines))
     for track in case.tracks:
-        if not track.complete:
+        if track.complete and not track.ranked:
+            display.say(f"\nnot ranked: {track.suite}, track {track.track}: {track.reason}")
+        elif not track.complete:
             display.say(
                 f"\nincomplete: {track.suite}, track {track.track}: {len(track.missing)} of {track.planned} cells are missing "
                 f"({', '.join(track.missing[:3])}{', ...' if len(track.missing) > 3 else ''}). The row is shown, but not ranked; "

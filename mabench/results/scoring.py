@@ -69,13 +69,28 @@ def chance(record: RunRecord) -> float:
 
 
 def score(record: RunRecord) -> float:
-    """The record's score; a diverged cell counts as chance level, however good it had been before."""
-    return chance(record) if record.diverged_epoch is not None else record.score
+    """The record's score, `best` or `last` as its recipe says; a diverged cell counts as chance level, however good it had been."""
+    if record.diverged_epoch is not None:
+        return chance(record)
+    return record.best if record.cell.recipe.score == "best" else record.last
 
 
 def last(record: RunRecord) -> float:
     """The record's last accuracy; a diverged cell counts as chance level here too, so that best - last is 0."""
     return chance(record) if record.diverged_epoch is not None else record.last
+
+
+def plateau(record: RunRecord) -> float | None:
+    """Mean accuracy of the last tenth of the test passes, at least one: no selection, little noise.
+
+    None where one of them was pruned, for then its accuracy is not known. A diverged cell counts as chance level.
+    """
+    if record.diverged_epoch is not None:
+        return chance(record)
+    passes = record.curve[-math.ceil(len(record.curve) / 10) :]
+    if {epoch for epoch, _ in passes} & set(record.upper_bounds):
+        return None
+    return fmean(correct for _, correct in passes) / record.total
 
 
 def diverged(records: Iterable[RunRecord]) -> int:

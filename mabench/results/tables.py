@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from mabench.errors import first_line
 from mabench.files import atomic_write, write_text
+from mabench.results.ranking import status
 from mabench.results.scoring import Baseline, Row, chance, rows, worst
 from mabench.schema import RunRecord, SetSummary
 from mabench.suites import Exam
@@ -74,10 +75,11 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
         f"accuracy: {'best of the looks at' if 'best' in {r.score for r in exam.recipes.values()} else 'last look at'} the test "
         f"split, {exam.suite.std} std over seeds"
     ]
-    incomplete = sorted({line.name for line in lines if line.runs < line.planned})
-    missing = [e.name for es in exam.evaluators.values() for e in es if e.name not in {line.name for line in lines}]
-    if incomplete or missing:
-        out.append(f"incomplete: {', '.join(incomplete + missing)} lack runs that {exam.id} asks for; panel means need them all")
+    answers = [status(exam, track, records) for track in exam.evaluators]
+    for answer in answers:
+        if answer.finished and not answer.ranked:
+            first = f" (missing: {first_line(answer.missing)}); a panel mean needs them all" if answer.missing else ""
+            out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     low = worst(lines)
     if low is not None:
         out.append(f"worst evaluator: {low.name} {percent(low.mean)}")
@@ -87,9 +89,6 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     if diverged:
         named = first_line(f"{r.cell.name} in epoch {r.diverged_epoch}" for r in diverged)
         out.append(f"diverged: {named}; counted as chance level, {percent(chance(diverged[0]))} %")
-    ipc = records[0].synthetic_set.ipc if records else 0
-    if records and ipc not in exam.suite.ipcs:
-        out.append(f"IPC {ipc} has no table in {exam.id} (tables: {', '.join(map(str, exam.suite.ipcs))})")
     if lines and all(line.random is None for line in lines):
         out.append("random baseline: not run for this suite and budget")
     return out

@@ -1,7 +1,7 @@
 """Sets, records and one tidy table in a dataset repository on the Hugging Face Hub, or on any server that speaks its API.
 
-The repository holds `submissions/<slug>/` as a local folder does, `data/cells.parquet` with a row per cell (and one per number
-of a paper), and a README whose `configs` lead the Hub's viewer and `datasets.load_dataset` to that table. A built board goes to
+The repository holds `submissions/<slug>/` as a local folder does, `data/cells.parquet` with a row per evaluator run,
+`data/papers.parquet` with the numbers of papers, and a README whose `configs` lead the Hub's viewer and `datasets.load_dataset` to them. A built board goes to
 a static Space. Every change is one commit on a known parent: if somebody else was faster, everything is read again, merged again
 and sent again. Tokens are huggingface_hub's business.
 """
@@ -14,36 +14,32 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from mabench import suites
+from mabench.board import cells
 from mabench.board import submission as submissions
+from mabench.board.cells import CellRow, PaperRow
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission
 from mabench.errors import MabenchError
-from mabench.files import size_of
 from mabench.papers import paper_tables as papers
-from mabench.results import scoring
 from mabench.runs.folder import MAX_RECORD_BYTES
-from mabench.schema import RANKED_TIERS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 FOLDER = "submissions"
-TABLE = "data/cells.parquet"
+TABLE, PAPERS = f"data/{cells.CELLS}", f"data/{cells.PAPERS}"
 README = "README.md"
 MANIFEST = "manifest.json"
 """In a built board: what the build wrote, with sha256."""
 CONFLICTS = 8  # ours: how often somebody else may be faster; each time the work is read, merged and sent again
 FAILURES = 3  # ours: the library itself already repeats most requests five times
-TABLE_BATCH = 1000  # rows, ours
-MAX_TABLE_BYTES = 2**30  # ours: of a table's rows in memory; 100,000 cells take a third of it
 LONGEST_WAIT_SECONDS = 60.0  # ours: a server that asks for more gets its message shown instead
 BEGIN, END = "<!-- mabench: generated -->", "<!-- mabench: end -->"
 
@@ -65,221 +61,48 @@ class Pushed:
     """Submissions in the repository that could not be read; the table leaves them out."""
 
 
-# -- the table -----------------------------------------------------------------------------------------------------
-
-COLUMNS: dict[str, str] = {
-    "slug": "string", "title": "string", "method": "string", "authors": "string", "suite": "string", "suite_digest": "string",
-    "track": "string", "track_complete": "bool", "evaluator": "string", "family": "string", "pretrained": "bool", "seed": "int64",
-    "score": "double", "acc_best": "double", "best_epoch": "int64", "acc_last": "double", "diverged_epoch": "int64",
-    "test_images": "int64", "epochs": "int64", "dataset": "string", "ipc": "int64", "labels": "string", "decode": "string",
-    "stored_images": "int64", "decoded_images": "int64", "stored_bytes": "int64", "decoder_bytes": "int64", "set_sha256": "string",
-    "source_networks": "string", "tier": "string", "engine": "string", "device": "string", "arithmetic": "string",
-    "mabench": "string", "torch": "string", "seconds": "double", "started": "string", "paper": "string", "code": "string",
-    "licence": "string", "audit_blob": "string", "printed_std": "double", "printed_runs": "int64", "printed_where": "string",
-}  # fmt: skip
-"""The table's columns and arrow types. Accuracies are fractions; `audit_blob` is the git id of the log the row was made from.
-
-A row of tier `reported` is one number of a paper, a mean over its runs: `score` and the `printed_` columns say what is printed
-and where, seed and everything else that only a run has is null. In all other rows the `printed_` columns are null.
-"""
+# -- the README ---------------------------------------------------------------------------------------------------
 
 
-def tidy(all_submissions: Iterable[Submission]) -> list[dict[str, Any]]:
-    """One row per cell of these submissions, the columns of `COLUMNS`, sorted: same submissions, same rows."""
-    rows = []
-    for submission in all_submissions:
-        card = submission.card
-        complete = complete_tracks(submission)
-        for record in submission.records.values():
-            cell, chosen = record.cell, record.synthetic_set
-            rows.append(
-                {
-                    "slug": submission.slug,
-                    "title": card.title,
-                    "method": card.method,
-                    "authors": "; ".join(card.authors),
-                    "suite": cell.suite,
-                    "suite_digest": cell.suite_digest,
-                    "track": cell.track,
-                    "track_complete": (cell.suite, cell.track) in complete,
-                    "evaluator": cell.evaluator.name,
-                    "family": cell.evaluator.family,
-                    "pretrained": cell.evaluator.pretrained,
-                    "seed": cell.seed,
-                    "score": scoring.score(record),
-                    "acc_best": record.best,
-                    "best_epoch": record.best_epoch,
-                    "acc_last": record.last,
-                    "diverged_epoch": record.diverged_epoch,
-                    "test_images": record.total,
-                    "epochs": cell.recipe.epochs,
-                    "dataset": chosen.dataset,
-                    "ipc": chosen.ipc,
-                    "labels": chosen.labels,
-                    "decode": chosen.decode,
-                    "stored_images": chosen.stored_images,
-                    "decoded_images": chosen.decoded_images,
-                    "stored_bytes": chosen.stored_bytes,
-                    "decoder_bytes": card.decoder_bytes,
-                    "set_sha256": cell.set_sha256,
-                    "source_networks": "; ".join(card.source_networks),
-                    "tier": submission.tier,
-                    "engine": record.engine,
-                    "device": record.environment.get("device", ""),
-                    "arithmetic": record.environment.get("arithmetic", ""),
-                    "mabench": record.environment.get("mabench", ""),
-                    "torch": record.environment.get("torch", ""),
-                    "seconds": record.seconds,
-                    "started": record.started,
-                    "paper": card.paper,
-                    "code": card.code,
-                    "licence": card.licence,
-                    "audit_blob": blob_id(submission.files[AUDIT]),
-                    "printed_std": None,
-                    "printed_runs": None,
-                    "printed_where": None,
-                }
-            )
-    return sorted(rows, key=_order)
-
-
-def reported(tables: Iterable[tuple[str, papers.PaperTable]]) -> list[dict[str, Any]]:
-    """One row per number of these papers, the columns of `COLUMNS`, sorted. Tier `reported`: copied, not run, never ranked."""
-    rows = []
-    for key, table in tables:
-        exam = suites.load(table.suite)
-        for name, (mean, std) in table.values.items():
-            track = exam.track_of(name)
-            evaluator = next(e for e in exam.evaluators[track] if e.name == name)
-            said = {
-                "slug": key,
-                "title": table.title,
-                "method": table.method,
-                "suite": exam.id,
-                "suite_digest": exam.digest,
-                "track": track,
-                "track_complete": {e.name for e in exam.evaluators[track]} <= set(table.values),
-                "evaluator": name,
-                "family": evaluator.family,
-                "pretrained": evaluator.pretrained,
-                "score": mean / 100,
-                "dataset": table.dataset,
-                "ipc": table.ipc,
-                "labels": table.labels,
-                "tier": "reported",
-                "printed_std": None if std is None else std / 100,
-                "printed_runs": table.runs,
-                "printed_where": table.where,
-            }
-            rows.append(dict.fromkeys(COLUMNS) | said)
-    return sorted(rows, key=_order)
-
-
-def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*(row[k] for k in ("suite", "track", "slug", "evaluator")), -1 if row["seed"] is None else row["seed"])
-
-
-def complete_tracks(submission: Submission) -> set[tuple[str, str]]:
-    """(suite, track) of every track whose cells are all there; none of a suite that is not released or has changed since."""
-    whole = set()
-    for suite in submission.suites:
-        if suite not in suites.released():
-            continue
-        exam = suites.load(suite)
-        for track, evaluators in exam.evaluators.items():
-            wanted = {f"{suite}--{track}--{e.name}--seed{seed}" for e in evaluators for seed in exam.suite.seeds}
-            if wanted <= {n for n, r in submission.records.items() if r.cell.suite_digest == exam.digest}:
-                whole.add((suite, track))
-    return whole
-
-
-def blob_id(content: bytes) -> str:
-    """The git object id of a file with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """The rows as one parquet file; same rows and same pyarrow, same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=schema), out)
-    return out.getvalue()
-
-
-def _rows(content: Path) -> list[dict[str, Any]]:
-    """The rows of a table file; none where it was written by another version or is larger than any table of ours, so that
-    everything is read afresh.
-
-    A few kilobytes of parquet can stand for any number of rows of any length: text is read as the file keeps it, every value
-    once, and counted before it is written out row by row.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    text = [name for name, kind in COLUMNS.items() if kind == "string"]
-    as_read = {
-        name: pa.dictionary(pa.int32(), pa.string()) if name in text else pa.type_for_alias(COLUMNS[name]) for name in COLUMNS
-    }
-    rows: list[dict[str, Any]] = []
-    size = 0
-    try:
-        size_of(content)  # a pipe would be waited for
-        with pq.ParquetFile(content, read_dictionary=text) as file:
-            if [(field.name, field.type) for field in file.schema_arrow] != list(as_read.items()):
-                return []
-            for batch in file.iter_batches(TABLE_BATCH):
-                longest = (pc.max(pc.binary_length(batch[name].dictionary)).as_py() or 0 for name in text)
-                size += batch.nbytes + len(batch) * (sum(longest) + 64 * len(COLUMNS))
-                if size > MAX_TABLE_BYTES:
-                    return []
-                rows += batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError):
-        return []
-    return rows
-
-
-def readme(rows: Sequence[Mapping[str, Any]], before: str = "") -> str:
+def readme(rows: Sequence[CellRow], papers: Sequence[PaperRow] = (), before: str = "") -> str:
     """The repository's card. What people wrote outside the generated part of `before` is kept."""
-    printed = [r for r in rows if r["tier"] == "reported"]
-    rows = [r for r in rows if r["tier"] != "reported"]
-    suites_seen = sorted({(r["suite"], r["track"]) for r in rows})
     lines = [
         BEGIN,
-        f"{len({r['slug'] for r in rows})} submissions, {len(rows):,} cells. Accuracies are percent; a row's mean is over",
-        "evaluators and seeds; incomplete, challenged, superseded and withdrawn rows have none. Columns: `COLUMNS` in",
-        "`mabench/hub.py`.",
+        f"{len({r.slug for r in rows})} submissions, {len(rows):,} evaluator runs. Accuracies are percent; a mean is over evaluators",
+        "and seeds, and only ranked rows have one. Columns: `CellRow` in `mabench/board/cells.py`.",
         "",
     ]
-    for suite, track in suites_seen:
-        lines += [
-            f"## {shown(suite)}, {shown(track)}",
-            "",
-            "| set | tier | IPC | labels | bytes | cells | mean |",
-            "|---|---|--:|---|--:|--:|--:|",
-        ]
-        here: dict[str, list[Mapping[str, Any]]] = {}
-        for row in rows:
-            if (row["suite"], row["track"]) == (suite, track):
-                here.setdefault(row["slug"], []).append(row)
-        counted = [(_mean(cells), slug, cells) for slug, cells in here.items()]
-        for mean, slug, cells in sorted(counted, key=lambda c: (-(c[0] if c[0] is not None else -1.0), c[1]))[:100]:
-            one = cells[0]
-            number = "-" if mean is None else f"{100 * mean:.2f}"
-            size = one["stored_bytes"] + one["decoder_bytes"]
-            lines.append(
-                f"| [{shown(one['title'])}]({FOLDER}/{slug}) | {one['tier']} | {one['ipc']} | {one['labels']} | {size:,} | {len(cells)} | {number} |"
-            )
-        lines.append("")
-    lines += _printed(printed)
+    for (suite, track), group in groupby(sorted(rows, key=cells.order), key=lambda r: (r.suite, r.track)):
+        lines += _track_table(suite, track, list(group))
+    lines += _paper_table(papers)
     generated = "\n".join(lines) + END
     if BEGIN in before and END in before and before.startswith("---\n"):
         head, rest = before.split(BEGIN, 1)
         return head + generated + rest.split(END, 1)[1]
     return HEADER + generated + "\n"
+
+
+def _track_table(suite: str, track: str, rows: Sequence[CellRow]) -> list[str]:
+    """The sets on one track, ranked ones first and the best of them on top."""
+    lines = [
+        f"## {shown(suite)}, {shown(track)}", "",
+        "| set | status | tier | IPC | labels | bytes | runs | mean |", "|---|---|---|--:|---|--:|--:|--:|",
+    ]  # fmt: skip
+    sets = [list(group) for _, group in groupby(rows, key=lambda r: r.slug)]
+    means = {runs[0].slug: fmean(r.score for r in runs) if runs[0].status == "ranked" else None for runs in sets}
+
+    def place(runs: list[CellRow]) -> tuple[float, str]:
+        mean = means[runs[0].slug]
+        return (1.0 if mean is None else -mean), runs[0].slug
+
+    for runs in sorted(sets, key=place)[:100]:
+        row = runs[0]
+        mean = means[row.slug]
+        lines.append(
+            f"| [{shown(row.title)}]({FOLDER}/{row.slug}) | {shown(row.status)} | {row.tier} | {row.ipc} | {row.labels} "
+            f"| {row.stored_bytes + row.decoder_bytes:,} | {len(runs)} | {'-' if mean is None else f'{100 * mean:.2f}'} |"
+        )
+    return [*lines, ""]
 
 
 HEADER = f"""---
@@ -289,6 +112,10 @@ configs:
   data_files:
   - split: train
     path: {TABLE}
+- config_name: papers
+  data_files:
+  - split: train
+    path: {PAPERS}
 tags:
 - dataset-condensation
 - dataset-distillation
@@ -296,36 +123,29 @@ tags:
 ---
 # Condensed datasets and what networks learn from them
 
-Results of [mabench](https://pypi.org/project/mabench/): one row per set, evaluator and seed in `{TABLE}`, beside it the numbers
-that papers report (tier `reported`), and the sets with their records, cards and audit logs in `{FOLDER}/`. `mabench pull SLUG --repo THIS/REPOSITORY` fetches a set and checks it,
-`mabench verify SLUG` re-runs some of its cells, `mabench submit` adds your own.
+Results of [mabench](https://pypi.org/project/mabench/): one row per set, evaluator and seed in `{TABLE}`, the numbers that papers
+report in `{PAPERS}`, and the sets with their records, cards and audit logs in `{FOLDER}/`. `mabench pull SLUG --repo THIS/REPOSITORY`
+fetches a set and checks it, `mabench verify SLUG` re-runs some of its cells, `mabench submit` adds your own.
 
 """
 
 
-def _printed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _paper_table(rows: Sequence[PaperRow]) -> list[str]:
     """What papers report, in a part of its own: not run here, not ranked, the mean only where a whole track is printed."""
     if not rows:
         return []
     lines = [
         "## Numbers from papers", "",
-        "Copied from papers, not run here and not ranked: rows of tier `reported`, one a number, without a seed.", "",
+        "Copied from papers, not run here and not ranked: one row per number, without a seed.", "",
         "| method | suite | IPC | where | numbers | mean |", "|---|---|--:|---|--:|--:|",
     ]  # fmt: skip
-    for _, group in groupby(rows, key=lambda r: (r["suite"], r["track"], r["slug"])):
+    for _, group in groupby(rows, key=lambda r: (r.suite, r.track, r.slug)):
         numbers = list(group)
-        one = numbers[0]
-        mean = f"{100 * fmean(n['score'] for n in numbers):.2f}" if one["track_complete"] else "-"
-        place = f"{shown(one['suite'])}, {shown(one['track'])}"
-        lines.append(
-            f"| {shown(one['method'])} | {place} | {one['ipc']} | {shown(one['printed_where'])} | {len(numbers)} | {mean} |"
-        )
+        row = numbers[0]
+        mean = f"{100 * fmean(n.score for n in numbers):.2f}" if row.track_complete else "-"
+        place = f"{shown(row.suite)}, {shown(row.track)}"
+        lines.append(f"| {shown(row.method)} | {place} | {row.ipc} | {shown(row.where)} | {len(numbers)} | {mean} |")
     return [*lines, ""]
-
-
-def _mean(cells: Sequence[Mapping[str, Any]]) -> float | None:
-    ranked = cells[0]["track_complete"] and cells[0]["tier"] in RANKED_TIERS
-    return fmean(c["score"] for c in cells) if ranked else None
 
 
 def shown(text: str) -> str:
@@ -634,7 +454,7 @@ def _differing(api: HfApi, repo: str, kind: Kind, head: str, files: Changes) -> 
     def differs(name: str, content: bytes | None) -> bool:
         if content is None:
             return name in there
-        return there.get(name) not in (blob_id(content), hashlib.sha256(content).hexdigest())
+        return there.get(name) not in (cells.blob_id(content), hashlib.sha256(content).hexdigest())
 
     return {name: content for name, content in files.items() if differs(name, content)}
 
@@ -690,13 +510,13 @@ def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[
         for entry in api.get_paths_info(repo, paths, repo_type="dataset", revision=head):
             blobs[entry.path.split("/")[1]] = str(getattr(entry, "blob_id", ""))
     before = _file(repo, "dataset", TABLE, head)
-    known: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(before) if before else []:
-        known.setdefault(row["slug"], []).append(row)
-    rows: list[dict[str, Any]] = tidy([mine]) if mine else []
+    known: dict[str, list[CellRow]] = {}
+    for row in cells.read(before) if before else []:
+        known.setdefault(row.slug, []).append(row)
+    rows = cells.of_submissions([mine]) if mine else []
     problems = []
     for slug in slugs:
-        if slug in known and {r["audit_blob"] for r in known[slug]} == {blobs.get(slug)}:
+        if slug in known and {r.audit_blob for r in known[slug]} == {blobs.get(slug)}:
             rows += known[slug]
             continue
         try:
@@ -704,12 +524,13 @@ def _tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[
         except MabenchError as error:
             problems.append(str(error))
             continue
-        rows += tidy([submission]) if submission is not None else []
-    rows += reported(papers.read(papers.INSTALLED))
-    rows.sort(key=_order)
+        rows += cells.of_submissions([submission]) if submission is not None else []
+    rows.sort(key=cells.order)
+    printed = cells.of_papers(papers.read(papers.INSTALLED))
     old = _file(repo, "dataset", README, head)
-    text = readme(rows, old.read_text(encoding="utf-8", errors="replace") if old else "")
-    return {TABLE: parquet(rows), README: text.encode()}, tuple(problems)
+    text = readme(rows, printed, old.read_text(encoding="utf-8", errors="replace") if old else "")
+    tables: Changes = {TABLE: cells.parquet(rows, CellRow), PAPERS: cells.parquet(printed, PaperRow), README: text.encode()}
+    return tables, tuple(problems)
 
 
 def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tuple[Path, Submission]:

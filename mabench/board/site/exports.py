@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas
 from tabulate import tabulate
 
+from mabench.board.cells import CellRow
 from mabench.board.hub.client import BEGIN, END
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.site.standings import Standing
@@ -139,51 +139,10 @@ def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
     return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
 
 
-class Run(NamedTuple):
-    """What the board keeps of one record: a line of `cells.csv` and of the set's page. Accuracies are fractions."""
-
-    key: str
-    tier: str
-    set_sha256: str
-    suite: str
-    suite_digest: str
-    track: str
-    evaluator: str
-    seed: int
-    acc_best: float
-    best_epoch: int
-    acc_last: float
-    diverged_epoch: int | None
-    engine: str
-    seconds: float
-
-
-def runs(submission: Submission) -> list[Run]:
-    """A line a record, by suite, track, evaluator and seed."""
-    return [
-        Run(
-            key=submission.slug,
-            tier=submission.tier,
-            set_sha256=submission.set_sha256,
-            suite=sys.intern(record.cell.suite),  # one string for all records: 100,000 of them are kept
-            suite_digest=sys.intern(record.cell.suite_digest),
-            track=sys.intern(record.cell.track),
-            evaluator=sys.intern(inert(plain(record.cell.evaluator.name, 80))),
-            seed=record.cell.seed,
-            acc_best=record.best,
-            best_epoch=record.best_epoch,
-            acc_last=record.last,
-            diverged_epoch=record.diverged_epoch,
-            engine=sys.intern(record.engine),
-            seconds=record.seconds,
-        )
-        for record in cells(submission)
-    ]
-
-
-def cells_frame(lines: Sequence[Run]) -> pandas.DataFrame:
-    """A line a run: what every number of the board is computed from."""
-    return pandas.DataFrame(lines).convert_dtypes() if lines else pandas.DataFrame({"key": pandas.Series(dtype="string")})
+def cells_csv(rows: Sequence[CellRow]) -> bytes:
+    """The table of runs as CSV; text that a spreadsheet would run is quoted."""
+    lines = ([inert(plain(value)) if isinstance(value, str) else value for value in row] for row in rows)
+    return pandas.DataFrame(lines, columns=list(CellRow._fields)).to_csv(index=False, lineterminator="\n").encode()
 
 
 def inert(value: Any) -> Any:

@@ -24,10 +24,12 @@ import mabench
 from mabench.papers import paper_tables as papers
 from mabench.results import scoring
 from mabench.files import read_bytes, write_bytes
+from mabench.board import cells as table
+from mabench.board.cells import CellRow
 from mabench.board.site import exports
 from mabench.board.site.columns import COLUMNS, EVALUATOR_NOTE
 from mabench.board.site.sources import TIERS, cells, exam, plain, read_submission, web_address
-from mabench.board.site.standings import Standing, of_paper, placed, submitted
+from mabench.board.site.standings import Standing, differences, of_paper, placed, submitted
 from mabench.results.tables import percent
 from mabench.errors import MabenchError
 from mabench.board.submission import SET, Submission, folders
@@ -54,7 +56,7 @@ def build(submissions: Path, out: Path, methods: Path | None = None) -> list[Sta
     previews = _previews(sheets, submissions, out, known)
     reported = [] if methods is None else papers.read(methods)
     rows = placed(
-        [*(row for sheet in sheets for row in sheet.rows), *(row for key, table in reported for row in of_paper(key, table))]
+        [*(row for sheet in sheets for row in sheet.rows), *(row for key, printed in reported for row in of_paper(key, printed))]
     )
     shas = {sheet.slug: sheet.set_sha256 for sheet in sheets if sheet.slug in previews}
     _write(out, _files(sheets, rows, previews), known, shas)
@@ -69,7 +71,7 @@ class _Sheet:
     set_sha256: str
     rows: list[Standing]
     """Without their places, which take all submissions."""
-    runs: list[exports.Run]
+    runs: list[CellRow]
     curves: bytes
     """The script of the curves, packed by zlib."""
     about: dict[str, Any]
@@ -81,7 +83,7 @@ def _sheet(folder: Path) -> _Sheet | None:
     if entry is None:
         return None
     curves, about = zlib.compress(_curves(entry), 1), _about(entry, (folder / SET).exists())
-    return _Sheet(entry.slug, entry.set_sha256, submitted(entry), exports.runs(entry), curves, about)
+    return _Sheet(entry.slug, entry.set_sha256, submitted(entry), table.of_submissions([entry]), curves, about)
 
 
 def _sheets(submissions: Path) -> list[_Sheet]:
@@ -113,7 +115,7 @@ def _files(sheets: list[_Sheet], rows: list[Standing], previews: dict[str, bytes
     yield "index.html", templates.get_template("index.html.j2").render(columns=COLUMNS, tiers=TIERS, rows=rows).encode()
 
 
-def _data_files(runs: list[exports.Run], rows: list[Standing]) -> Iterator[tuple[str, bytes]]:
+def _data_files(runs: list[CellRow], rows: list[Standing]) -> Iterator[tuple[str, bytes]]:
     """What the pages read and what readers download."""
     board = {
         "mabench": mabench.__version__,
@@ -123,6 +125,7 @@ def _data_files(runs: list[exports.Run], rows: list[Standing]) -> Iterator[tuple
         "evaluator_note": EVALUATOR_NOTE,
         "t95": [scoring.t_quantile(runs) for runs in range(31)],
         "rows": [exports.record_of(row) for row in rows],
+        "differences": differences(rows),
     }
     folder = resources.files("mabench.board.site").joinpath("templates")
     yield from ((f"assets/{name}", folder.joinpath(name).read_bytes()) for name in OWN)
@@ -131,9 +134,12 @@ def _data_files(runs: list[exports.Run], rows: list[Standing]) -> Iterator[tuple
     yield "leaderboard.json", exports.json_lines(board).encode()
     del board
     yield "leaderboard.md", exports.markdown(rows).encode()
-    for name, frame in (("leaderboard", exports.board_frame(rows)), ("cells", exports.cells_frame(runs))):
-        yield f"{name}.csv", frame.to_csv(index=False, lineterminator="\n").encode()
-        yield f"{name}.parquet", exports.parquet(frame)
+    frame = exports.board_frame(rows)
+    yield "leaderboard.csv", frame.to_csv(index=False, lineterminator="\n").encode()
+    yield "leaderboard.parquet", exports.parquet(frame)
+    runs = sorted(runs, key=table.order)
+    yield "cells.csv", exports.cells_csv(runs)
+    yield table.CELLS, table.parquet(runs, CellRow)
 
 
 @cache

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 
-from mabench.results import scoring
+from mabench.results import ranking, scoring
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.papers.paper_tables import PaperTable
 from mabench.results.tables import known_baseline, known_full_data
@@ -128,6 +129,35 @@ def placed(rows: Iterable[Standing]) -> list[Standing]:
     return out
 
 
+MAX_COMPARED = 30  # ours: rows of one table that are compared pair by pair; 30 rows with 15 columns take 300 KB
+
+Difference = tuple[float, float | None, int]
+"""Mean difference, a fraction; half of its 95 % interval; seeds behind it."""
+
+
+def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Table -> `first second` (keys of two rows) -> evaluator -> first minus second, over the seeds that both have.
+
+    A table is `suite/track/IPC/labels`; `panel mean` stands beside its evaluators. The first rows of each table are compared.
+    """
+    tables: dict[str, dict[str, dict[str, Difference]]] = {}
+    for row in rows:
+        tables.setdefault("/".join(map(str, row.table)), {})
+    for name, pairs in tables.items():
+        compared = [row for row in rows if "/".join(map(str, row.table)) == name and row.runs and row.tier != "reported"]
+        for first, second in combinations(compared[:MAX_COMPARED], 2):
+            here = {
+                e: found
+                for e in first.sittings
+                if e in second.sittings and (found := scoring.paired(dict(first.sittings[e].seeds), dict(second.sittings[e].seeds)))
+            }
+            if len(first.sittings) > 1 and first.score is not None and second.score is not None:
+                panel = scoring.paired(_panel_means(first.sittings), _panel_means(second.sittings))
+                here |= {"panel mean": panel} if panel else {}
+            pairs[f"{first.key} {second.key}"] = here
+    return {name: pairs for name, pairs in tables.items() if pairs}
+
+
 def submitted(submission: Submission) -> list[Standing]:
     """A row for every suite and track of a submission, not placed yet."""
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
@@ -155,7 +185,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         for line in lines
         if not line.panel
     }
-    planned = len(chosen.evaluators[track]) * len(chosen.suite.seeds)
+    status = ranking.status(chosen, track, records, tier=submission.tier)
     head = scoring.headline(chosen, track, lines)
     names = {line.name: line for line in lines}
     worst = scoring.worst(lines)
@@ -178,10 +208,10 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         code=web_address(card.code),
         sources=tuple(plain(s, 60) for s in card.source_networks),
         sittings=sittings,
-        why_unranked=_why_unranked(submission, chosen, track, records, planned),
+        why_unranked=status.reason,
         score=head.mean if head else None,
         std=head.std if head else None,
-        half_width=scoring.half_width(_panel_means(sittings)) if head else None,
+        half_width=scoring.half_width(list(_panel_means(sittings).values())) if head else None,
         last=head.last if head else None,
         cnn=names["CNN mean"].mean if "CNN mean" in names else None,
         transformer=names["transformer mean"].mean if "transformer mean" in names else None,
@@ -192,7 +222,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         seen=seen if head else None,
         unseen=unseen if head else None,
         runs=len(records),
-        planned=planned,
+        planned=status.planned,
         engine=", ".join(sorted({r.engine for r in records})),
         seconds=sum(r.seconds for r in records),
         stored_bytes=summary.stored_bytes,
@@ -204,34 +234,10 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
     )
 
 
-def _panel_means(sittings: dict[str, Sitting]) -> list[float]:
-    """Per seed, the mean over evaluators: what the spread and the interval of a panel mean are taken over."""
+def _panel_means(sittings: dict[str, Sitting]) -> dict[int, float]:
+    """Seed -> mean over evaluators: what the spread and the interval of a panel mean are taken over."""
     runs = [dict(s.seeds) for s in sittings.values()]
-    return [fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))]
-
-
-def _why_unranked(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord], planned: int) -> str:
-    """Empty if the row is ranked: a trusted tier, this very exam, every evaluator and seed, and a budget with a table."""
-    wanted = {(e.name, seed) for e in chosen.evaluators[track] for seed in chosen.suite.seeds}
-    have = {(r.cell.evaluator.name, r.cell.seed) for r in records}
-    if not submission.ranked:
-        return submission.tier
-    if any(r.cell.suite_digest != chosen.digest for r in records):
-        return "run under another state of the suite"
-    entries = {e.name: e.model_copy(update={"note": ""}) for e in chosen.evaluators[track]}
-    if any(
-        r.cell.recipe != chosen.recipes[track]
-        or r.cell.evaluator.model_copy(update={"note": ""}) != entries.get(r.cell.evaluator.name)
-        for r in records
-    ):
-        return "run with other settings than the suite's"
-    if len({r.test_sha256 for r in records}) > 1:
-        return "records disagree about the test split"
-    if have != wanted:
-        return f"incomplete: {len(have & wanted)} of {planned} runs"
-    if records[0].synthetic_set.ipc not in chosen.suite.ipcs:
-        return f"IPC {records[0].synthetic_set.ipc} has no table in this suite"
-    return ""
+    return {seed: fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))}
 
 
 def of_paper(key: str, table: PaperTable) -> list[Standing]:
