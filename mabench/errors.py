@@ -18,6 +18,11 @@ def printable(text: str, limit: int | None = None) -> str:
     return text.translate({ord(c): c.encode("unicode_escape", "surrogatepass").decode() for c in hidden})
 
 
+def one_line(text: str, limit: int = 160) -> str:
+    """`text` in one line of at most `limit` characters: what names of strangers become, and errors of libraries."""
+    return printable(" ".join(text[: 4 * limit].split()), limit)
+
+
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (direction, zero width), surrogates, line and paragraph separators
 
 
@@ -40,7 +45,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, list(table), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name[:80], list(table), n=1, cutoff=0.4)  # a stranger's name can have any length
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
 

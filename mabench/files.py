@@ -152,12 +152,22 @@ def read_bytes(path: Path, limit: int, cure: str) -> bytes:
         raise MabenchError(f"{path}: cannot read: {error.strerror}. {cure}") from error
 
 
+def check_header(path: Path) -> None:
+    """Raise MabenchError where the header of a safetensors file is longer than any of ours, before the library parses it."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MAX_HEADER_BYTES:
+        raise MabenchError(
+            f"{path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read. Fetch it again, or save it again."
+        )
+
+
 def parse_toml(content: bytes, path: Path, cure: str) -> dict[str, Any]:
     """The TOML in a file's bytes. Raises MabenchError, which names `path` and ends with `cure`, where it is too large or none."""
     if len(content) > MAX_TOML_BYTES or content.count(b".") > MAX_TOML_DOTS:
         raise MabenchError(f"{path}: more than {MAX_TOML_BYTES:,} bytes or {MAX_TOML_DOTS:,} dots. Keep it to pages of text.")
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))  # Windows editors write a byte order mark, and CRLF, which TOML allows
     except (ValueError, RecursionError) as error:
         raise MabenchError(f"{path}: not TOML: {error}. {cure}") from error
 

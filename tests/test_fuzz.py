@@ -10,14 +10,10 @@ import io
 import json
 import os
 import pickle
-import struct
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -35,6 +31,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible, run_in_this_process, write
+from support.hostile import numpy_file, torch_file
 
 import mabench as package
 from mabench import data, suites
@@ -76,18 +73,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 X = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10)
 MADE = SyntheticSet(images=(X * 255).to(torch.uint8), labels=Y, dataset="digits", ipc=1, name="made")
-
-
-def torch_file(value: Any, **arguments: Any) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer, **arguments)
-    return buffer.getvalue()
-
-
-def numpy_file(**arrays: Any) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def saved(save: Callable[[Path], Any]) -> dict[str, bytes]:
@@ -430,160 +415,6 @@ def test_no_pickle_calls_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             with pytest.raises(MabenchError, match="NOT executed"):
                 adapters.read(Path("set.pt"), dataset="digits")
     assert os.listdir() == ["set.pt"] and not {"this", "antigravity"} & (set(sys.modules) - before)
-
-
-def pickled(*operations: bytes) -> bytes:
-    """A torch file whose pickle is made by hand: what no honest writer makes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(torch_file(Y))) as honest, zipfile.ZipFile(buffer, "w") as archive:
-        for name in honest.namelist():
-            archive.writestr(name, b"\x80\x02" + b"".join(operations) + b"." if name.endswith("data.pkl") else honest.read(name))
-    return buffer.getvalue()
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def numpy_header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
-def png(width: int, height: int) -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(2**26))) + chunk(b"IEND", b"")
-
-
-LIMIT = 32 * 2**20  # in the place of 4 GiB, so that a bomb that goes off is seen without harm
-ZEROS = bytes(8 * LIMIT)
-TOWER = b")" + b"q\x00" + b"".join(b"h\x00h\x00\x86q\x00" for _ in range(60))  # a tuple of itself twice, sixty times over
-CODEC = b"c_codecs\nencode\n"
-BOMBS: dict[str, Callable[[], Files]] = {
-    "archive of torch": lambda: {"set.pt": zipped({"archive/data.pkl": b"\x80\x02N.", "archive/data/0": ZEROS})},
-    "npz that unpacks": lambda: {"set.npz": zipped({"images.npy": numpy_header((len(ZEROS) // 4,)) + ZEROS})},
-    "npz that declares": lambda: {"set.npz": zipped({"images.npy": numpy_header((2**28,)) + bytes(100)})},
-    "npz that declares nothing": lambda: {"set.npz": zipped({"images.npy": numpy_header((2**40, 2**40, 0))})},
-    "npy that declares": lambda: {"set.npy": numpy_header((2**28,)) + bytes(100)},
-    "one number of any shape": lambda: {"set.pt": torch_file((torch.zeros(1).expand(10**6, 3, 32, 32), Y))},
-    "labels of any shape": lambda: {"set.pt": torch_file((X, torch.zeros(1).expand(10**9)))},
-    "key that takes years to hash": lambda: {"set.pt": pickled(b"}", TOWER, b"Ns")},
-    "set of such keys": lambda: {"set.pt": pickled(b"\x8f(", TOWER, b"\x90")},
-    "text that doubles": lambda: {"set.pt": pickled((CODEC + b"(") * 40 + CODEC + text("x") + text("latin1") + b"\x86R" + (text("hex") + b"tR") * 40)},
-    "bytes of any size": lambda: {"set.pt": pickled(b"cbuiltins\nset\n(cbuiltins\nbytearray\nJ", struct.pack("<i", 2**31 - 1), b"\x85RtR")},
-    "array of objects": lambda: {"set.pt": pickled(b"cnumpy\nndarray\nJ", struct.pack("<i", 2**28), text("O"), b"\x86R")},
-    "array that is filled later": lambda: {"set.pt": pickled(
-        b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ", struct.pack("<i", 2**28), b"\x85", text("O"), b"\x87R")},
-    "tensor without numbers": lambda: {"set.pt": torch_file((torch.zeros(10**9, 3, 32, 32, device="meta"), Y))},
-    "header of safetensors": lambda: {"set.safetensors": struct.pack("<Q", 2**62) + b'{"images": 1}'},
-    "offsets of safetensors": lambda: {"set.safetensors": safetensors_header(
-        {"images": {"dtype": "U8", "shape": [2**34, 3, 32, 32], "data_offsets": [0, 3072 * 2**34]}})},
-    "deep header of safetensors": lambda: {"set.safetensors": safetensors_header(
-        {"__metadata__": {"format": "mabench-set", "class_names": "[" * 10**6}})},
-    "large image": lambda: {f"{k}/0.png": png(2049, 2049) for k in range(10)},
-    "image that unpacks": lambda: {f"{k}/0.png": png(32, 32) for k in range(10)},
-    "record": lambda: {"evaluation.json": b"{}", "records/a.json": b"[" * 10**6},
-    "card of one key": lambda: {"card.toml": b"a" + b".a" * 32_000 + b" = 1"},
-    "card of one number": lambda: {"card.toml": b"a = " + b"9" * 60_000},
-    "suite of one key": lambda: {"mine.toml": b"a" + b".a" * 500_000 + b" = 1"},
-    "table of one long text": lambda: {"table.parquet": repeated(10**6, 10**5)},
-}  # fmt: skip
-"""Small files that ask for much. What reads them is chosen by their name."""
-
-
-def repeated(length: int, rows: int) -> bytes:
-    """A repository's table whose texts are all one, `length` letters long, kept once."""
-    one = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
-    columns = {
-        n: one if kind == "string" else pa.nulls(rows, pa.type_for_alias(kind)) for n, kind in cells.columns(CellRow).items()
-    }
-    out = io.BytesIO()
-    pq.write_table(pa.table(columns), out, compression="zstd", store_schema=False)
-    return out.getvalue()
-
-
-def safetensors_header(header: Any) -> bytes:
-    content = json.dumps(header).encode()
-    return struct.pack("<Q", len(content)) + content
-
-
-DETONATE = """
-import json, resource, sys, time
-from pathlib import Path
-import numpy, pyarrow.parquet, torch
-from PIL import Image
-from mabench import suites
-from mabench.board import submission as submissions
-from mabench.board import cells
-from mabench.sets import readers as adapters, synthetic
-from mabench.errors import MabenchError
-from mabench.runs.folder import read_records
-adapters.MAX_BYTES = synthetic.MAX_BYTES = cells.MAX_TABLE_BYTES = int(sys.argv[1])
-def peak():  # of this process, and of the largest child
-    return sum(resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-def seconds():
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-for line in sys.stdin:
-    path = Path(line.strip())
-    before, begun = peak(), seconds()
-    try:
-        if (path / "card.toml").exists():
-            submissions.read_card(path / "card.toml")
-        elif (path / "mine.toml").exists():
-            suites.load(str(path / "mine.toml"))
-        elif (path / "records").exists():
-            read_records(path)
-        elif (path / "table.parquet").exists():
-            if not cells.read(path / "table.parquet"):
-                raise MabenchError("no table of ours")
-        else:
-            files = list(path.iterdir())
-            adapters.read(files[0] if len(files) == 1 else path, dataset="digits")
-        said = "accepted"
-    except MabenchError as error:
-        said = str(error)
-    print(json.dumps([path.name, said, peak() - before, seconds() - begun]), flush=True)
-"""
-
-
-def test_no_bomb_goes_off(tmp_path: Path) -> None:
-    """In a process of their own, one after another: the peak of memory and the time of each."""
-    for name, made in BOMBS.items():
-        write(tmp_path / name, made(), tmp_path)
-    folders = "".join(f"{tmp_path / name}\n" for name in BOMBS)
-    command = [sys.executable, "-W", "ignore", "-c", DETONATE, str(LIMIT)]
-    done = subprocess.run(command, input=folders, capture_output=True, text=True, timeout=900)
-    found = {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
-    assert list(found) == list(BOMBS), done.stderr[-2000:]
-    for name, (said, more_bytes, seconds) in found.items():
-        harmless = name == "image that unpacks"  # Pillow takes no more than the header says
-        assert (said != "accepted" or harmless) and more_bytes <= 4 * LIMIT and seconds <= 10, (name, said, more_bytes, seconds)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64, torch.bool])
-def test_a_set_at_the_limit_takes_no_more_than_four_times_as_much(tmp_path: Path, dtype: torch.dtype) -> None:
-    count = (
-        LIMIT // 3072 // (1 if dtype == torch.uint8 else 8 if dtype == torch.float64 else 4) - 200
-    )  # room for labels and header
-    torch.save((torch.ones(count, 3, 32, 32).to(dtype), torch.arange(count) % 10), tmp_path / "set.pt")
-    (tmp_path / "one").mkdir()
-    (tmp_path / "set.pt").rename(tmp_path / "one" / "set.pt")
-    command = [sys.executable, "-W", "ignore", "-c", DETONATE, str(LIMIT)]
-    done = subprocess.run(command, input=f"{tmp_path / 'one'}\n", capture_output=True, text=True, timeout=300)
-    _, said, more_bytes, _ = json.loads(done.stdout)
-    assert said == "accepted" and more_bytes <= 4 * LIMIT + 2**24, (said, more_bytes)
 
 
 # -- names of strangers: on the terminal and on the disk ---------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mabench.errors import MabenchError
+from mabench.errors import MabenchError, printable
+from mabench.networks import allowed
 from mabench.schema import Evaluator
 
 if TYPE_CHECKING:
@@ -145,8 +146,22 @@ def build(evaluator: Evaluator, *, num_classes: int, channels: int, image_size: 
     """The evaluator's network on the CPU, images [N,channels,image_size,image_size] -> logits [N,num_classes].
 
     Everything that is drawn (all weights, or only the fresh head of a pretrained network) comes from `seed`; the global
-    random state is left as it was. Raises MabenchError when pretrained weights are neither cached nor reachable.
+    random state is left as it was. Raises MabenchError when pretrained weights are neither cached nor reachable, and for an
+    architecture or arguments that give no network.
     """
+    allowed.check(evaluator)
+    try:
+        return _built(evaluator, num_classes, channels, image_size, seed)
+    except MabenchError:
+        raise
+    except Exception as error:  # a suite's own arguments: the libraries raise whatever comes up
+        raise MabenchError(
+            f"{evaluator.name}: {evaluator.architecture} cannot be built with {printable(str(evaluator.arguments), 200)} "
+            f"({printable(str(error).partition(chr(10))[0], 160)}). Correct evaluator_fields in the suite."
+        ) from error
+
+
+def _built(evaluator: Evaluator, num_classes: int, channels: int, image_size: int, seed: int) -> nn.Module:
     import torch
 
     from mabench.networks import architectures as networks
@@ -165,6 +180,11 @@ def _from_timm(evaluator: Evaluator, num_classes: int, channels: int) -> nn.Modu
     import torch
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    if not timm.is_model(evaluator.architecture):
+        raise MabenchError(
+            f"{evaluator.name}: timm knows no network called {evaluator.architecture}. "
+            "List its names: python -c 'import timm; print(*timm.list_models())'"
+        )
     arguments: dict[str, Any] = dict(evaluator.arguments)
     cifar_strides = arguments.pop("cifar_strides", False)
     try:

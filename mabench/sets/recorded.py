@@ -32,8 +32,8 @@ from torch import Tensor
 
 from mabench.data import augment
 from mabench.digests import digest
-from mabench.errors import MabenchError
-from mabench.files import CHECKSUM, is_intact, size_of, write_checksummed
+from mabench.errors import MabenchError, one_line
+from mabench.files import CHECKSUM, check_header, is_intact, size_of, write_checksummed
 from mabench.schema import Recipe, Recorded
 
 FORMAT, VERSION = "mabench-labels", 1
@@ -90,7 +90,11 @@ def loss(logits: Tensor, taught: Tensor, truth: Tensor, wanted: Recorded) -> Ten
 
 def files(folder: Path) -> dict[int, Path]:
     """First epoch -> file, in order; empty where no record lies."""
-    return {int(stem): p for p in sorted(folder.glob("labels-*.safetensors")) if (stem := p.stem[7:]).isdecimal()}
+    try:
+        paths = [p for p in sorted(folder.glob("labels-*.safetensors")) if p.is_file()]  # a link can lead nowhere
+    except OSError:  # a name that is too long
+        return {}
+    return {int(stem): p for p in paths if (stem := p.stem[7:]).isdecimal()}
 
 
 def file_name(first_epoch: int) -> str:
@@ -123,6 +127,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
     try:
         size_of(path)
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except (SafetensorError, ValueError, OSError, RecursionError):
@@ -225,6 +230,7 @@ class RecordedLabels:
 
         if path.stat().st_size > MAX_FILE_BYTES:
             raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; files up to {MAX_FILE_BYTES:,} are read.")
+        check_header(path)
         with safe_open(path, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
         epochs = (shapes.get("order") or [0])[0]
@@ -242,7 +248,7 @@ class RecordedLabels:
         try:
             found = load(path.read_bytes())
         except (SafetensorError, OSError) as error:
-            raise MabenchError(f"{path}: cannot be read ({error}). Fetch or make the record again.") from error
+            raise MabenchError(f"{path}: cannot be read ({one_line(str(error))}). Fetch or make the record again.") from error
         kinds = {name: value.dtype for name, value in found.items()}
         if kinds != _DTYPES:
             raise MabenchError(f"{path}: tensors are {kinds}. Fetch or make the record again.")

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from mabench.data import DATASETS, Dataset
 from mabench.digests import canonical_json
-from mabench.errors import MabenchError, first_line, lookup, printable
-from mabench.files import size_of, write_bytes
+from mabench.errors import MabenchError, first_line, lookup, one_line, printable
+from mabench.files import check_header, size_of, write_bytes
 from mabench.schema import Finding, SetSummary
 from mabench.sets import recorded
 from mabench.sets.recorded import RecordedLabels
@@ -254,6 +254,7 @@ def load(path: Path) -> SyntheticSet:
 
     if size_of(path) > MAX_BYTES:
         raise MabenchError(f"{path}: {size_of(path):,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
+    check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -274,13 +275,13 @@ def load(path: Path) -> SyntheticSet:
                 ipc=int(metadata["ipc"]),
                 decode=metadata["decode"],
                 class_names=_class_names(metadata["class_names"]),
-                name=printable(metadata["name"], 200),
+                name=one_line(metadata["name"], 200),
                 findings=_findings(metadata["findings"]),
                 learning_rate=float(metadata["learning_rate"]) if "learning_rate" in metadata else None,
             )
             stated = metadata["sha256"]
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise MabenchError(f"{path}: not a complete {FORMAT} file ({error}). Fetch or pack it again.") from error
+        raise MabenchError(f"{path}: not a complete {FORMAT} file ({one_line(str(error))}). Fetch or pack it again.") from error
     if chosen.sha256 != stated:
         raise MabenchError(
             f"{path}: altered: its content is {chosen.sha256[:16]}, its header says {stated[:16]}. Fetch or pack it again."
@@ -292,13 +293,13 @@ def _class_names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("class_names is no list of texts")
-    return tuple(printable(name, 200) for name in names)
+    return tuple(one_line(name, 200) for name in names)
 
 
 def _findings(text: str) -> tuple[Finding, ...]:
     if len(text) > MAX_FINDINGS:  # every record repeats them
         raise ValueError(f"its findings take more than {MAX_FINDINGS:,} characters")
-    return tuple(Finding(**{k: printable(str(v)) for k, v in f.items()}) for f in json.loads(text))
+    return tuple(Finding(**{k: one_line(str(v), 500) for k, v in f.items()}) for f in json.loads(text))
 
 
 def pack_grid(images: Tensor, factor: int) -> Tensor:

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mabench.digests import digest
-from mabench.errors import MabenchError, lookup
+from mabench.errors import MabenchError, lookup, printable
 from mabench.files import read_toml
+from mabench.networks import allowed
 from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Evaluator, Recipe, Suite
 
@@ -107,10 +108,15 @@ def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
     if isinstance(changes.get("arguments"), dict):
         changes = changes | {"arguments": fields["arguments"] | changes["arguments"]}
     try:
-        return Evaluator.model_validate(fields | changes)
+        evaluator = Evaluator.model_validate(fields | changes)
+        allowed.check(evaluator)
     except ValidationError as error:
         raise MabenchError(f"{path}: evaluator {name}: {_problems(error)}") from error
+    except MabenchError as error:
+        raise MabenchError(f"{path}: {error}") from error
+    return evaluator
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()[:5])
+    places = ((".".join(map(str, e["loc"])) or "suite", e["msg"]) for e in error.errors()[:5])
+    return "; ".join(f"{printable(place, 120)}: {printable(message, 200)}" for place, message in places)
