@@ -20,8 +20,9 @@ from mabench import data, suites
 from mabench import engine as engines
 from mabench.files import write_text
 from mabench.results import scoring
-from mabench.runs import local as runner
+from mabench.runs import local
 from mabench.runs.folder import Folder
+from mabench.runs.plan import plan
 from mabench.schema import RunRecord
 from mabench.sets import readers as adapters
 from mabench.sets.synthetic import SyntheticSet
@@ -43,10 +44,10 @@ def at(temperature: float, folder: Path) -> Exam:
 
 
 def run(exam: Exam, one: SyntheticSet, evaluator: str, seeds: list[int], engine: str, out: Path) -> dict[str, list[RunRecord]]:
-    cells = runner.plan(exam, one, evaluator=evaluator, seeds=seeds)
+    cells = plan(exam, one, evaluator=evaluator, seeds=seeds)
     folder = Folder(out / exam.id, one.sha256, exam.id, exam.digest)
     name = engines.wanted(engine)
-    records = runner.evaluate(exam, one, cells, folder, data.load("cifar10", "test"), device="auto", engine=name)
+    records = local.run(one, cells, folder, data.load("cifar10", "test"), device="auto", engine=name)
     found: dict[str, list[RunRecord]] = {}
     for record in records:
         found.setdefault(record.cell.evaluator.name, []).append(record)

@@ -16,14 +16,22 @@ from tabulate import tabulate
 
 from mabench import data, suites
 from mabench.files import write_text
-from mabench.results import scoring
-from mabench.runs import local as runner
+from mabench.results.scoring import score
+from mabench.runs import local
+from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder
+from mabench.runs.plan import plan
 from mabench.sets import readers as adapters
 
 RESULTS = Path(__file__).parent / "results" / "equivalence.json"
 LIMIT = 0.002  # PROTOCOL.md, rule 17
 SEEDS = 10
+
+
+def _show(event: Event) -> None:
+    if isinstance(event, Finished):
+        r = event.record
+        print(f"{r.engine:<9} {r.cell.name} {100 * score(r):.2f}% in {r.seconds:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -34,20 +42,17 @@ def main() -> None:
     parser.add_argument("--evaluator", required=True)
     chosen = parser.parse_args()
     exam, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
-    cells = runner.plan(exam, condensed, evaluator=chosen.evaluator)
+    cells = plan(exam, condensed, evaluator=chosen.evaluator)
     test = data.load(exam.suite.dataset, "test")
     records = {
-        engine: runner.evaluate(
-            exam,
+        engine: local.run(
             condensed,
             cells,
             Folder(chosen.out / engine, condensed.sha256, exam.id, exam.digest),
             test,
             device="auto",
             engine=engine,
-            on_record=lambda r, fresh: print(
-                f"{r.engine:<9} {r.cell.name} {100 * scoring.score(r):.2f}% in {r.seconds:.0f} s", flush=True
-            ),
+            on_event=_show,
         )
         for engine in ("reference", "fast")
     }
@@ -56,7 +61,7 @@ def main() -> None:
     }
     for name in dict.fromkeys(c.evaluator.name for c in cells):
         pairs = [(a, b) for a, b in zip(*records.values(), strict=True) if a.cell.evaluator.name == name]
-        differences = [scoring.score(b) - scoring.score(a) for a, b in pairs]
+        differences = [score(b) - score(a) for a, b in pairs]
         mean = fmean(differences)
         rows[exam.id, condensed.name, name] = {
             "evaluator": name,

@@ -50,7 +50,7 @@ from mabench.board.site import page  # noqa: E402, F401
 from mabench.cli import main as cli  # noqa: E402
 from mabench.papers import reproduce  # noqa: E402, F401
 from mabench.results import tables as report  # noqa: E402, F401
-from mabench.runs import local as runner  # noqa: E402, F401
+from mabench.runs import local  # noqa: E402, F401
 from mabench.sets import readers as adapters  # noqa: E402, F401
 from mabench.training import loop as protocol  # noqa: E402
 
@@ -234,7 +234,7 @@ def tasks() -> dict[str, Task]:
     assert done.code == 0, done.text
     card = 'title = "k-means"\nauthors = ["A. Author"]\nlicence = "CC0-1.0"\nslug = "{}"\n'
     (inputs / "submit" / "card.toml").write_text(card.format("kmeans"))
-    sending = ["submit", "set.safetensors", "--records", "run", "--card", "card.toml", "--root", "submissions"]
+    sending = ["submit", "set.safetensors", "--records", "run", "--card", "card.toml", "--submissions", "submissions"]
     for slug in ("kmeans", "other-one"):
         place = Path(tempfile.mkdtemp(dir=SCRATCH))
         shutil.copytree(inputs / "submit", place, dirs_exist_ok=True)

@@ -17,7 +17,7 @@ import torch
 
 from mabench import data, engine, suites
 from mabench.runs import costs
-from mabench.runs import local as runner
+from mabench.runs.plan import plan
 from mabench.sets import readers as adapters
 from mabench.training.loop import Sitting
 
@@ -65,7 +65,7 @@ def main() -> None:
     chosen = parser.parse_args()
     device, exam, one = torch.device("cuda"), suites.load(chosen.suite), adapters.read(chosen.set)
     test = data.load(exam.suite.dataset, "test")
-    (cell, *_) = runner.plan(exam, one, evaluator=chosen.evaluator, seeds=[0])
+    (cell, *_) = plan(exam, one, evaluator=chosen.evaluator, seeds=[0])
     cell = costs.with_random_weights(cell)
     recording = engine.FastEngine.graph
     for name, which, compiled, recorded in VARIANTS:

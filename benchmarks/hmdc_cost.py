@@ -24,7 +24,7 @@ from mabench.errors import Interrupted
 from mabench.files import write_text
 from mabench.networks.compiling import processor
 from mabench.networks.evaluators import EVALUATORS
-from mabench.runs import local as runner
+from mabench.runs.process import resolve_device
 from mabench.training import loop as protocol
 from mabench_methods.hmdc.condense import Config, condense
 from mabench_methods.hmdc.presets import METHOD
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", required=True)
     chosen = parser.parse_args()
-    device = runner.resolve_device(chosen.device)
+    device = resolve_device(chosen.device)
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, 32, 32), np.uint8)
     train = RealData(pixels, np.arange(IMAGES) % 10, DATASETS["cifar10"], "train", "")
     for name, entry in EVALUATORS.items():

@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from mabench import data, suites
 from mabench.files import write_text
-from mabench.runs import local as runner
+from mabench.runs.plan import plan
 from mabench.schema import Cell, RunRecord
 from mabench.sets import readers as adapters
 from mabench.training.loop import Sitting
@@ -42,7 +42,7 @@ def main() -> None:
         return sitting.finish()
 
     rows, body = [], []
-    for cell in runner.plan(exam, condensed, evaluator=chosen.evaluator):
+    for cell in plan(exam, condensed, evaluator=chosen.evaluator):
         pruned, whole = sit(cell, True), sit(cell, False)
         bounded = set(pruned.upper_bounds)
         same = (pruned.best, pruned.best_epoch) == (whole.best, whole.best_epoch) and all(

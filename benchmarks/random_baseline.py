@@ -16,12 +16,19 @@ import torch
 from mabench import data, suites
 from mabench.files import write_text
 from mabench.results.scoring import score
-from mabench.runs import local as runner
+from mabench.runs import local
+from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder
+from mabench.runs.plan import plan
 from mabench.schema import RunRecord
 from mabench_methods.baselines.condense import Config, condense
 
 BASELINES = suites.FOLDER / "baselines.json"
+
+
+def _show(event: Event) -> None:
+    if isinstance(event, Finished):
+        print(event.record.cell.name, score(event.record))
 
 
 def main(suite: str, ipc: int, out: Path) -> None:
@@ -31,10 +38,8 @@ def main(suite: str, ipc: int, out: Path) -> None:
     for seed in exam.suite.seeds:
         drawn = condense(train, Config(ipc, "random"), seed, torch.device("cpu"))
         folder = Folder(out / f"draw{seed}", drawn.sha256, exam.id, exam.digest)
-        cells = runner.plan(exam, drawn, seeds=[seed])
-        records += runner.evaluate(
-            exam, drawn, cells, folder, test, device="auto", on_record=lambda r, fresh: print(r.cell.name, score(r))
-        )
+        cells = plan(exam, drawn, seeds=[seed])
+        records += local.run(drawn, cells, folder, test, device="auto", on_event=_show)
     scores: dict[str, list[float]] = {}
     for record in records:
         scores.setdefault(f"{record.cell.track}/{record.cell.evaluator.name}", []).append(score(record))

@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --out benchmarks/results/soak_HARDWARE_YYYYMM.json          # 200 cells, minutes
 
-Every cell goes through `runner.evaluate`, as the command does it, with its network built anew, its checkpoints and its record. The
+Every cell goes through `local.run`, as the command does it, with its network built anew, its checkpoints and its record. The
 networks take turns, so that nothing of one size serves the next.
 """
 
@@ -22,8 +22,9 @@ import torch
 
 import mabench
 from mabench import data, suites
-from mabench.runs import local as runner
+from mabench.runs import local
 from mabench.runs.folder import Folder
+from mabench.runs.plan import plan
 from mabench.sets import readers as adapters
 from mabench.training import loop as protocol
 
@@ -47,14 +48,14 @@ def main() -> None:
     exam, test = suites.load("digits-agnostic"), data.load("digits", "test")
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)
-    cells = runner.plan(exam, synthetic_set, evaluator=options.evaluator)
+    cells = plan(exam, synthetic_set, evaluator=options.evaluator)
     cells.sort(key=lambda cell: (cell.seed, cell.evaluator.name))
     done, begun, table = 0, time.monotonic(), []
     while done < options.cells:
         with tempfile.TemporaryDirectory() as place:  # a fresh folder a round: all cells run again
             for cell in cells[: options.cells - done]:
                 folder = Folder(Path(place) / "out", synthetic_set.sha256, exam.id, exam.digest)
-                runner.evaluate(exam, synthetic_set, [cell], folder, test, device="cpu")
+                local.run(synthetic_set, [cell], folder, test, device="cpu")
                 done += 1
                 if done % EVERY == 0:
                     gc.collect()

@@ -30,7 +30,8 @@ from mabench.files import write_text
 from mabench.networks import evaluators
 from mabench.networks.compiling import processor
 from mabench.runs import costs
-from mabench.runs import local as runner
+from mabench.runs.plan import plan
+from mabench.runs.process import resolve_device
 from mabench.schema import Cell
 from mabench.sets import readers as adapters
 from mabench.training import loop as protocol
@@ -48,7 +49,7 @@ def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
     """Compile, say so, wait for the turn, measure, print one JSON line."""
     exam, one = suites.load(suite), adapters.read(Path(set_path))
     test = data.load(exam.suite.dataset, "test")
-    (cell, *_) = runner.plan(exam, one, evaluator=name, seeds=[0])
+    (cell, *_) = plan(exam, one, evaluator=name, seeds=[0])
     cell = costs.with_random_weights(cell)
     decoded = len(one.decoded()[0])
     with protocol.deterministic(device):
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    device = runner.resolve_device(chosen.device)
+    device = resolve_device(chosen.device)
     if chosen.child:
         child(chosen.child, str(chosen.set), chosen.suite, device)
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -17,8 +19,13 @@ from builders import Command
 from click.testing import CliRunner
 
 import mabench as package
+from mabench import suites
 from mabench.cli import main as cli
+from mabench.cli.options import seed_list
+from mabench.data import DATASETS
+from mabench.networks.evaluators import EVALUATORS
 from mabench.runs.folder import read_records
+from mabench_methods import METHODS
 
 BUNDLED = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
 QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
@@ -26,8 +33,10 @@ QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
 
 def test_every_command_has_help_with_an_example() -> None:
     assert set(cli.main.commands) == {
-        "list", "check", "pack", "eval", "reproduce", "demo", "submit", "pull", "verify", "audit", "refresh", "leaderboard",
+        "list", "show", "check", "pack", "demo", "eval", "table", "reproduce", "submit", "pull", "verify", "audit", "refresh",
+        "leaderboard",
     }  # fmt: skip
+    assert sorted(name for names in cli.SECTIONS.values() for name in names) == sorted(cli.main.commands)
     board = cli.main.commands["leaderboard"]
     assert isinstance(board, click.Group) and set(board.commands) == {"build", "publish", "serve"}
     for name in [*(set(cli.main.commands) - {"leaderboard"}), *(f"leaderboard {name}" for name in board.commands)]:
@@ -43,20 +52,67 @@ def test_help_and_list_need_no_torch() -> None:
         assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr
 
 
-def test_list_says_what_each_suite_measures(mabench: Command) -> None:
-    text = " ".join(mabench("list").stdout.split())
-    for phrase in (
-        "cifar10-agnostic@1",
-        "How well networks of every kind learn CIFAR-10",
-        "cifar10-hmdc@1",
-        "swin_tiny-scratch",
-        "imagewoof",
-    ):
-        assert phrase in text
+def test_list_is_one_line_a_thing_within_80_columns(mabench: Command) -> None:
+    lines = mabench("list").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in [*suites.released(), *EVALUATORS, *DATASETS, *METHODS]:
+        assert sum(line.split(" ")[0] == name for line in lines) == 1, name
+    only = json.loads(mabench("list", "datasets", "--json").stdout)
+    assert only == {"datasets": list(DATASETS)}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar10-agnostic", "How well networks of every kind learn CIFAR-10"),
+        ("vit_tiny-scratch", "transformer"),
+        ("imagewoof", "golden_retriever"),
+        ("dc", "paper-ipc10"),
+    ],
+)
+def test_show_explains_one_thing(mabench: Command, name: str, words: str) -> None:
+    done = mabench("show", name)
+    assert done.returncode == 0 and words in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert json.loads(mabench("show", name, "--json").stdout)["name"] in (name, name.partition("@")[0])
+
+
+def test_show_answers_a_typo_with_the_nearest_name(mabench: Command) -> None:
+    done = mabench("show", "cifar10-lit")
+    assert done.returncode == 2 and "Did you mean 'cifar10-lite'?" in done.stderr
+
+
+def test_no_summary_of_help_is_cut_at_80_columns() -> None:
+    for group in (cli.main, cli.main.commands["leaderboard"]):
+        text = CliRunner().invoke(group, ["--help"], terminal_width=80).output
+        assert "..." not in text.replace("[ARGS]...", "") and max(map(len, text.splitlines())) <= 80
+        assert all(name in text for name in group.commands)  # type: ignore[attr-defined]
+
+
+def test_every_command_takes_json_and_quiet() -> None:
+    board = cli.main.commands["leaderboard"]
+    assert isinstance(board, click.Group)
+    for command in [*(set(cli.main.commands.values()) - {board}), *board.commands.values()]:
+        assert {"--json", "--quiet"} <= {name for option in command.params for name in option.opts}, command.name
+
+
+def test_the_environment_gives_defaults(mabench: Command) -> None:
+    done = mabench("eval", BUNDLED, MABENCH_EVAL_SUITE="digits-agnostic", MABENCH_EVAL_SEEDS="9")
+    assert done.returncode == 2 and "seed 9 is not one of digits-agnostic@1's seeds" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0,1", [0, 1]), ("0-2", [0, 1, 2]), ("2,0-1", [0, 1, 2]), ("2", [2])])
+def test_seeds_are_lists_and_ranges(text: str, seeds: list[int]) -> None:
+    assert seed_list(None, None, text) == seeds  # type: ignore[arg-type]
+
+
+def test_a_count_of_seeds_is_explained(mabench: Command) -> None:
+    done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--seeds", "3")
+    assert done.returncode == 2 and "for 3 seeds write --seeds 0-2" in done.stderr
 
 
 def test_check_shows_the_set_and_draws_it(mabench: Command, tmp_path: Path) -> None:
-    done = mabench("check", BUNDLED, "--preview", "grid.png")
+    done = mabench("check", BUNDLED, "--out", "grid.png")
     assert done.returncode == 0 and "digits" in done.stdout and "IPC 5" in done.stdout
     from PIL import Image
 
@@ -87,8 +143,51 @@ def test_eval_ends_with_a_table_files_and_a_picture(mabench: Command, tmp_path: 
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "records").iterdir()}
     again = mabench("eval", BUNDLED, *QUICK, "--out", "out")
-    assert "3 of 3 cells were finished before" in again.stderr
+    assert "3 of 3 runs were finished before" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "records").iterdir()} == before
+    as_json = json.loads(mabench("eval", BUNDLED, *QUICK, "--out", "out", "--json").stdout)
+    assert as_json["cells"] == result["cells"] and not as_json["complete"] and as_json["missing"] == []
+    quiet = mabench("eval", BUNDLED, *QUICK, "--out", "out", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_evaluators_and_shards_add_up(mabench: Command, tmp_path: Path) -> None:
+    both = ("eval", BUNDLED, "--suite", "digits-agnostic", "--evaluator", "mlp*", "--evaluator", "lenet*", "--seeds", "0")
+    for part in ("1/2", "2/2"):
+        done = mabench(*both, "--device", "cpu", "--out", "out", "--shard", part)
+        assert done.returncode == 0, done.stderr
+    assert [r.cell.evaluator.name for r in read_records(tmp_path / "out")] == ["lenet-scratch", "mlp-scratch"]
+    assert "lenet-scratch" in done.stdout and "mlp-scratch" in done.stdout, "the table shows what the other part left"
+    wrong = mabench(*both, "--out", "out", "--shard", "3/2")
+    assert wrong.returncode == 2 and "1/2 to 2/2" in wrong.stderr
+
+
+def test_minutes_run_what_fits_and_say_what_is_left(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--minutes", "0.15", "--device", "cpu", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "runs fit, cheapest first" in done.stderr and "The same command goes on from there" in done.stderr
+    records = read_records(tmp_path / "out") if (tmp_path / "out" / "records").exists() else []
+    assert len(records) < 12
+
+
+def test_several_sets_in_one_table(mabench: Command, tmp_path: Path) -> None:
+    torch.save((torch.rand(10, 3, 32, 32), torch.arange(10)), tmp_path / "noise.pt")
+    for name, path in (("kmeans", BUNDLED), ("noise", tmp_path / "noise.pt")):
+        done = mabench("eval", path, "--dataset", "digits", *QUICK, "--seeds", "0-1", "--out", f"results/{name}")
+        assert done.returncode == 0, done.stderr
+    good, bad = ([r.best for r in read_records(tmp_path / "results" / name)] for name in ("kmeans", "noise"))
+    mean, std = 50 * sum(good), 100 * statistics.stdev(good)
+    markdown = mabench("table", "results", "--format", "markdown").stdout
+    assert f"**{mean:.2f} ± {std:.2f}*" in markdown and f"{50 * sum(bad):.2f}" in markdown
+    latex = mabench("table", "results", "--format", "latex").stdout
+    assert rf"\textbf{{{mean:.2f} $\pm$ {std:.2f}*}}" in latex and r"\toprule" in latex
+    rows = list(csv.DictReader(mabench("table", "results", "--format", "csv").stdout.splitlines()))
+    assert [row["set"] for row in rows] == ["digits_kmeans_ipc5", "noise"]
+    assert abs(float(rows[0]["mlp-scratch mean"]) - mean) < 1e-3 and rows[0]["mlp-scratch runs"] == "2"
+    text = mabench("table", "results/kmeans", "results/noise").stdout
+    assert f"> {mean:.2f} +- {std:.2f}*" in text
+    none = mabench("table", tmp_path / "elsewhere")
+    assert none.returncode == 2 and "no records" in none.stderr
 
 
 def curves(folder: Path) -> list[tuple[str, object]]:
@@ -114,7 +213,7 @@ def test_a_killed_run_goes_on_where_it_stopped(mabench: Command, tmp_path: Path,
     finished = {p: p.stat().st_mtime_ns for p in records.glob("*.json")}
     assert 2 <= len(finished) < 6
     done = mabench(*arguments)
-    assert done.returncode == 0 and f"{len(finished)} of 6 cells were finished before" in done.stderr
+    assert done.returncode == 0 and f"{len(finished)} of 6 runs were finished before" in done.stderr
     assert all(p.stat().st_mtime_ns == t for p, t in finished.items()), "nothing finished is repeated"
     arguments[-1] = "whole"
     assert mabench(*arguments).returncode == 0
@@ -123,7 +222,7 @@ def test_a_killed_run_goes_on_where_it_stopped(mabench: Command, tmp_path: Path,
 
 def test_dry_run_plans_every_suite_of_a_dataset_and_writes_nothing(mabench: Command, tmp_path: Path) -> None:
     done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--dry-run", "--device", "cpu")
-    assert done.returncode == 0 and "12 cells to run" in done.stdout and "FLOPs" in done.stdout
+    assert done.returncode == 0 and "12 runs to do" in done.stdout and "FLOPs" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -112,13 +112,13 @@ def test_every_command_parses_and_names_what_exists(name: str) -> None:
             values = parse(arguments, whole=whole).params
         except click.UsageError as error:
             pytest.fail(f"{said}: {error.format_message()}")
-        wanted = values.get("suite_names") or ([values["suite_name"]] if values.get("suite_name") else [])
+        wanted = values.get("suite_names") or ([values["suite"]] if values.get("suite") else [])
         exams = [suites.load(s) for s in wanted if not placeholder(s) and not s.endswith(".toml")]
         names = [e.name for exam in exams for track in exam.evaluators.values() for e in track]
-        if exams and values.get("evaluator") and not placeholder(values["evaluator"]):
-            assert matching(names, values["evaluator"]), said
-        if values.get("track") and not placeholder(values["track"]):
-            assert all(values["track"] in exam.evaluators for exam in exams), said
+        for glob in values.get("evaluators") or ():
+            assert not exams or placeholder(glob) or matching(names, glob), said
+        for track in values.get("tracks") or ():
+            assert placeholder(track) or all(track in exam.evaluators for exam in exams), said
         method = values.get("method")
         if isinstance(method, str) and not placeholder(method):
             if method.endswith(".py"):

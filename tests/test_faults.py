@@ -176,7 +176,7 @@ def test_damage_is_mended_by_the_same_command(mabench: Command, tmp_path: Path) 
     path.write_bytes(path.read_bytes()[:300])
     (tmp_path / "out" / "evaluation.json").write_text("")
     done = mabench(*arguments)
-    assert done.returncode == 0 and "made again: " in done.stderr and path.name in done.stderr
+    assert done.returncode == 0 and "computed again: " in done.stderr and path.name in done.stderr
     assert read_records(tmp_path / "out")[0].curve == whole.curve
 
 

@@ -184,16 +184,18 @@ def test_round_trip(
         if storage == "xet":
             stored = server.repos[REPO].files()["submissions/digits-kmeans/set.safetensors"]
             assert stored.xet and server.count("GET", "xet-read-token") >= 1
-            without = mabench("pull", "digits-kmeans", "--repo", REPO, "--root", "plain", **environment(server, "dave", "e"))
+            without = mabench(
+                "pull", "digits-kmeans", "--repo", REPO, "--submissions", "plain", **environment(server, "dave", "e")
+            )
             assert without.returncode == 0, without.stderr
             return
         seed = next(s for s in range(200) if "mlp" in next(iter(sampled(tmp_path, s))))
-        checked = mabench("verify", "digits-kmeans", "--cells", "1", "--seed", seed, "--repo", REPO, **clean)
+        checked = mabench("verify", "digits-kmeans", "--cells", "1", "--draw", seed, "--repo", REPO, **clean)
         assert checked.returncode == 0 and "self-run -> spot-checked" in checked.stdout, checked.stderr
         assert load()[-1] == "spot-checked"
         found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
         assert found is not None and [(e.who, e.tier) for e in found.audit] == [("reader", "self-run"), ("carol", "spot-checked")]
-        offline = mabench("pull", "digits-kmeans", "--repo", REPO, "--root", "off", **clean | {"HF_HUB_OFFLINE": "1"})
+        offline = mabench("pull", "digits-kmeans", "--repo", REPO, "--submissions", "off", **clean | {"HF_HUB_OFFLINE": "1"})
         assert offline.returncode == 0 and tree(tmp_path / "off") == tree(tmp_path / "submissions"), offline.stderr
 
 
@@ -423,7 +425,7 @@ def test_the_whole_way_killed_in_every_stage_and_repeated(
         build = ("leaderboard", "build", "--repo", REPO, "--out", "page")
         built = stage(build, "carol", lambda m: (without_partials(m / "page"), without_partials(m / "submissions")))
         seed = next(n for n in range(200) if "mlp" in sampled(pulled, n)[0])
-        check = ("verify", "digits-kmeans", "--cells", "1", "--seed", seed, "--repo", REPO)
+        check = ("verify", "digits-kmeans", "--cells", "1", "--draw", seed, "--repo", REPO)
         stage(
             check,
             "carol",

@@ -21,9 +21,9 @@ from mabench import data, suites
 from mabench.cli import main as cli
 from mabench.errors import MabenchError
 from mabench.runs import costs
-from mabench.runs import local as runner
 from mabench.runs import ray_cluster as cluster
 from mabench.runs.folder import read_record, read_records
+from mabench.runs.plan import plan
 from mabench.schema import RunRecord
 from mabench.sets import readers as adapters
 
@@ -75,7 +75,7 @@ def test_a_set_and_a_test_split_travel_unchanged() -> None:
 
 def test_needs_grow_with_the_network_and_name_what_was_asked() -> None:
     exam, synthetic_set, test = suites.load("digits-agnostic"), adapters.read(BUNDLED), data.load("digits", "test")
-    cells = {c.evaluator.name: c for c in runner.plan(exam, synthetic_set, seeds=[0])}
+    cells = {c.evaluator.name: c for c in plan(exam, synthetic_set, seeds=[0])}
     ask = {n: costs.needs(c, synthetic_set, test, cpus=2, gpus=0) for n, c in cells.items()}
     assert all((n.cpus, n.gpus) == (2, 0) for n in ask.values())
     assert costs.PROCESS_BYTES < ask["lenet-scratch"].memory_bytes < ask["convnet3-scratch"].memory_bytes < NODE_MEMORY
@@ -170,7 +170,7 @@ def test_the_records_are_those_of_a_plain_run(mabench: Command, tmp_path: Path, 
     assert process.returncode == 0, errors
     assert "mlp-scratch" in out and [facts(r) for r in read_records(tmp_path / "out")] == expected
     again = start(tmp_path, "127.0.0.1:1", *QUICK, "--out", "out")
-    assert "6 of 6 cells were finished before" in again.communicate(timeout=300)[1], "no cluster is asked when all is done"
+    assert "6 of 6 runs were finished before" in again.communicate(timeout=300)[1], "no cluster is asked when all is done"
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(mabench: Command, tmp_path:
     assert 1 <= len(finished) < 6
     again = start(tmp_path, nodes.address, *long, "--out", "out")
     _, errors = again.communicate(timeout=900)
-    assert again.returncode == 0 and f"{len(finished)} of 6 cells were finished before" in errors
+    assert again.returncode == 0 and f"{len(finished)} of 6 runs were finished before" in errors
     assert all(p.stat().st_mtime_ns == t for p, t in finished.items()), "nothing finished is repeated"
     assert [facts(r) for r in read_records(tmp_path / "out")] == expected
 

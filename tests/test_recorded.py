@@ -22,7 +22,7 @@ from mabench.digests import stream
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
-from mabench.runs import local as runner
+from mabench.runs.plan import plan
 from mabench.schema import Augmentation, Evaluator, Recipe, Recorded
 from mabench.sets import readers as adapters
 from mabench.sets import recorded
@@ -239,7 +239,7 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: [p.unlink() for p in f.iterdir()], "no record of labels .* --labels"),
+        (lambda f: [p.unlink() for p in f.iterdir()], "no record of labels .* --recorded-labels"),
         (lambda f: (f / "labels-00000.safetensors").unlink(), "Some are missing"),
         (lambda f: cut(f / "labels-00004.safetensors"), "damaged"),
         (lambda f: (f / "labels-00004.safetensors").rename(f / "labels-00008.safetensors"), "its name and neighbours do not"),
@@ -309,10 +309,10 @@ def test_the_sisters_run_on_data_of_their_shape(name: str, evaluator: str, tmp_p
     recipe, entry = exam.recipes["gvbsm"], DATASETS[exam.suite.dataset]
     chosen = write(shaped(entry.name), tmp_path / "labels", epochs=1, batch=recipe.batch_size)
     with pytest.raises(MabenchError, match=f"labels of 1 epochs are recorded, {name}@1 trains for {recipe.epochs}"):
-        runner.plan(exam, chosen)
+        plan(exam, chosen)
     short = replace(exam, recipes={"gvbsm": recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     test = RealData(chosen.images[:20].numpy(), np.arange(20), entry, "test", "0" * 64)
-    (own,) = runner.plan(short, chosen, evaluator=evaluator, seeds=[0])
+    (own,) = plan(short, chosen, evaluator=evaluator, seeds=[0])
     record = protocol.run(chosen, own, test, device=CPU)
     assert record.total == 20 and record.diverged_epoch is None and own.evaluator.input_size == entry.image_size
 
@@ -375,12 +375,12 @@ def test_condensing_recording_and_replaying_in_one_command(mabench: Command, tmp
     alone = tmp_path / "elsewhere" / "set.safetensors"
     alone.write_bytes(made.read_bytes())
     without = mabench("eval", alone, "--suite", "mine.toml")
-    assert without.returncode == 2 and "mabench reproduce gvbsm" in without.stderr and "--labels" in without.stderr
+    assert without.returncode == 2 and "mabench reproduce gvbsm" in without.stderr and "--recorded-labels" in without.stderr
     assert "Traceback" not in without.stderr and not (tmp_path / "results").exists()
-    wrong = mabench("eval", alone, "--suite", "mine.toml", "--labels", tmp_path)
+    wrong = mabench("eval", alone, "--suite", "mine.toml", "--recorded-labels", tmp_path)
     assert wrong.returncode == 2 and "no recorded labels (labels-00000.safetensors)" in wrong.stderr
-    named = mabench("eval", alone, "--suite", "mine.toml", "--labels", labels, "--dry-run", "--device", "cpu")
-    assert named.returncode == 0 and "1 cells to run" in named.stdout, named.stderr
+    named = mabench("eval", alone, "--suite", "mine.toml", "--recorded-labels", labels, "--dry-run", "--device", "cpu")
+    assert named.returncode == 0 and "1 runs to do" in named.stdout, named.stderr
 
 
 def test_a_set_without_a_record_is_told_how_to_get_one(mabench: Command, tmp_path: Path) -> None:
@@ -416,6 +416,6 @@ def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, 
     chosen = adapters.read(tmp_path / "set.safetensors")
     exam = suites.load("cifar10-gvbsm")
     recipe = exam.recipes["gvbsm"].model_copy(update={"epochs": 60, "test_every": 60})
-    (own,) = runner.plan(replace(exam, recipes={"gvbsm": recipe}), chosen, evaluator="convnet3*", seeds=[0])
+    (own,) = plan(replace(exam, recipes={"gvbsm": recipe}), chosen, evaluator="convnet3*", seeds=[0])
     small = replace(test, images=test.images[:1000], labels=test.labels[:1000])
     assert protocol.run(chosen, own, small, device=CPU).last > 0.2

@@ -160,7 +160,7 @@ def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> 
     assert "mabench reproduce dc --preset smoke --seed 0" in (made / "card.toml").read_text()
     before = {p: p.stat().st_mtime_ns for p in [made / "set.safetensors", *(tmp_path / "out").rglob("records/*.json")]}
     again = mabench(*command)
-    assert again.returncode == 0 and "1 of 1 cells were finished before" in again.stderr
+    assert again.returncode == 0 and "1 of 1 runs were finished before" in again.stderr
     assert before == {p: p.stat().st_mtime_ns for p in before}
     other = mabench(*command, "--config", "iterations=2")
     assert other.returncode == 2 and "holds another condensation" in other.stderr and "Traceback" not in other.stderr

@@ -11,7 +11,7 @@ from builders import Command, shaped
 
 from mabench import suites
 from mabench.data import DATASETS, RealData
-from mabench.runs import local as runner
+from mabench.runs.plan import plan
 from mabench.training import loop as protocol
 
 SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow)]
@@ -24,7 +24,7 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
     chosen = shaped(entry.name)
     images = chosen.images[:60].numpy()
     test = RealData(images=images, labels=np.arange(60) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64)
-    (cell,) = runner.plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
+    (cell,) = plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
     assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == min(entry.image_size, 64)
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     record = protocol.run(chosen, short, test, device=torch.device("cpu"))
@@ -37,7 +37,7 @@ def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> 
     assert [e.family for e in exam.evaluators["pretrained"]].count("transformer") == 4
     shaped(exam.suite.dataset).save(tmp_path / "set.safetensors")
     done = mabench("eval", "set.safetensors", "--suite", name, "--evaluator", "convnet3-scratch", "--dry-run", "--device", "cpu")
-    assert done.returncode == 0 and "3 cells to run" in done.stdout, done.stderr
+    assert done.returncode == 0 and "3 runs to do" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["set.safetensors"]
 
 
@@ -46,5 +46,5 @@ def test_the_whole_headline_exam_is_planned_and_pointed_to_the_lite_suite(mabenc
     images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
     torch.save((images, labels), tmp_path / "cifar10.pt")
     done = mabench("eval", "cifar10.pt", "--suite", "cifar10-agnostic", "--dry-run", "--device", "cpu")
-    assert done.returncode == 0 and "42 cells to run" in done.stdout
+    assert done.returncode == 0 and "42 runs to do" in done.stdout
     assert "days" in done.stdout and "--suite cifar10-lite" in done.stdout

@@ -502,7 +502,7 @@ def test_changes_behind_the_logs_back_are_found(folder: Path) -> None:
 
 
 def test_the_log_is_append_only(mabench: Command, folder: Path) -> None:
-    where = ("--root", folder.parent)
+    where = ("--submissions", folder.parent)
     assert (
         mabench(
             "audit", folder.name, *where, "--tier", "challenged", "--why", "cannot be repeated", "--who", "R. Reader"
@@ -560,9 +560,9 @@ def test_a_card_survives_its_file(card: Card) -> None:
 def test_a_rerun_confirms_honest_records(mabench: Command, tmp_path: Path, folder: Path) -> None:
     own = mabench("verify", folder.name, "--cells", "1", "--who", "A. Author")
     assert own.returncode == 0 and "identical" in own.stdout and "self-run -> self-run" in own.stdout, own.stderr
-    one = mabench("verify", folder.name, "--cells", "2", "--seed", "3", "--who", "R. Reader")
+    one = mabench("verify", folder.name, "--cells", "2", "--draw", "3", "--who", "R. Reader")
     assert one.returncode == 0 and "self-run -> spot-checked" in one.stdout, one.stderr
-    rest = mabench("verify", folder.name, "--cells", "3", "--seed", "4", "--who", "R. Reader")
+    rest = mabench("verify", folder.name, "--cells", "3", "--draw", "4", "--who", "R. Reader")
     assert rest.returncode == 0 and "spot-checked -> verified" in rest.stdout
     found = submissions.read(folder)
     assert found is not None and found.tier == "verified" and found.confirmed == set(found.records)
@@ -636,8 +636,8 @@ def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: P
 def test_released_suites_name_every_cell_as_records_do() -> None:
     """What a complete track is, the ranking knows without planning one."""
     from mabench.results import ranking
-    from mabench.runs import local as runner
+    from mabench.runs.plan import plan
 
     exam = suites.load("digits-agnostic")
-    planned = [cell.name for cell in runner.plan(exam, bundled())]
+    planned = [cell.name for cell in plan(exam, bundled())]
     assert planned == [name for track in exam.evaluators for name in ranking.status(exam, track, []).missing]

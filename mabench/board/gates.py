@@ -27,8 +27,8 @@ from mabench.files import read_bytes
 from mabench.results import ranking, scoring
 from mabench.results import tables as report
 from mabench.results.ranking import Status
-from mabench.runs import local as runner
 from mabench.runs.folder import MAX_RECORD_BYTES, read_record
+from mabench.runs.plan import plan
 from mabench.schema import Card, Cell, RunRecord, Tier
 from mabench.sets import readers as adapters
 from mabench.sets.synthetic import SyntheticSet
@@ -276,7 +276,7 @@ def _suites(case: Examination) -> str:
                 "numbers. Leave its records out, or submit to a suite that trains on the set's own labels."
             )
             continue
-        planned = {cell.name: cell for cell in runner.plan(exam, chosen)}  # raises for a set that the suite does not admit
+        planned = {cell.name: cell for cell in plan(exam, chosen)}  # raises for a set that the suite does not admit
         case.exams[suite_id] = exam
         for record in mine:
             if record.cell.set_sha256 == chosen.sha256 and planned.get(record.cell.name) != record.cell:

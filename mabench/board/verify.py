@@ -15,8 +15,8 @@ from mabench.board.submission import SET, Submission, record_name
 from mabench.errors import MabenchError, first_line
 from mabench.results import scoring
 from mabench.results import tables as report
-from mabench.runs import local as runner
 from mabench.runs.folder import Folder
+from mabench.runs.plan import plan
 from mabench.schema import AuditEntry, RunRecord, Tier
 from mabench.sets import synthetic
 from mabench.sets.synthetic import SyntheticSet
@@ -100,7 +100,7 @@ def rerun(submission: Submission, folder: Path, records: Sequence[RunRecord], ou
     for suite in sorted({r.cell.suite for r in records}):
         exam = suites.load(suite)
         mine = {r.cell.name: r for r in records if r.cell.suite == suite}
-        cells = [cell for cell in runner.plan(exam, chosen) if cell.name in mine]
+        cells = [cell for cell in plan(exam, chosen) if cell.name in mine]
         if [mine[c.name].cell for c in cells] != cells or len(cells) != len(mine):
             raise MabenchError(f"{submission.slug}: its records of {suite} were made under another suite than the released one.")
         place = Folder(out / suite, chosen.sha256, exam.id, exam.digest)

@@ -1,23 +1,29 @@
-"""Scores -> what people read: the terminal table, Markdown, CSV, JSON and a plot of the curves."""
+"""Scores -> what people read and paste: text, Markdown, LaTeX and CSV, and the files beside the records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from mabench.errors import first_line
-from mabench.files import atomic_write, write_text
+from mabench.errors import MabenchError, first_line
+from mabench.files import write_text
+from mabench.results.plots import write_curves
 from mabench.results.ranking import status
-from mabench.results.scoring import Baseline, Row, chance, rows, worst
+from mabench.results.scoring import Baseline, Row, chance, rows, score, worst
 from mabench.schema import RunRecord, SetSummary
 from mabench.suites import Exam
+
+if TYPE_CHECKING:
+    import pandas
+
+STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
+OPTIONAL = ("last %", "best - last", "random %", "runs")  # left out in this order where a terminal is narrow
 
 
 @cache
@@ -45,43 +51,153 @@ def known_full_data(exam: Exam) -> Baseline | None:
     return None
 
 
+# -- numbers as text ---------------------------------------------------------------------------------------------------
+
+
 def percent(value: float | None, signed: bool = False) -> str:
     """A fraction as percent with two digits; an absent number is a dash, never a zero."""
     return "-" if value is None else f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
 
 
-def table(exam: Exam, lines: Sequence[Row], style: str = "simple") -> str:
-    """The result as text. `style` is a tabulate format: `simple` for a terminal, `github` for Markdown."""
-    rule = "best" if all(r.score == "best" for r in exam.recipes.values()) else "last"
+def plus_minus(mean: float, std: float | None, style: str = "text") -> str:
+    """`81.20 +- 0.45` in percent; ASCII in text, so that every terminal shows it."""
+    sign = {"markdown": "±", "latex": r"$\pm$"}.get(style, "+-")
+    return percent(mean) if std is None else f"{percent(mean)} {sign} {percent(std)}"
+
+
+def duration(seconds: float) -> str:
+    """3,725 -> '1 h 02 min'."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.1f} days"
+
+
+# -- one set on one suite ----------------------------------------------------------------------------------------------
+
+
+def cells(
+    exam: Exam, lines: Sequence[Row], style: str = "text", without: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of the table, as text; columns in `without` and those that say nothing are left out."""
+    best = any(recipe.score == "best" for recipe in exam.recipes.values())
     with_random = any(line.random is not None for line in lines)
-    headers = ["track", "evaluator", "accuracy %", "std", "runs"]
-    headers += ["last %", "best - last"] if rule == "best" else []
-    headers += ["random %", "lift"] if with_random else []
-    body = []
-    for line in lines:
-        name = f"[{line.name}]" if line.panel and style != "github" else f"**{line.name}**" if line.panel else line.name
-        runs = f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}"
-        cells = [line.track, name, percent(line.mean), percent(line.std), runs]
-        cells += [percent(line.last), percent(line.optimism)] if rule == "best" else []
-        cells += [percent(line.random), percent(line.lift, signed=True)] if with_random else []
-        body.append(cells)
-    align = ["left", "left"] + ["right"] * (len(headers) - 2)
-    return tabulate(body, headers, tablefmt=style, disable_numparse=True, colalign=align if body else None)
+    columns = {
+        "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
+        "evaluator": [_name(line, style) for line in lines],
+        "accuracy %": [plus_minus(line.mean, line.std, style) for line in lines],
+        "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
+        "last %": [percent(line.last) for line in lines] if best else None,
+        "best - last": [percent(line.optimism) for line in lines] if best else None,
+        "random %": [percent(line.random) for line in lines] if with_random else None,
+        "lift": [percent(line.lift, signed=True) for line in lines] if with_random else None,
+    }
+    shown = {name: values for name, values in columns.items() if values is not None and name not in without}
+    return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
+
+
+def _name(line: Row, style: str) -> str:
+    if not line.panel:
+        return line.name
+    return {"markdown": f"**{line.name}**", "latex": rf"\textbf{{{line.name}}}", "csv": line.name}.get(style, f"[{line.name}]")
+
+
+def table(exam: Exam, lines: Sequence[Row], style: str = "text", width: int | None = None) -> str:
+    """The result in one of STYLES. Text leaves columns out, the least important first, until it fits into `width` characters."""
+    hidden: list[str] = []
+    while True:
+        headers, body = cells(exam, lines, style, hidden)
+        text = draw(headers, body, style)
+        remaining = [name for name in OPTIONAL if name in headers]
+        if style != "text" or width is None or not remaining or max(map(len, text.splitlines())) <= width:
+            return text
+        hidden.append(remaining[0])
+
+
+def draw(headers: Sequence[str], body: Sequence[Sequence[str]], style: str, left: int = 0) -> str:
+    """A table of texts: the first `left` columns (default: up to `evaluator`) flush left, all others right.
+
+    Raises MabenchError for a style that there is not.
+    """
+    if style not in STYLES:
+        raise MabenchError(f"--format {style}: unknown. Allowed: {', '.join(STYLES)}.")
+    if style == "csv":
+        import csv
+        import io
+
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([list(headers), *body])
+        return out.getvalue().rstrip("\n")
+    left = left or (list(headers).index("evaluator") + 1 if "evaluator" in headers else 1)
+    align = ["left"] * left + ["right"] * (len(headers) - left)
+    if style == "latex":
+        headers, body = [_latex(h) for h in headers], [[_latex(value) for value in row] for row in body]
+        style_name = "latex_raw"
+        text = str(tabulate(body, headers, tablefmt=style_name, disable_numparse=True, colalign=align if body else None))
+        return _booktabs(text)
+    return str(tabulate(body, headers, tablefmt=STYLES[style], disable_numparse=True, colalign=align if body else None))
+
+
+def _latex(text: str) -> str:
+    """Names hold `_`, `%` and `&`; what is LaTeX already (our own bold and plus-minus) stays."""
+    if text.startswith(r"\textbf{") and text.endswith("}"):
+        return rf"\textbf{{{_latex(text[8:-1])}}}"
+    kept = text.replace(r"$\pm$", "\0")
+    for character in "&%#_":
+        kept = kept.replace(character, "\\" + character)
+    return kept.replace("\0", r"$\pm$")
+
+
+def _booktabs(text: str) -> str:
+    """tabulate's LaTeX with the rules that papers use; no package but booktabs is needed."""
+    lines = text.replace(r"\hline", "RULE").split("\n")
+    names = iter((r"\toprule", r"\midrule", r"\bottomrule"))
+    return "\n".join(next(names) if line.strip() == "RULE" else line for line in lines)
+
+
+def frame(records: Iterable[RunRecord]) -> pandas.DataFrame:
+    """One row a run, with set, suite, dataset and IPC, so that frames and files of several sets can be concatenated."""
+    import pandas
+
+    return pandas.DataFrame([_flat(record) for record in records])
+
+
+def _flat(record: RunRecord) -> dict[str, Any]:
+    return {
+        "set": record.synthetic_set.name,
+        "set_sha256": record.synthetic_set.sha256,
+        "suite": record.cell.suite,
+        "dataset": record.synthetic_set.dataset,
+        "ipc": record.synthetic_set.ipc,
+        "track": record.cell.track,
+        "evaluator": record.cell.evaluator.name,
+        "seed": record.cell.seed,
+        "accuracy": score(record),
+        "acc_best": record.best,
+        "best_epoch": record.best_epoch,
+        "acc_last": record.last,
+        "diverged_epoch": record.diverged_epoch,
+        "seconds": record.seconds,
+        "engine": record.engine,
+    }
 
 
 def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """What a reader has to know to trust the table."""
-    out = [
-        f"accuracy: {'best of the looks at' if 'best' in {r.score for r in exam.recipes.values()} else 'last look at'} the test "
-        f"split, {exam.suite.std} std over seeds"
-    ]
-    answers = [status(exam, track, records) for track in exam.evaluators]
-    for answer in answers:
+    best = "best" in {r.score for r in exam.recipes.values()}
+    out = [f"accuracy: {'best of the test passes' if best else 'last test pass'}, {exam.suite.std} std over seeds"]
+    for answer in (status(exam, track, records) for track in exam.evaluators):
         if answer.finished and not answer.ranked:
             first = f" (missing: {first_line(answer.missing)}); a panel mean needs them all" if answer.missing else ""
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     low = worst(lines)
-    if low is not None:
+    if low is not None and sum(not line.panel for line in lines) > 1:
         out.append(f"worst evaluator: {low.name} {percent(low.mean)}")
     engines = sorted({f"{r.engine} ({r.environment.get('arithmetic', 'float32')})" for r in records})
     out.append(f"engine: {', '.join(engines)}")
@@ -94,16 +210,41 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     return out
 
 
-def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
-    """Write table.md, results.json, results.csv and curves.png beside the records; returns the rows."""
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[str]:
+    """Write table.md, table.tex, results.json, results.csv and, last, the curves beside the records; returns warnings."""
     summary = records[0].synthetic_set
     lines = rows(exam, records, known_baseline(exam, summary))
-    text = [f"# {summary.name} on {exam.id}", "", f"{exam.suite.title}", "", table(exam, lines, "github"), ""]
+    write_text(folder / "table.md", _markdown(exam, lines, records))
+    write_text(folder / "table.tex", table(exam, lines, "latex") + "\n")
+    write_text(folder / "results.json", json.dumps(as_json(exam, lines, records), indent=1) + "\n")
+    write_text(folder / "results.csv", frame(records).to_csv(index=False))
+    warning = write_curves(folder, exam, records)
+    return [warning] if warning is not None else []
+
+
+def as_json(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> dict[str, Any]:
+    """The content of results.json."""
+    return {
+        "suite": exam.id,
+        "suite_digest": exam.digest,
+        "set": records[0].synthetic_set.model_dump(mode="json"),
+        "rows": [vars(line) | {"optimism": line.optimism, "lift": line.lift} for line in lines],
+        "cells": [_flat(record) for record in records],
+    }
+
+
+def _markdown(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> str:
+    summary = records[0].synthetic_set
+    text = [f"# {summary.name} on {exam.id}", "", f"{exam.suite.title}", "", table(exam, lines, "markdown"), ""]
     text += [f"- {note}" for note in notes(exam, lines, records)]
     text += [
         f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
         f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"
     ]
+    text += [f"- read as: {finding.field} {finding.value} ({finding.reason})" for finding in summary.findings]
     if summary.recorded_bytes:
         text += [
             f"- labels recorded for every epoch: {summary.recorded_bytes:,} bytes more, record {str(records[0].cell.labels_sha256)[:16]}"
@@ -111,62 +252,4 @@ def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
     if summary.learning_rate is not None and any(r.cell.recipe.rate == "learned" for r in records):
         text += [f"- rate learned with the images: {summary.learning_rate:.6g}"]
     text += [f"- environment: {', '.join(f'{k} {v}' for k, v in records[-1].environment.items())}"]
-    write_text(folder / "table.md", "\n".join(text) + "\n")
-    cells = [_flat(record) for record in records]
-    value = {
-        "suite": exam.id,
-        "suite_digest": exam.digest,
-        "set": summary.model_dump(mode="json"),
-        "rows": [vars(line) | {"optimism": line.optimism, "lift": line.lift} for line in lines],
-        "cells": cells,
-    }
-    write_text(folder / "results.json", json.dumps(value, indent=1) + "\n")
-    import pandas
-
-    write_text(folder / "results.csv", pandas.DataFrame(cells).to_csv(index=False))
-    plot_curves(folder / "curves.png", exam, records)
-    return lines
-
-
-def _flat(record: RunRecord) -> dict[str, Any]:
-    return {
-        "track": record.cell.track,
-        "evaluator": record.cell.evaluator.name,
-        "seed": record.cell.seed,
-        "acc_best": record.best,
-        "best_epoch": record.best_epoch,
-        "acc_last": record.last,
-        "diverged_epoch": record.diverged_epoch,
-        "seconds": record.seconds,
-    }
-
-
-def plot_curves(path: Path, exam: Exam, records: Sequence[RunRecord]) -> None:
-    """PNG: test accuracy against epoch, a panel per track, a line per evaluator (mean of its seeds), a dot at each best.
-
-    Where looks were pruned only the best so far is known at every epoch, so that is what the line shows.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    tracks = [t for t in exam.evaluators if any(r.cell.track == t for r in records)]
-    figure = Figure(figsize=(6.5 * len(tracks), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    for position, track in enumerate(tracks):
-        axes = figure.add_subplot(1, len(tracks), position + 1)
-        for entry in exam.evaluators[track]:
-            runs = [r for r in records if r.cell.track == track and r.cell.evaluator.name == entry.name]
-            if not runs:
-                continue
-            epochs = [epoch for epoch, _ in runs[0].curve]
-            pruned = any(r.upper_bounds for r in runs)
-            counts = [list(accumulate((hits for _, hits in r.curve), max if pruned else lambda _, hits: hits)) for r in runs]
-            means = [100 * sum(c[i] / r.total for c, r in zip(counts, runs, strict=True)) / len(runs) for i in range(len(epochs))]
-            label = f"{entry.name} (best so far)" if pruned else entry.name
-            (line,) = axes.plot(epochs, means, marker="o" if len(epochs) == 1 else "", label=label)
-            axes.scatter([r.best_epoch for r in runs], [100 * r.best for r in runs], s=14, color=line.get_color(), zorder=3)
-        axes.set(title=f"{exam.id}, {track}", xlabel="epoch", ylabel="test accuracy, %")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return "\n".join(text) + "\n"

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import mabench
-from mabench.data import DATASETS, RealData
+from mabench.data import RealData
 from mabench.errors import Interrupted, MabenchError
 from mabench.runs import costs
-from mabench.runs import local as runner
+from mabench.runs.events import ClusterProgress, Finished, Listener, Note, silent
 from mabench.runs.folder import Folder
-from mabench.schema import Cell, Finding, RunRecord
+from mabench.runs.local import begin
+from mabench.runs.memory import failure
+from mabench.runs.process import undisturbed
+from mabench.runs.ray_worker import REPORT_SECONDS, Board, pack_set, pack_test, run_cell
+from mabench.schema import Cell, RunRecord
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam
 
 if TYPE_CHECKING:
     from mabench.engine import Wanted
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 KNOCK_SECONDS = 10.0  # ours: a cluster that does not take a connection by then is not there
 LOSSES_ALLOWED = 5  # ours: a cell whose worker is lost more often than this is likely the reason for it
 POLL_SECONDS = 0.25  # ours: how soon a signal or a record is noticed; costs nothing measurable
-REPORT_SECONDS = 1.0  # ours: between two reports of a worker
 STOP_SECONDS = 60.0  # ours: what workers get to save their checkpoints after Ctrl-C
 IDLE_SECONDS = 20.0  # ours: so long nothing runs before the display says why; a worker needs up to ten seconds to start
 HEAD = "node:__internal_head__"  # Ray's name for the node that the cluster cannot lose
@@ -64,20 +63,6 @@ class Ray:
             raise MabenchError(f"--gpus-per-cell {gpus:g} and --device {device} contradict each other. Leave one of the two out.")
         if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
             raise MabenchError(f"--cpus-per-cell {self.cpus_per_cell}: a cell needs at least one. Allowed: 1 and more.")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a display is told while a cluster works."""
-
-    finished: int
-    """Cells with a record, those found on disk included."""
-    running: int
-    cells: int
-    done: float
-    """Of all unfinished work, in floating-point operations."""
-    total: float
-    nodes: int
 
 
 @contextmanager
@@ -128,8 +113,7 @@ def _no_usage_reports() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
-def evaluate(
-    exam: Exam,
+def run(
     synthetic_set: SyntheticSet,
     cells: Sequence[Cell],
     folder: Folder,
@@ -138,33 +122,32 @@ def evaluate(
     *,
     device: str = "auto",
     engine: Wanted = "reference",
-    on_standing: Callable[[Standing], None] = lambda standing: None,
-    on_record: Callable[[RunRecord, bool], None] = lambda record, fresh: None,
-    on_event: Callable[[str], None] = lambda text: None,
+    on_event: Listener = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunRecord]:
-    """What `runner.evaluate` does, on a cluster; returns the records of all cells, in order.
+    """What `local.run` does, on a cluster; returns the records of all cells that have one, in order.
 
     Longest cells start first. A cell whose worker or node is lost starts again elsewhere, from its checkpoint where the output
-    folder is shared between the nodes; `on_event` hears of it in one line. On SIGINT or SIGTERM the workers save their
+    folder is shared between the nodes; `on_event` hears of it. Once `should_stop()` answers True the workers save their
     checkpoints, everything is cancelled, and Interrupted is raised.
     """
     launcher.check(device)
-    finished, cost = runner.begin(synthetic_set, cells, folder, test, on_record)
+    finished, cost = begin(synthetic_set, cells, folder, test, on_event)
     if cost:
-        with connected(launcher.address) as ray, runner.stop_on_signal() as should_stop:
+        with undisturbed(), connected(launcher.address) as ray:
             crew = Crew(ray, synthetic_set, folder, test, launcher, device, engine, on_event)
             try:
-                for record in crew.work([c for c in cells if c.name in cost], cost, should_stop, len(finished), on_standing):
+                for record in crew.work([c for c in cells if c.name in cost], cost, should_stop, len(finished)):
                     folder.save(record)
                     finished[record.cell.name] = record
-                    on_record(record, True)
+                    on_event(Finished(record, resumed=False))
             finally:
                 crew.dismiss()
-    return [finished[cell.name] for cell in cells]
+    return [finished[cell.name] for cell in cells if cell.name in finished]
 
 
 class Crew:
-    """The driver's side: what is shared, which task sits which cell, what was lost."""
+    """The driver's side: what is shared, which task runs which cell, what was lost."""
 
     def __init__(
         self,
@@ -175,7 +158,7 @@ class Crew:
         launcher: Ray,
         device: str,
         engine: Wanted,
-        on_event: Callable[[str], None],
+        on_event: Listener,
     ) -> None:
         self.ray, self.on_event, self.engine = ray, on_event, engine
         self.synthetic_set, self.test = synthetic_set, test
@@ -185,13 +168,13 @@ class Crew:
             gpus = 1.0 if device == "cuda" or (device == "auto" and has_gpu) else 0.0
         self.gpus = gpus
         self.cpus = launcher.cpus_per_cell or (1 if gpus else _threads_here())
-        self.shared = {"set": ray.put(_packed_set(synthetic_set)), "test": ray.put(_packed_test(test))}
+        self.shared = {"set": ray.put(pack_set(synthetic_set)), "test": ray.put(pack_test(test))}
         self.place = str(folder.path.resolve())
         self.folder = folder
         # on the node that the cluster cannot lose, and no load for it
         head = {HEAD: 0.001} if any(HEAD in node["Resources"] for node in self._nodes()) else {}
         self.board = ray.remote(Board).options(num_cpus=0, resources=head, max_restarts=-1).remote()
-        self.sit = ray.remote(sit)
+        self.run_cell = ray.remote(run_cell)
         self.tasks: dict[Any, Cell] = {}
         self.losses: dict[str, int] = {}
 
@@ -201,9 +184,8 @@ class Crew:
         cost: dict[str, float],
         should_stop: Callable[[], bool],
         before: int,
-        on_standing: Callable[[Standing], None],
     ) -> Iterator[RunRecord]:
-        """Records as they come. Raises Interrupted, or MabenchError for what no second try would mend."""
+        """Records as they come. Raises Interrupted, or MabenchError for what a second try would not help."""
         self._check_room(cells)
         for cell in sorted(cells, key=lambda c: -cost[c.name]):  # the longest first: no straggler at the end
             self._submit(cell)
@@ -224,23 +206,14 @@ class Crew:
             looked = time.monotonic()
             nodes = len(self._nodes())
             shares = self._shares()
-            on_standing(
-                Standing(
-                    before + count,
-                    len(shares),
-                    before + len(cells),
-                    settled + sum(share * cost[name] for name, share in shares.items()),
-                    total,
-                    nodes,
-                )
-            )
+            done = settled + sum(share * cost[name] for name, share in shares.items())
+            self.on_event(ClusterProgress(before + count, len(shares), before + len(cells), done, total, nodes))
             if shares or ready:
                 busy = looked
             elif looked - busy > IDLE_SECONDS:
                 busy = looked + 10 * IDLE_SECONDS  # said again only after a while
-                self.on_event(
-                    f"waiting for a free place: {self._asked_for(next(iter(self.tasks.values())))} per cell, {nodes} nodes"
-                )
+                needed = self._asked_for(next(iter(self.tasks.values())))
+                self.on_event(Note(f"waiting for free resources: {needed} per cell, {nodes} nodes"))
 
     def dismiss(self) -> None:
         """End what still runs and give the shared memory back."""
@@ -256,7 +229,7 @@ class Crew:
 
     def _submit(self, cell: Cell) -> None:
         needs = costs.needs(cell, self.synthetic_set, self.test, cpus=self.cpus, gpus=self.gpus, engine=self.engine)
-        task = self.sit.options(
+        task = self.run_cell.options(
             name=f"{cell.evaluator.name} seed {cell.seed}",
             num_cpus=needs.cpus,
             num_gpus=needs.gpus,
@@ -299,6 +272,9 @@ class Crew:
             return RunRecord.model_validate_json(text)
         if kind == "refused":
             raise MabenchError(text)
+        if kind == "failed":
+            self.on_event(failure(cell, RuntimeError(text), "cuda" if self.gpus else "cpu"))
+            return None
         self.losses[cell.name] = self.losses.get(cell.name, 0) + 1
         title = f"{cell.evaluator.name} seed {cell.seed}"
         if self.losses[cell.name] > LOSSES_ALLOWED:
@@ -306,7 +282,8 @@ class Crew:
                 f"{title}: its worker was lost {self.losses[cell.name]} times, the last time: {text}. Look at memory and at Ray's "
                 "logs on the nodes; the same command goes on, and runs everything else if --evaluator leaves this one out."
             )
-        self.on_event(f"{title}: its worker was lost ({text}); it starts again, try {self.losses[cell.name] + 1}")
+        again = self.losses[cell.name] + 1
+        self.on_event(Note(f"{title}: its worker was lost ({text}); it starts again, try {again}", warning=True))
         self._submit(cell)
         return None
 
@@ -314,7 +291,7 @@ class Crew:
         """Ask every worker to save and end; yields records that were finished in this very moment."""
         for task in self.tasks:
             self.ray.cancel(task)
-        self.on_event("stopping: cells under way save their checkpoints (Ctrl-C again ends at once)")
+        self.on_event(Note("stopping: cells under way save their checkpoints (Ctrl-C again ends at once)"))
         until = time.monotonic() + STOP_SECONDS
         while self.tasks and time.monotonic() < until:
             ready, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=POLL_SECONDS)
@@ -368,37 +345,6 @@ class Crew:
                 )
 
 
-# -- what travels ------------------------------------------------------------------------------------------------------
-
-
-def _packed_set(synthetic_set: SyntheticSet) -> dict[str, Any]:
-    """As arrays, which workers map instead of copying."""
-    return {
-        "images": synthetic_set.images.contiguous().numpy(),
-        "labels": synthetic_set.labels.contiguous().numpy(),
-        "dataset": synthetic_set.dataset,
-        "ipc": synthetic_set.ipc,
-        "decode": synthetic_set.decode,
-        "class_names": synthetic_set.class_names,
-        "name": synthetic_set.name,
-        "findings": [f.model_dump() for f in synthetic_set.findings],
-        "learning_rate": synthetic_set.learning_rate,
-        # by its place: a record may be gigabytes; a node that does not see the folder refuses the cell
-        "labels_folder": synthetic_set.labels_folder and str(synthetic_set.labels_folder.resolve()),
-    }
-
-
-def _packed_test(test: RealData) -> dict[str, Any]:
-    # np.asarray: a memory map is pickled by value, a plain array goes to the object store as it is
-    return {
-        "images": np.asarray(test.images),
-        "labels": np.asarray(test.labels),
-        "dataset": test.dataset.name,
-        "split": test.split,
-        "sha256": test.sha256,
-    }
-
-
 def _threads_here() -> int:
     import torch
 
@@ -418,107 +364,3 @@ def _why(error: BaseException) -> str:
         "OutOfMemoryError": "its node ran out of memory",
     }
     return known.get(type(error).__name__, type(error).__name__)
-
-
-# -- the workers' side -------------------------------------------------------------------------------------------------
-
-
-class Board:
-    """An actor that remembers how far each cell is, for the driver's one display."""
-
-    def __init__(self) -> None:
-        self._shares: dict[str, float] = {}
-
-    def report(self, name: str, share: float | None) -> None:
-        """`share` of the cell is done; None takes it off the board."""
-        if share is None:
-            self._shares.pop(name, None)
-        else:
-            self._shares[name] = share
-
-    def shares(self) -> dict[str, float]:
-        """Name -> share, 0 to 1, of every cell under way."""
-        return self._shares
-
-
-def sit(
-    packed_set: dict[str, Any],
-    packed_test: dict[str, Any],
-    cell_json: str,
-    threads: int,
-    device: str,
-    engine: Wanted,
-    place: str,
-    checkpoint: str,
-    board: Any,
-    version: str,
-) -> tuple[str, str]:
-    """One cell, in a worker: ("record", its JSON), ("refused", a MabenchError's text) or ("lost", why) when asked to stop.
-
-    The checkpoint is written where the driver's output folder is visible from here, and only there.
-    """
-    import torch
-
-    from mabench.training import loop as protocol
-
-    if mabench.__version__ != version:
-        return "refused", (
-            f"a node of the cluster has mabench {mabench.__version__}, this command is {version}. Install the same version on "
-            f"every node: pip install mabench=={version}"
-        )
-    cell = Cell.model_validate_json(cell_json)
-    last = 0.0
-
-    def on_progress(progress: protocol.Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS:
-            last = time.monotonic()
-            board.report.remote(cell.name, min(progress.done / progress.total, 1.0))
-
-    torch.set_num_threads(threads)
-    board.report.remote(cell.name, 0.0)
-    try:
-        # Ray interrupts a cancelled task as Ctrl-C would, and `ray stop` sends SIGTERM: both mean save and end
-        with runner.stop_on_signal() as should_stop:
-            where = runner.resolve_device(device)
-            with protocol.deterministic(where):
-                record = protocol.run(
-                    _unpacked_set(packed_set),
-                    cell,
-                    _unpacked_test(packed_test),
-                    device=where,
-                    engine=engine,
-                    checkpoint=Path(checkpoint) if (Path(place) / "evaluation.json").exists() else None,
-                    on_progress=on_progress,
-                    should_stop=should_stop,
-                )
-    except Interrupted:
-        return "lost", "it was asked to stop"
-    except MabenchError as error:
-        return "refused", str(error)
-    finally:
-        board.report.remote(cell.name, None)
-    return "record", record.model_dump_json()
-
-
-def _unpacked_set(packed: dict[str, Any]) -> SyntheticSet:
-    """A copy: a condensed set is small, and torch does not know of memory that must not be written."""
-    import torch
-
-    return SyntheticSet(
-        images=torch.tensor(packed["images"]),
-        labels=torch.tensor(packed["labels"]),
-        dataset=packed["dataset"],
-        ipc=packed["ipc"],
-        decode=packed["decode"],
-        class_names=tuple(packed["class_names"]),
-        name=packed["name"],
-        findings=tuple(Finding.model_validate(f) for f in packed["findings"]),
-        learning_rate=packed["learning_rate"],
-        labels_folder=packed["labels_folder"] and Path(packed["labels_folder"]),
-    )
-
-
-def _unpacked_test(packed: dict[str, Any]) -> RealData:
-    """No copy: the arrays lie in the node's object store, read-only."""
-    return RealData(packed["images"], packed["labels"], DATASETS[packed["dataset"]], packed["split"], packed["sha256"])

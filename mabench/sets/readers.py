@@ -48,7 +48,7 @@ class _Draft:
 
 
 def read(
-    path: Path,
+    path: Path | str,
     *,
     dataset: str | None = None,
     set_index: int | None = None,
@@ -57,22 +57,24 @@ def read(
     decode: str | None = None,
     ipc: int | None = None,
     learned_rate: float | None = None,
-    labels: Path | None = None,
+    recorded_labels: Path | None = None,
 ) -> SyntheticSet:
     """The condensed set in `path`, whatever project wrote it.
 
     Formats: canonical safetensors; DC/DSA/DM/Model-Pool, HMDC/IDC and MTT files; (images, labels) pairs; bare tensors in
     class-major order; npz and npy; folders of images by class. Arguments override what would be detected:
     `set_index` (of several sets in a file), `layout` nchw | nhwc, `space` pixel | normalised | uint8-range,
-    `decode` none | grid2.., `ipc`, `learned_rate` (that a file of another project does not name), `labels` (folder of the labels
+    `decode` none | grid2.., `ipc`, `learned_rate` (that a file of another project does not name), `recorded_labels` (folder of the labels
     recorded for every epoch; default: `labels/` beside the file). Raises MabenchError that names what was found, what is allowed,
     and the cure.
     """
     path = Path(path)
-    folder = labels if labels is not None else path.parent / recorded.FOLDER
+    folder = recorded_labels if recorded_labels is not None else path.parent / recorded.FOLDER
     lies_beside = folder if recorded.files(folder) else None
-    if labels is not None and lies_beside is None:
-        raise MabenchError(f"--labels {labels}: no recorded labels ({recorded.file_name(0)}) are there. Name their folder.")
+    if recorded_labels is not None and lies_beside is None:
+        raise MabenchError(
+            f"--recorded-labels {recorded_labels}: no recorded labels ({recorded.file_name(0)}) are there. Name their folder."
+        )
     try:
         if path.is_dir():
             pair = _mtt_pair(path, path)
@@ -471,3 +473,20 @@ def _pixels(draft: _Draft, images: Tensor, entry: Dataset, space: str | None) ->
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (entry.mean, entry.std))
         return images.float() * std + mean
     return images
+
+
+def from_tensors(
+    images: Tensor,
+    labels: Tensor | None,
+    *,
+    dataset: str | None = None,
+    layout: str | None = None,
+    space: str | None = None,
+    decode: str | None = None,
+    ipc: int | None = None,
+    learned_rate: float | None = None,
+    name: str = "set",
+) -> SyntheticSet:
+    """The condensed set that these tensors in memory are, read by the rules for files; labels None = images in class order."""
+    draft = _Draft(Path(name), images, labels, class_major=labels is None)
+    return _completed(_finish(draft, dataset, layout, space, decode, ipc), learned_rate, None)

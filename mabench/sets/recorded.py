@@ -1,6 +1,6 @@
 """Labels that teachers gave to every view of every epoch of a student's training: their files, and how they are replayed.
 
-A record is a folder, `labels/` beside the set unless `--labels` names another, with files `labels-<first epoch>.safetensors` of E
+A record is a folder, `labels/` beside the set unless `--recorded-labels` names another, with files `labels-<first epoch>.safetensors` of E
 epochs each: N training images (after decoding) in batches of at most B, S pixels a side, K classes. Integers are exact, so whoever
 replays them gets the very images that the teachers saw:
 
@@ -41,7 +41,7 @@ FOLDER = "labels"
 CHUNK_BYTES = 64 * 2**20  # ours: a file is written and read in one piece, so this much work is lost and memory taken at most
 MAX_FILE_BYTES = 2**31  # ours: a file that is larger is refused before anything is allocated
 CURE = (
-    "`mabench reproduce gvbsm` leaves such a record in labels/ beside the set it makes; name another folder with --labels, "
+    "`mabench reproduce gvbsm` leaves such a record in labels/ beside the set it makes; name another folder with --recorded-labels, "
     "or choose a suite that trains on the set's own labels (mabench list suites)."
 )
 _DTYPES = {
@@ -165,7 +165,7 @@ class RecordedLabels:
                 raise MabenchError(f"{path}: damaged, or no {FORMAT} of version {VERSION}. Fetch or make it again.")
             if facts.get("set_sha256") != set_sha256:
                 raise MabenchError(
-                    f"{path}: labels of set {str(facts.get('set_sha256'))[:16]!r}, this one is '{set_sha256[:16]}'. Name its own with --labels."
+                    f"{path}: labels of set {str(facts.get('set_sha256'))[:16]!r}, this one is '{set_sha256[:16]}'. Name its own with --recorded-labels."
                 )
             batch, begins = facts.get("batch"), facts.get("first_epoch")
             if not isinstance(batch, int) or batch < 1 or begins != first or batch != (self.batch or batch):

@@ -66,6 +66,11 @@ def released() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*@*.toml"))}
 
 
+def names(dataset: str | None = None) -> list[str]:
+    """The released suites, `name@version`; with `dataset`, those about it."""
+    return [name for name in released() if dataset is None or load(name).suite.dataset == dataset]
+
+
 def load(name: str) -> Exam:
     """The exam called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
 

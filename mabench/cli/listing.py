@@ -1,0 +1,229 @@
+"""What there is: one line a thing, and everything about one. Imports no torch, but for the presets of a method."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mabench.cli import console
+from mabench.cli.options import Command
+from mabench.cli.options import names as complete
+from mabench.errors import MabenchError
+
+if TYPE_CHECKING:
+    from mabench.data import Dataset
+    from mabench.schema import Evaluator
+    from mabench.suites import Exam
+
+WIDTH = 80  # columns that every list fits into
+KINDS = ("suites", "evaluators", "methods", "datasets")
+
+
+@click.command(
+    "list",
+    cls=Command,
+    short_help="List suites, evaluators, methods and datasets, one a line.",
+    epilog="mabench list suites\nmabench show cifar10-lite",
+)
+@click.argument("what", type=click.Choice([*KINDS, "all"]), default="all")
+def list_(what: str) -> Any:
+    """List what there is, one line a thing; `mabench show NAME` explains one of them."""
+    value = {}
+    for kind in KINDS if what == "all" else (what,):
+        lines = list(_LINES[kind]())
+        if what == "all":
+            console.say(f"{kind.upper()}\n", bold=True)
+        for line in lines:
+            console.say(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+        console.say()
+        value[kind] = names(kind.removesuffix("s"))
+    console.say("mabench show NAME explains one of them.")
+    return value
+
+
+@click.command(
+    cls=Command,
+    short_help="Explain one suite, evaluator, method or dataset.",
+    epilog="mabench show cifar10-agnostic\nmabench show convnet3-scratch\nmabench show imagewoof",
+)
+@click.argument("name", shell_complete=lambda *given: complete("all", *given))
+def show(name: str) -> Any:
+    """Explain one suite, evaluator, method or dataset: everything about it that is fixed."""
+    import mabench_methods
+    from mabench import suites
+    from mabench.data import DATASETS
+    from mabench.networks.evaluators import EVALUATORS
+
+    if name in DATASETS:
+        return show_dataset(DATASETS[name])
+    if name in EVALUATORS:
+        return show_evaluator(EVALUATORS[name])
+    if name in mabench_methods.METHODS or name.endswith(".py"):
+        return show_method(name)
+    try:
+        exam = suites.load(name)
+    except MabenchError as error:
+        if name.endswith(".toml") or "@" in name:
+            raise
+        near = difflib.get_close_matches(name, names("all"), n=1, cutoff=0.4)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise MabenchError(f"'{name}' is not a suite, evaluator, method or dataset.{hint} All names: mabench list") from error
+    return show_suite(exam)
+
+
+def names(kind: str) -> list[str]:
+    """The names of all `suite`s, `evaluator`s, `dataset`s or `method`s, or of `all` of them."""
+    import mabench_methods
+    from mabench import suites
+    from mabench.data import DATASETS
+    from mabench.networks.evaluators import EVALUATORS
+
+    tables: dict[str, Iterable[str]] = {
+        "suite": suites.released(), "evaluator": EVALUATORS, "dataset": DATASETS, "method": mabench_methods.METHODS,
+    }  # fmt: skip
+    if kind == "all":
+        short = [name.partition("@")[0] for name in tables["suite"]]
+        return [*short, *(name for table in tables.values() for name in table)]
+    return list(tables[kind])
+
+
+# -- one line a thing --------------------------------------------------------------------------------------------------
+
+
+def _suite_lines() -> Iterable[str]:
+    from mabench import suites
+
+    exams = [suites.load(name) for name in suites.released()]
+    exams.sort(key=lambda exam: ("(paper suite)" in exam.suite.title, exam.id))
+    yield f"{'name':<26}{'runs':>5}  what it is"
+    for exam in exams:
+        runs = sum(map(len, exam.evaluators.values())) * len(exam.suite.seeds)
+        yield f"{exam.id:<26}{runs:>5}  {exam.suite.title.removesuffix(' (paper suite)')}"
+
+
+def _evaluator_lines() -> Iterable[str]:
+    from mabench.networks.evaluators import EVALUATORS
+
+    yield f"{'name':<31}{'family':<13}{'input':>7}  {'rate':<14}{'weights'}"
+    for entry in EVALUATORS.values():
+        rate = f"{entry.optimizer} {entry.learning_rate:g}"
+        yield f"{entry.name:<31}{entry.family:<13}{entry.input_size:>4} px  {rate:<14}{'ImageNet' if entry.pretrained else 'random'}"
+
+
+def _method_lines() -> Iterable[str]:
+    import mabench_methods
+
+    for method in mabench_methods.METHODS:
+        yield f"{method:<14}mabench reproduce {method}"
+
+
+def _dataset_lines() -> Iterable[str]:
+    from mabench.data import DATASETS
+
+    yield f"{'name':<16}{'classes':>8}{'side':>9}{'train':>12}{'test':>9}"
+    for d in DATASETS.values():
+        train = f"{d.train_size:,}" if d.train_size else "-"
+        yield f"{d.name:<16}{d.num_classes:>8,}{f'{d.image_size} px':>9}{train:>12}{d.test_size:>9,}"
+
+
+_LINES = {"suites": _suite_lines, "evaluators": _evaluator_lines, "methods": _method_lines, "datasets": _dataset_lines}
+
+
+# -- one thing ---------------------------------------------------------------------------------------------------------
+
+
+def _fields(title: str, fields: dict[str, Any]) -> None:
+    console.say(title, bold=True)
+    for label, value in fields.items():
+        if value not in (None, "", ()):
+            text = textwrap.fill(str(value), WIDTH, initial_indent=f"  {label:<16}", subsequent_indent=" " * 18)
+            console.say(text)
+
+
+def show_suite(exam: Exam) -> Any:
+    """Print a suite: what it measures, its networks, and how they are trained."""
+    suite = exam.suite
+    _fields(
+        f"{exam.id}: {suite.title}",
+        {
+            "measures": " ".join(suite.measures.split()),
+            "dataset": suite.dataset,
+            "seeds": ", ".join(map(str, suite.seeds)),
+            "IPC with tables": ", ".join(map(str, suite.ipcs)),
+            "digest": exam.digest[:16],
+        },
+    )
+    for track, evaluators in exam.evaluators.items():
+        recipe = exam.recipes[track]
+        _fields(
+            f"\ntrack {track}",
+            {
+                "evaluators": ", ".join(e.name for e in evaluators),
+                "recipe": f"{recipe.epochs:,} epochs, batch {recipe.batch_size}, a test pass every {recipe.test_every} epochs, "
+                f"the {recipe.score} one counts",
+            },
+        )
+    console.say(f"\nNext: mabench eval YOUR_SET --suite {suite.name} --dry-run")
+    return exam.suite.model_dump(mode="json") | {"digest": exam.digest}
+
+
+def show_evaluator(entry: Evaluator) -> Any:
+    """Print an evaluator: its network, its input and its optimiser."""
+    from mabench import suites
+
+    used = [name for name in suites.released() if any(entry.name in track for track in suites.load(name).suite.tracks.values())]
+    _fields(
+        entry.name,
+        {
+            "network": f"{entry.architecture} ({entry.library}) {entry.arguments or ''}",
+            "family": entry.family,
+            "weights": "ImageNet" if entry.pretrained else "random",
+            "input": f"{entry.input_size} px",
+            "optimizer": f"{entry.optimizer}, rate {entry.learning_rate:g}",
+            "note": entry.note,
+            "suites": ", ".join(used),
+        },
+    )
+    return entry.model_dump(mode="json") | {"suites": used}
+
+
+def show_dataset(dataset: Dataset) -> Any:
+    """Print a dataset: its size, where it comes from, and its classes in label order, with WordNet ids where there are."""
+    from mabench import suites
+
+    _fields(
+        f"{dataset.name}: {dataset.title}",
+        {
+            "images": f"{dataset.channels} x {dataset.image_size} x {dataset.image_size}",
+            "train, test": f"{dataset.train_size or 'not printed'}, {dataset.test_size}",
+            "mean, std": f"{dataset.mean}, {dataset.std}",
+            "source": dataset.hub_repo or "bundled with scikit-learn",
+            "suites": ", ".join(suites.names(dataset.name)),
+        },
+    )
+    ids: tuple[str, ...] = getattr(dataset, "wordnet_ids", ()) or ()
+    console.say(f"\n{dataset.num_classes:,} classes, in label order")
+    for number, name in enumerate(dataset.class_names):
+        console.say(f"  {number:>4}  {ids[number] + '  ' if ids else ''}{name}")
+    return {
+        "name": dataset.name, "num_classes": dataset.num_classes, "image_size": dataset.image_size,
+        "class_names": dataset.class_names, "wordnet_ids": ids,
+    }  # fmt: skip
+
+
+def show_method(name: str) -> Any:
+    """Print a method's presets; these are code, which imports torch."""
+    import mabench_methods
+
+    presets = mabench_methods.presets(name)
+    console.say(f"{name}: presets", bold=True)
+    for preset_name, preset in presets.items():
+        verdict = "as in its paper" if preset.comparable else "small, no verdict"
+        console.say(f"  {preset_name:<34}{preset.dataset:<13} IPC {preset.config.ipc:<4} {verdict}"[:WIDTH].rstrip())
+    first = next(iter(presets))
+    console.say(f"\nNext: mabench reproduce {name} --preset {first} --dry-run")
+    return {"name": name, "presets": {n: {"dataset": p.dataset, "ipc": p.config.ipc} for n, p in presets.items()}}

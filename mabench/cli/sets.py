@@ -1,0 +1,65 @@
+"""Look at a set, and convert it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mabench.cli import console
+from mabench.cli.options import Command, reading_options
+from mabench.errors import MabenchError
+
+
+@click.command(
+    cls=Command,
+    short_help="Show what is in a set and what was guessed while reading it.",
+    epilog="mabench check my_set.pt --dataset cifar10\nmabench check org/name --json",
+)
+@reading_options
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The picture, a PNG (default: NAME.preview.png here)."
+)
+@click.option("--per-class", default=10, show_default=True, type=click.IntRange(1, 100), help="Images per class in the picture.")
+@click.option("--no-preview", is_flag=True, help="Write no picture.")
+def check(set_path: str, reading: dict[str, Any], out: Path | None, per_class: int, no_preview: bool) -> Any:
+    """Show what is in a set, what was guessed while reading it and why, and draw its images.
+
+    SET is a file, a folder, or a dataset on the Hub (org/name).
+    """
+    from mabench.sets import readers, synthetic
+
+    synthetic_set = readers.read(set_path, **reading)
+    console.describe(synthetic_set)
+    path = out or Path(f"{synthetic_set.file_stem}.preview.png")
+    if not no_preview:
+        synthetic.preview(synthetic_set, path, per_class)
+        console.say(f"\npreview: {path}")
+    console.say(f"\nNext: mabench eval {set_path}  (mabench list shows every suite)")
+    return synthetic_set.summary().model_dump(mode="json") | {"preview": None if no_preview else str(path)}
+
+
+@click.command(
+    cls=Command,
+    short_help="Convert a set to the canonical file (safetensors).",
+    epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt --out dc_ipc10.safetensors",
+)
+@reading_options
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The .safetensors file to write."
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def pack(set_path: str, reading: dict[str, Any], out: Path, force: bool) -> Any:
+    """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
+    from mabench.sets import readers
+
+    synthetic_set = readers.read(set_path, **reading)
+    if out.suffix != ".safetensors":
+        raise MabenchError(f"{out}: the canonical file ends in .safetensors. Use --out {out.with_suffix('.safetensors')}")
+    if out.exists() and not force:
+        raise MabenchError(f"{out}: exists already. Choose another name, or replace it with --force.")
+    synthetic_set.save(out)
+    console.describe(synthetic_set)
+    console.say(f"\nwritten: {out} ({out.stat().st_size:,} bytes)")
+    return synthetic_set.summary().model_dump(mode="json") | {"file": str(out)}

@@ -1,1 +1,0 @@
-"""The public call: one set on one suite."""

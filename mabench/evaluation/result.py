@@ -1,0 +1,97 @@
+"""Evaluation: the records of one set on one suite, and what people make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from mabench.results import scoring, tables
+from mabench.results.scoring import Row
+from mabench.runs.events import Failed
+from mabench.schema import Finding, RunRecord, SetSummary
+from mabench.suites import Exam
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What `mabench.evaluate` returns. Accuracies are fractions in [0, 1]; tables print percent."""
+
+    exam: Exam
+    set: SetSummary
+    records: tuple[RunRecord, ...]
+    """One a run, in the suite's order."""
+    missing: tuple[str, ...] = ()
+    """Names of runs that were asked for and have no record."""
+    failed: tuple[Failed, ...] = ()
+    """Those of them that were tried and did not fit into memory."""
+    folder: Path | None = None
+    """Where records and tables are; None = they were not kept."""
+
+    @property
+    def suite(self) -> str:
+        """`name@version`."""
+        return self.exam.id
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was guessed while the set was read, on what evidence, and the flag that overrides it."""
+        return self.set.findings
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """One row an evaluator, and the panel means where they are complete."""
+        return scoring.rows(self.exam, self.records, tables.known_baseline(self.exam, self.set)) if self.records else []
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the suite has its record: only then `score` is the suite's number."""
+        planned = sum(map(len, self.exam.evaluators.values())) * len(self.exam.suite.seeds)
+        return len(self.records) == planned
+
+    @property
+    def score(self) -> float:
+        """Mean accuracy over the evaluators that were run, each the mean of its seeds; NaN without a record."""
+        means = [row.mean for row in self.rows if not row.panel]
+        return fmean(means) if means else float("nan")
+
+    def table(self, style: str = "text", width: int | None = None) -> str:
+        """The result as `text`, `markdown`, `latex` or `csv`; text leaves columns out that do not fit into `width` characters."""
+        return tables.table(self.exam, self.rows, style, width)
+
+    def latex(self) -> str:
+        """A LaTeX tabular (booktabs)."""
+        return self.table("latex")
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a run, with set, suite, dataset and IPC, so that several evaluations can be concatenated."""
+        return tables.frame(self.records)
+
+    def json(self) -> dict[str, Any]:
+        """For programs: set, rows and runs; accuracies are fractions."""
+        content = (
+            tables.as_json(self.exam, self.rows, self.records) if self.records else {"suite": self.suite, "rows": [], "cells": []}
+        )
+        failed = {one.cell.name: one.reason for one in self.failed}
+        return content | {"complete": self.complete, "missing": list(self.missing), "failed": failed}
+
+    def notes(self) -> list[str]:
+        """What a reader has to know to trust the table."""
+        return tables.notes(self.exam, self.rows, self.records) if self.records else []
+
+    def __repr__(self) -> str:
+        part = "" if self.complete else f", {len(self.records)} runs, not the whole suite"
+        score = f"{100 * self.score:.2f} %" if self.records else "no runs"
+        return f"<Evaluation of {self.set.name} (IPC {self.set.ipc}) on {self.suite}: {score}{part}>"
+
+    def _repr_html_(self) -> str:
+        from tabulate import tabulate
+
+        headers, body = tables.cells(self.exam, self.rows)
+        return f"<p>{escape(repr(self))}</p>" + str(tabulate(body, headers, tablefmt="html", disable_numparse=True))

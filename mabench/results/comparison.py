@@ -1,0 +1,170 @@
+"""Several evaluations in one table: sets as rows, networks as columns, the best of each column in bold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mabench import suites
+from mabench.errors import MabenchError, lookup
+from mabench.results.scoring import Row, rows
+from mabench.results.tables import draw, plus_minus
+from mabench.schema import RunRecord
+from mabench.suites import Exam
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One set of the table."""
+
+    name: str
+    ipc: int
+    sha256: str
+    columns: dict[str, Row]
+    """Network (`mean` for a panel) -> its row; what was not run is absent."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The sets that have records of one track of one suite."""
+
+    suite: str
+    track: str
+    networks: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    def draw(self, style: str = "text", width: int | None = None) -> str:
+        """The table; a text table that is wider than `width` is drawn with networks as rows instead."""
+        headers, body = self._cells(style)
+        text = draw(headers, body, style, left=1)
+        if style == "text" and width is not None and max(map(len, text.splitlines())) > width:
+            turned = [list(column) for column in zip(headers, *body, strict=True)]
+            text = draw(turned[0], turned[1:], style, left=1)
+        if style == "csv":
+            return text
+        title = f"{self.suite}, {self.track}: accuracy in %, mean and standard deviation over seeds" + self._incomplete(style)
+        return {"latex": f"% {title}\n{text}", "markdown": f"{title}\n\n{text}"}.get(style, f"{title}\n\n{text}")
+
+    def _cells(self, style: str) -> tuple[list[str], list[list[str]]]:
+        headers = ["set", "IPC", *self.networks]
+        if style == "csv":
+            headers = [
+                "suite",
+                "track",
+                "set",
+                "ipc",
+                *(f"{name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
+            ]
+            return headers, [self._plain(line) for line in self.lines]
+        best = {
+            name: max((line.columns[name].mean for line in self.lines if name in line.columns), default=None)
+            for name in self.networks
+        }
+        body = []
+        for line in self.lines:
+            cells = [self._cell(line.columns.get(name), best[name], style) for name in self.networks]
+            body.append([line.name, str(line.ipc), *cells])
+        return headers, body
+
+    def _plain(self, line: Line) -> list[str]:
+        values: list[str] = [self.suite, self.track, line.name, str(line.ipc)]
+        for name in self.networks:
+            row = line.columns.get(name)
+            values += (
+                ["", "", ""]
+                if row is None
+                else [f"{100 * row.mean:.4f}", "" if row.std is None else f"{100 * row.std:.4f}", str(row.runs)]
+            )
+        return values
+
+    def _cell(self, row: Row | None, best: float | None, style: str) -> str:
+        if row is None:
+            return "-"
+        text = plus_minus(row.mean, row.std, style) + ("" if row.runs == row.planned else "*")
+        if row.mean != best or len(self.lines) < 2:
+            return text
+        return {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}.get(style, f"> {text}")
+
+    def _incomplete(self, style: str) -> str:
+        marked = any(row.runs < row.planned for line in self.lines for row in line.columns.values())
+        best = "; > marks the best of a network" if style == "text" and len(self.lines) > 1 else ""
+        return best + ("; * fewer seeds than the suite asks for" if marked else "")
+
+    def json(self) -> dict[str, Any]:
+        """For programs: fractions, not percent."""
+        lines = [
+            {
+                "set": line.name,
+                "ipc": line.ipc,
+                "sha256": line.sha256,
+                "networks": {n: vars(row) for n, row in line.columns.items()},
+            }
+            for line in self.lines
+        ]
+        return {"suite": self.suite, "track": self.track, "lines": lines}
+
+
+def compare(records: Sequence[RunRecord], exam: Exam) -> list[Comparison]:
+    """A table for each track of this suite; sets in the order in which their records come."""
+    by_set: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_set.setdefault(record.cell.set_sha256, []).append(record)
+    table_rows = {sha256: rows(exam, same) for sha256, same in by_set.items()}
+    out = []
+    for track, evaluators in exam.evaluators.items():
+        lines = []
+        for sha256, same in by_set.items():
+            here = [row for row in table_rows[sha256] if row.track == track and (not row.panel or row.name == "panel mean")]
+            columns = {MEAN if row.panel else row.name: row for row in here}
+            if columns:
+                lines.append(Line(same[0].synthetic_set.name, same[0].synthetic_set.ipc, sha256, columns))
+        seen = {name for line in lines for name in line.columns}
+        networks = tuple(name for name in (*(e.name for e in evaluators), MEAN) if name in seen)
+        if lines:
+            out.append(Comparison(exam.id, track, networks, tuple(lines)))
+    return out
+
+
+def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
+    """The tables of all evaluations in these folders and below, a table a track of a suite.
+
+    Raises MabenchError for a folder without records, and for records of a suite that is not released or has changed.
+    """
+    from mabench.runs.folder import read_records
+
+    by_suite: dict[str, list[RunRecord]] = {}
+    for folder in folders:
+        places = list(_evaluations(folder))
+        if not places:
+            raise MabenchError(f"{folder}: holds no records. Name folders that mabench eval wrote, e.g. results/*")
+        for place in places:
+            for record in read_records(place):
+                by_suite.setdefault(record.cell.suite, []).append(record)
+    wanted = None if suite is None else suites.load(suite).id
+    if wanted is not None:
+        by_suite = {wanted: lookup(by_suite, wanted, "suite of these folders")}
+    out: list[Comparison] = []
+    for name, records in sorted(by_suite.items()):
+        exam = suites.load(name)
+        changed = [record for record in records if record.cell.suite_digest != exam.digest]
+        if changed:
+            raise MabenchError(f"{changed[0].cell.name}: a record of another version of {name}. Run it again: mabench eval.")
+        out += compare(_unique(records), exam)
+    return out
+
+
+def _evaluations(folder: Path) -> Iterator[Path]:
+    """Folders with records, this one or below it, in the order of their names."""
+    if (folder / "records").is_dir():
+        yield folder
+    else:
+        yield from sorted({path.parent for path in folder.glob("**/records") if path.is_dir()})
+
+
+def _unique(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """One record a run: the same evaluation may lie in two folders."""
+    return list({(record.cell.set_sha256, record.cell.name): record for record in records}.values())

@@ -1,0 +1,119 @@
+"""Which cells an evaluation consists of: a set, a suite, and the part of it that is asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+
+from mabench.data import DATASETS
+from mabench.errors import MabenchError, first_line, lookup
+from mabench.schema import Cell, Evaluator
+from mabench.sets.synthetic import SyntheticSet
+from mabench.suites import Exam
+
+
+def plan(
+    exam: Exam,
+    synthetic_set: SyntheticSet,
+    *,
+    track: str | Sequence[str] | None = None,
+    evaluator: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """The cells of this set on this suite, see `select`. Raises MabenchError for a set that the suite does not admit, too."""
+    check_admitted(exam, synthetic_set)
+    return [
+        Cell(
+            set_sha256=synthetic_set.sha256,
+            suite=exam.id,
+            suite_digest=exam.digest,
+            track=name,
+            evaluator=entry,
+            recipe=exam.recipes[name],
+            seed=seed,
+            labels_sha256=synthetic_set.recorded.sha256 if exam.recipes[name].recorded is not None else None,
+        )
+        for name, entry, seed in select(exam, track=track, evaluator=evaluator, seeds=seeds)
+    ]
+
+
+def select(
+    exam: Exam,
+    *,
+    track: str | Sequence[str] | None = None,
+    evaluator: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[tuple[str, Evaluator, int]]:
+    """(track, evaluator, seed) in table order, seed by seed within an evaluator.
+
+    `evaluator` is a glob over names, or several; one that matches is enough. Raises MabenchError for a track, a glob or a seed
+    that matches nothing of the suite.
+    """
+    tracks, globs = _several(track), _several(evaluator)
+    for name in tracks or ():
+        lookup(exam.evaluators, name, f"track of {exam.id}")
+    names = {e.name: e for evaluators in exam.evaluators.values() for e in evaluators}
+    for glob in globs or ():
+        if not fnmatch.filter(names, glob):
+            lookup(names, glob, f"evaluator of {exam.id}")
+    return [
+        (name, entry, seed)
+        for name, entries in exam.evaluators.items()
+        if tracks is None or name in tracks
+        for entry in entries
+        if globs is None or any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs)
+        for seed in _seeds(exam, seeds)
+    ]
+
+
+def _several(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """One name, several, or None (also an empty list) for all."""
+    return ((names,) if isinstance(names, str) else tuple(names)) or None if names is not None else None
+
+
+def _seeds(exam: Exam, seeds: Sequence[int] | None) -> tuple[int, ...]:
+    if seeds is None:
+        return exam.suite.seeds
+    extra = sorted(set(seeds) - set(exam.suite.seeds))
+    if extra:
+        count = f"; for {extra[0]} seeds write --seeds 0-{extra[0] - 1}" if list(seeds) == [len(exam.suite.seeds)] else ""
+        raise MabenchError(
+            f"seed {first_line(map(str, extra))} is not one of {exam.id}'s seeds ({first_line(map(str, exam.suite.seeds))}): "
+            f"a number under other seeds is not comparable{count}."
+        )
+    return tuple(seeds)
+
+
+def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
+    """Every `count`-th cell from the `index`-th on, counted from 1: the parts of all shards together are all cells.
+
+    Raises MabenchError for a shard that there is not.
+    """
+    if not 1 <= index <= count:
+        raise MabenchError(f"--shard {index}/{count}: no such part. Allowed: 1/{count} to {count}/{count}.")
+    return list(cells[index - 1 :: count])
+
+
+def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
+    """Raise MabenchError unless the suite is about this set's dataset, admits its balance, and has the labels that it replays."""
+    lookup(DATASETS, exam.suite.dataset, "dataset")
+    if synthetic_set.dataset != exam.suite.dataset:
+        raise MabenchError(
+            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {exam.id} examines {exam.suite.dataset}. "
+            f"Choose a suite for {synthetic_set.dataset} (mabench list), or correct the guess with --dataset."
+        )
+    if exam.suite.balanced and not synthetic_set.balanced:
+        counts = synthetic_set.class_counts
+        raise MabenchError(
+            f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {exam.id} asks for the same number "
+            "for every class. Store equally many, or use a suite of your own with balanced = false."
+        )
+    for recipe in exam.recipes.values():
+        if recipe.recorded is not None:
+            synthetic_set.recorded.check(recipe, exam.id)
+
+
+def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:
+    """`results/<set>-<first 8 of its sha256>/<suite>`: stable, so that the same command resumes."""
+    return Path("results") / f"{synthetic_set.file_stem}-{synthetic_set.sha256[:8]}" / exam.id
