@@ -187,9 +187,11 @@ def _condense(plan: _Plan) -> list[SyntheticSet]:
         for number in range(plan.seed, plan.seed + plan.sets):
             place = plan.path / f"set-seed{number}"
             with console.condensing(plan.method.name if plan.sets == 1 else f"{plan.method.name} seed {number}") as on_progress:
-                made.append(reproduce.condense(
+                made.append(
+                    reproduce.condense(
                         plan.method, plan.preset, number, place, resolve_device(plan.device), on_progress, should_stop, plan.named
-                    ))
+                    )
+                )
             console.say(f"condensed: {place / 'set.safetensors'} (preview.png and card.toml beside it)")
     return made
 
@@ -288,4 +290,6 @@ def _random_stand_in(preset: Preset) -> SyntheticSet:
     packed = bool(getattr(preset.config, "packed", False))
     random = presets.preset("random", None, None, [f"ipc={preset.config.ipc}", f"packed={packed}"])
     random = replace(random, dataset=preset.dataset)
-    return reproduce.condense(mabench_methods.load("random"), random, 0, None, resolve_device("cpu"), lambda *_: None, lambda: False)
+    return reproduce.condense(
+        mabench_methods.load("random"), random, 0, None, resolve_device("cpu"), lambda *_: None, lambda: False
+    )

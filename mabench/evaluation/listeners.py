@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from mabench.errors import MabenchError, lookup
 from mabench.results.scoring import score
 from mabench.runs.events import Event, Failed, Finished, Listener, Progress, silent
 
 GROUP = "mabench.listeners"
+BUNDLED = {name: EntryPoint(name, f"mabench.evaluation.listeners:{name}", GROUP) for name in ("tensorboard", "wandb")}
 
 
 class Heard:
@@ -42,7 +43,7 @@ def joined(listeners: Listener | str | Sequence[Listener | str] | None) -> Liste
 
 def named(name: str) -> Listener:
     """The listener of an entry point, made anew."""
-    known = {point.name: point for point in entry_points(group=GROUP)}
+    known = {point.name: point for point in entry_points(group=GROUP)} | BUNDLED
     try:
         listener: Listener = lookup(known, name, "listener").load()()
     except ImportError as error:
