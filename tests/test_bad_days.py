@@ -1,0 +1,215 @@
+"""A run on a bad day: a notebook's back end, memory that ends, schedulers' signals, a user without a home, a Hub that says wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import BUNDLED, Command
+
+import mabench as package
+from mabench.runs import events
+from mabench.runs.folder import read_records
+from mabench.training import loop
+
+ONE = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out")
+LONG = """name = "long"
+version = 1
+title = "A long cell"
+measures = "Nothing: it only takes its time."
+dataset = "digits"
+seeds = [0]
+ipcs = [5]
+[tracks]
+scratch = ["mlp-scratch"]
+[recipe]
+epochs = 100000
+batch_size = 16
+test_every = 50000
+score = "best"
+"""
+
+
+def test_a_notebooks_back_end_costs_nothing(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("eval", BUNDLED, *ONE, MPLBACKEND="module://matplotlib_inline.backend_inline", OMP_NUM_THREADS="2")
+    assert done.returncode == 0 and "mlp-scratch" in done.stdout and "warning" not in done.stderr
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "curves.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_picture_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a library call too: the picture comes last, and its failure is a note."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    heard: list[events.Event] = []
+    result = package.evaluate(
+        BUNDLED, suite="digits-agnostic", evaluators="mlp*", seeds=[0], device="cpu", out=tmp_path / "out", on_event=heard.append
+    )
+    (warning,) = [event for event in heard if isinstance(event, events.Note) and event.warning]
+    assert "no picture of the curves" in warning.text and "\n" not in warning.text
+    assert result.score > 0.5 and (tmp_path / "out" / "table.md").exists() and not (tmp_path / "out" / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_named_and_the_panel_goes_on(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.run
+    batches = []
+
+    def run(synthetic_set: Any, cell: Any, *arguments: Any, **named: Any) -> Any:
+        batches.append(cell.recipe.batch_size)
+        if cell.evaluator.name == "lenet-scratch":
+            raise error
+        return real(synthetic_set, cell, *arguments, **named)
+
+    monkeypatch.setattr(loop, "run", run)
+    how: dict[str, Any] = {
+        "suite": "digits-agnostic",
+        "evaluators": "[lm]*",
+        "seeds": [0],
+        "device": "cpu",
+        "out": tmp_path / "out",
+    }
+    result = package.evaluate(BUNDLED, **how)
+    assert [r.cell.evaluator.name for r in result.records] == ["mlp-scratch"] and len(set(batches)) == 1
+    (failed,) = result.failed
+    assert (
+        failed.cell.evaluator.name == "lenet-scratch"
+        and "out of memory" in failed.reason
+        and "run the same command" in failed.cure
+    )
+    assert result.missing == (failed.cell.name,) and result.missing == ("scratch--lenet-scratch--seed0",)
+    monkeypatch.setattr(loop, "run", real)
+    assert len(package.evaluate(BUNDLED, **how).records) == 2, "and the same call goes on"
+
+
+def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(loop, "run", run)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        package.evaluate(BUNDLED, suite="digits-agnostic", evaluators="mlp*", seeds=[0], device="cpu")
+
+
+def test_the_command_names_what_is_missing_and_ends_with_1(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\nfrom mabench.training import loop\nreal = loop.run\n"
+        "def run(s, cell, *a, **k):\n"
+        "    if cell.evaluator.name == 'lenet-scratch': raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n"
+        "    return real(s, cell, *a, **k)\n"
+        "loop.run = run\nfrom mabench.cli.main import run\nrun()\n"
+    )
+    words = [
+        "eval",
+        str(BUNDLED),
+        "--suite",
+        "digits-agnostic",
+        "--evaluator",
+        "[lm]*",
+        "--seeds",
+        "0",
+        "--device",
+        "cpu",
+        "--out",
+        "out",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "missing: scratch--lenet-scratch--seed0: out of memory" in done.stderr and "mlp-scratch" in done.stdout
+    assert len(read_records(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_schedulers_signals_leave_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG)
+    words = ["eval", str(BUNDLED), "--suite", "./long.toml", "--device", "cpu", "--out", "out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mabench.cli.main", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: bool(list((tmp_path / "out").glob("checkpoints/*.lock"))))
+    time.sleep(1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "The same command goes on from there" in errors and "Traceback" not in errors
+    assert list((tmp_path / "out" / "checkpoints").glob("*.pt"))
+
+
+def test_nohup_stays_nohup(tmp_path: Path) -> None:
+    """A command that was told to ignore a closed terminal goes on when the terminal closes."""
+    (tmp_path / "long.toml").write_text(LONG)
+    words = f"{sys.executable} -m mabench.cli.main eval {BUNDLED} --suite ./long.toml --device cpu --out out"
+    process = subprocess.Popen(["bash", "-c", f"trap '' HUP; exec {words}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: bool(list((tmp_path / "out").glob("checkpoints/*.lock"))))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never began"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that no file knows")
+def test_a_user_without_home_and_passwd_entry(tmp_path: Path) -> None:
+    """As `docker run --user 12345`: the digits suite runs, table and picture come."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for folder in (work, *tmp_path.parents[:2], tmp_path):
+        folder.chmod(0o777)
+    environment = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH") if name in os.environ}
+    words = [sys.executable, "-m", "mabench.cli.main", "eval", str(BUNDLED), *ONE]
+
+    def become_nobody() -> None:
+        os.setgroups([])
+        os.setgid(54321)
+        os.setuid(54321)
+
+    readable = subprocess.run([sys.executable, "-c", "import mabench"], cwd=work, env=environment, preexec_fn=become_nobody)
+    if readable.returncode:
+        pytest.skip("the installation is not readable for other users")
+    done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, preexec_fn=become_nobody)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "mlp-scratch" in done.stdout and (work / "out" / "curves.png").exists()
+
+
+def test_an_ascii_terminal_shows_everything(mabench: Command, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copy(BUNDLED, tmp_path / "süß_猫.safetensors")
+    ascii_only = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+        "OMP_NUM_THREADS": "3",
+    }
+    done = mabench("eval", "süß_猫.safetensors", *ONE, **ascii_only)
+    assert done.returncode == 0 and "mlp-scratch" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has an Apple GPU")
+def test_an_apple_gpu_that_is_not_there_is_refused(mabench: Command, tmp_path: Path) -> None:
+    done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--device", "mps", "--out", "out")
+    assert done.returncode == 2 and "no Apple GPU" in done.stderr and not (tmp_path / "out").exists()
