@@ -16,6 +16,7 @@ INSTALLED = Path(mabench_methods.__file__).parent
 """Where the methods that came with this program keep their tables."""
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Value = bool | int | float | str
 
 
 class PaperTable(Frozen):
@@ -32,10 +33,16 @@ class PaperTable(Frozen):
     """Of the paper's set; soft where they are recorded, too."""
     runs: Count | None = None
     """Runs behind each mean; None = the paper does not say."""
-    config: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Fields of the method's configuration (dotted path -> value) that made the paper's images."""
-    published: bool = True
-    """Whether a published file's default set (the last of several) is what this table measured."""
+    presets: tuple[str, ...] = ()
+    """Presets whose whole configuration, after the changes in `config`, the row stands for; none = no configuration of ours is known
+    to be the row's, and nothing is ever judged by it."""
+    config: dict[str, Value] = Field(default_factory=dict)
+    """Fields in which the row's configuration differs from those presets (dotted path -> value)."""
+    file_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Of the published file whose last set is what was measured; empty = none was published, or it was never at hand."""
+    baseline: dict[str, Percent] = Field(default_factory=dict)
+    """Evaluator -> mean of what the method has to be told from (`baseline_name`), on the same suite."""
+    baseline_name: str = ""
     note: str = ""
     values: Annotated[dict[str, tuple[Percent, Percent | None]], Field(min_length=1)]
     """Evaluator -> (mean, standard deviation), percent; in the file the second may be left out."""
@@ -53,25 +60,31 @@ class PaperTable(Frozen):
 
 
 def read(folder: Path) -> list[tuple[str, PaperTable]]:
-    """Every table of `folder/*/paper.toml` under a key that names it. Raises MabenchError for a file that is malformed."""
-    found = []
-    for path in sorted(folder.glob("*/paper.toml")):
-        entries = read_toml(path, "Mend that line.").get("table", [])
-        if not isinstance(entries, list):
-            raise MabenchError(f"{path}: 'table' is no list. Begin every table with a line [[table]].")
-        for number, entry in enumerate(entries, 1):
-            try:
-                table = PaperTable.model_validate(entry)
-            except (ValidationError, AttributeError) as error:
-                first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("values",), "msg": str(error)}
-                raise MabenchError(
-                    f"{path}, table {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
-                    f"Fields: {', '.join(PaperTable.model_fields)}."
-                ) from error
-            found.append((f"paper.{path.parent.name}.{number}", table))
-    return found
+    """Return every table of `folder/*/paper.toml` under a key that names it. Raises MabenchError for a file that is malformed."""
+    return [(f"paper.{path.parent.name}.{number}", table) for path in sorted(folder.glob("*/paper.toml")) for number, table in _read(path)]
 
 
-def tables(method: str) -> list[PaperTable]:
-    """Everything that is known of a method that came with this program; an empty list where nothing was reported."""
-    return [table for _, table in read(INSTALLED) if table.method == method]
+def _read(path: Path) -> list[tuple[int, PaperTable]]:
+    """The tables of one file, numbered from 1."""
+    entries = read_toml(path, "Fix that line.").get("table", [])
+    if not isinstance(entries, list):
+        raise MabenchError(f"{path}: 'table' is not a list. Begin every table with a line [[table]].")
+    tables = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            tables.append((number, PaperTable.model_validate(entry)))
+        except (ValidationError, AttributeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("values",), "msg": str(error)}
+            raise MabenchError(
+                f"{path}, table {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}. "
+                f"Fields: {', '.join(PaperTable.model_fields)}."
+            ) from error
+    return tables
+
+
+def tables(method: mabench_methods.Method | str) -> list[PaperTable]:
+    """Return everything that is known of a method; an empty list where nothing was reported."""
+    known = mabench_methods.load(method) if isinstance(method, str) else method
+    if known.paper is None:
+        return []
+    return [table for _, table in _read(known.paper) if table.method == known.name]
