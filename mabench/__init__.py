@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from mabench.evaluation import evaluate as evaluate
     from mabench.evaluation.probe import Probe as Probe
     from mabench.evaluation.result import Evaluation as Evaluation
+    from mabench.papers.report import Report as Report
+    from mabench.papers.reproduce import reproduce as reproduce
     from mabench.schema import RunRecord as RunRecord
     from mabench.sets.readers import read as load_set
     from mabench.sets.synthetic import SyntheticSet as SyntheticSet
@@ -22,18 +24,21 @@ _PLACES = {
     "Evaluation": ("mabench.evaluation.result", "Evaluation"),
     "MabenchError": ("mabench.errors", "MabenchError"),
     "Probe": ("mabench.evaluation.probe", "Probe"),
+    "Report": ("mabench.papers.report", "Report"),
     "RunRecord": ("mabench.schema", "RunRecord"),
     "SyntheticSet": ("mabench.sets.synthetic", "SyntheticSet"),
     "evaluate": ("mabench.evaluation", "evaluate"),
     "list_suites": ("mabench.suites", "names"),
     "load_set": ("mabench.sets.readers", "read"),
     "load_suite": ("mabench.suites", "load"),
+    "reproduce": ("mabench.papers.reproduce", "reproduce"),
 }
 
 __all__ = [
     "Evaluation",
     "MabenchError",
     "Probe",
+    "Report",
     "RunRecord",
     "SyntheticSet",
     "__version__",
@@ -41,6 +46,7 @@ __all__ = [
     "list_suites",
     "load_set",
     "load_suite",
+    "reproduce",
 ]
 
 

@@ -38,7 +38,6 @@ ipc = 10
 suite = "digits-agnostic"
 runs = 10
 config = { packed = true }
-published = false
 [table.values]
 mlp-scratch = [90.78, 0.34]
 convnet3-scratch = [95.5]

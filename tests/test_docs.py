@@ -276,4 +276,4 @@ def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
     for path in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", path.read_text(encoding="utf-8")), path
     methods = (site / "api-methods.html").read_text(encoding="utf-8")
-    assert "mabench_methods.kit.Run" in methods and "mabench.papers.reproduce.Line" in methods
+    assert "mabench_methods.kit.Run" in methods and "mabench.papers.compare.Line" in methods

@@ -500,7 +500,7 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
             assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
             assert table.labels == "soft" and {row.labels for row in of_paper("paper", table)} == {"soft"}
             assert all(hasattr(load(method).presets["lite"].config, path) for path in table.config)
-            if table.published:
+            if table.title in ("Table 4", "Table 5"):
                 known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}
     assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
     assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -15,9 +18,10 @@ import mabench_methods
 from mabench import data, suites
 from mabench.errors import MabenchError
 from mabench.networks.evaluators import EVALUATORS
+from mabench.papers import compare as comparing
+from mabench.papers import matching, presets, reproduce
 from mabench.papers import paper_tables as papers
-from mabench.papers import presets, reproduce
-from mabench.papers.reproduce import Line
+from mabench.papers.compare import Line
 from mabench.sets.synthetic import SyntheticSet
 
 
@@ -44,17 +48,133 @@ def test_a_spread_from_few_runs_allows_more() -> None:
 
 def test_every_table_names_a_suite_and_evaluators_that_exist() -> None:
     seen = 0
-    for method in mabench_methods.METHODS:
-        known = mabench_methods.presets(method)
+    for _, table in papers.read(papers.INSTALLED):
+        exam = suites.load(table.suite)
+        names = {e.name for es in exam.evaluators.values() for e in es}
+        assert table.values and set(table.values) <= names <= set(EVALUATORS)
+        assert exam.suite.dataset == table.dataset
+        assert set(table.baseline) <= set(table.values) and bool(table.baseline) == bool(table.baseline_name)
+        seen += 1
+    assert seen >= 120
+
+
+def rows_of(method: mabench_methods.Method, chosen: mabench_methods.Preset) -> list[tuple[str, str, str]]:
+    """(suite, evaluator, title) of every row that judges a preset."""
+    found = matching.matches(method, chosen)
+    return [(m.table.suite, evaluator, m.table.title) for m in found if not m.differs for evaluator in m.evaluators]
+
+
+def test_at_most_one_row_of_a_suite_and_evaluator_judges_any_configuration() -> None:
+    """Over all rows of all methods, presets or not: two rows with one configuration would give two verdicts."""
+    for name in mabench_methods.BUNDLED:
+        method = mabench_methods.load(name)
+        stated: dict[tuple[str, str, str], str] = {}
         for table in papers.tables(method):
-            exam = suites.load(table.suite)
-            names = {e.name for es in exam.evaluators.values() for e in es}
-            assert table.values and set(table.values) <= names <= set(EVALUATORS)
-            assert exam.suite.dataset == table.dataset
-            config = next(iter(known.values())).config
-            assert all(reproduce._at(config, path) is not None for path in table.config), table.title
-            seen += 1
-    assert seen >= 20
+            for row in matching.row_configurations(method, table):
+                assert (row.dataset, row.config.ipc) == (table.dataset, table.ipc), table.title
+                for evaluator in table.values:
+                    key = (table.suite, evaluator, repr(row.config))
+                    assert key not in stated, f"{name}: {table.title} and {stated[key]} for {key[:2]}"
+                    stated[key] = table.title
+
+
+def test_which_preset_is_held_against_which_row() -> None:
+    """The whole table is a golden file; a row that is gained or lost shows here. Small presets are judged by nothing."""
+    table: dict[str, dict[str, list[str]]] = {}
+    for name in mabench_methods.BUNDLED:
+        method = mabench_methods.load(name)
+        for preset in method.presets.values():
+            judged = rows_of(method, preset)
+            assert preset.comparable or not judged, (name, preset.name)
+            for suite, evaluator, title in judged:
+                row = table.setdefault(f"{name} {preset.name}", {}).setdefault(f"{suite}: {title}", [])
+                row.append(evaluator.removesuffix("-scratch"))
+    golden = Path(__file__).parent / "golden" / "paper_rows.json"
+    assert json.loads(golden.read_text(encoding="utf-8")) == table
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "changes", "title"),
+    [
+        # an ablation is held against its own row alone, not against the whole method's
+        ("hmdc", "released-ipc10-without-gbm-md-step", [], "Table 2 (neither GBM nor MD)"),
+        ("hmdc", "released-ipc10-cnn-cnn", [], "Table 3 (ConvNet and ResNet18)"),
+        ("hmdc", "released-ipc10-large", [], "Table 3 (ResNet18 and ViT-small)"),
+        # one iteration, or none, is not the paper's method
+        ("hmdc", "released-ipc10", ["iterations=1", "steps=1"], None),
+        ("hmdc", "paper-ipc10", ["iterations=0"], None),
+        ("gvbsm", "paper-ipc10", ["iterations=1"], None),
+        ("dc", "paper-ipc1", ["depth=1", "width=8"], None),
+        # pools that diverge have rows of their own
+        ("model-pool", "total-random-ipc1", [], "Table 5, row 1 (total random), 3,000 iterations"),
+        ("model-pool", "main-and-various-ipc10", [], "Table 5, row 2 (w/ main model), 3,000 iterations"),
+        ("model-pool", "released-ipc1", ["matching.iterations=1000"], "Table 5, row 3 (w/ main model & similar other models), 1,000 iterations"),
+        # what --config makes of a preset is judged by the row that states it
+        ("trajectory", "cifar100-paper-ipc10", ["perturbation=none"], "AST, Table 7, + intermediate matching"),
+        ("gvbsm", "imagenet1k-released-ipc10", ["momentum=0.0"], "Table 1, alpha 0.0"),
+        # MTT's numbers are of whitened images under another evaluation
+        ("mtt", "paper-ipc10", [], None),
+        ("random", "packed-ipc10", [], "HMDC, Table 1 (Random)"),
+        ("sre2l", "gvbsm-paper-ipc10", [], None),
+    ],
+)  # fmt: skip
+def test_a_set_is_judged_by_its_own_row_or_by_none(method: str, name: str, changes: list[str], title: str | None) -> None:
+    runnable = mabench_methods.load(method)
+    chosen = presets.preset(runnable, name, None, changes)
+    assert {t for _, _, t in rows_of(runnable, chosen)} == ({title} if title else set())
+
+
+def test_nearest_rows_say_what_differs() -> None:
+    method = mabench_methods.load("dc")
+    (match,) = matching.matches(method, presets.preset(method, "paper-ipc50", None, ["depth=1"]))
+    assert match.table.title == "DC, Table 1" and match.differs == "here depth=1" and match.evaluators == ("convnet3-scratch",)
+
+
+def test_a_given_set_is_judged_only_where_the_file_is_the_one_that_was_measured(real_data: Path) -> None:
+    """A set of DC under a preset of Model Pool passed as Model Pool's before."""
+    method = mabench_methods.load("model-pool")
+    published = real_data / "sets" / "modelpool_res_DC_CIFAR10_ConvNet_10ipc_3000.pt"
+    other = real_data / "sets" / "res_DC_CIFAR10_ConvNet_1ipc_3000.pt"
+    agreeing = reproduce.plan("model-pool", ipc=10, from_set=published, suites=["cifar10-modelpool"]).matches
+    assert {m.table.title for m in agreeing if not m.differs} == {
+        "Table 5, row 3 (w/ main model & similar other models), 3,000 iterations"
+    }
+    foreign = reproduce.plan(method, preset="total-random-ipc1", from_set=other, suites=["cifar10-modelpool"]).matches
+    assert foreign and all(m.differs == "the given set is not known to be the one that was measured" for m in foreign)
+    own = reproduce.plan("dc", ipc=1, from_set=other, suites=["cifar10-modelpool"]).matches
+    assert {m.table.title for m in own if not m.differs} == {"Model Pool's log of its DC baseline, 3,000 iterations"}
+    first = reproduce.plan("dc", ipc=1, from_set=other, reading={"set_index": 0}, suites=["cifar10-modelpool"]).matches
+    assert all(m.differs for m in first)
+
+
+def test_a_verdict_says_whether_the_test_could_have_failed() -> None:
+    base = Line("T", "s@1", "mlp-scratch", 27.73, 0.94, 10, 26.23, 0.9, 3, baseline=26.50, baseline_name="DC")
+    assert base.inside and base.telling is False and base.verdict == "inside, but so would be DC (26.50)"
+    far = dataclasses.replace(base, baseline=14.4, baseline_name="random")
+    assert far.telling is True and far.verdict == "inside; random (14.40) would not be"
+    assert dataclasses.replace(far, ours=10.0).verdict == "OUTSIDE"
+    nearest = dataclasses.replace(far, differs="here depth=1")
+    assert nearest.inside is None and nearest.verdict == "nearest row, no verdict" and comparing.outside([nearest]) == []
+
+
+def test_rows_are_complete() -> None:
+    """Numbers as the papers print them, counted: those that are compared and those that are only cited."""
+    counts = {}
+    for name in ("hmdc", "model_pool", "gvbsm", "trajectory"):
+        content = tomllib.loads((papers.INSTALLED / name / "paper.toml").read_text(encoding="utf-8"))
+        counts[name] = {kind: sum(len(row["values"]) for row in content.get(kind, [])) for kind in ("table", "cited", "full")}
+    assert counts["hmdc"] == {
+        "table": (3 * 5 + 3 + 2) * 7,
+        "cited": 0,
+        "full": 0,
+    }  # Table 1 but Random, which stands with the baselines
+    assert counts["model_pool"] == {
+        "table": 18 * 5 + 2,
+        "cited": 6 * (6 + 5 + 5 + 5),
+        "full": 0,
+    }  # + ConvNet of two published files
+    assert sum(counts["gvbsm"].values()) == 139 - 2  # two points of Figure 5 repeat Table 4
+    assert counts["trajectory"] == {"table": 55, "cited": 92, "full": 7}
 
 
 def test_presets_and_changes() -> None:
@@ -77,14 +197,19 @@ def test_presets_and_changes() -> None:
             presets.preset(*bad)  # type: ignore[arg-type]
 
 
+def suites_of(chosen: mabench_methods.Preset) -> list[str]:
+    """What `mabench reproduce` runs without --suite."""
+    return reproduce.suites_to_run(chosen, [], matching.matches(mabench_methods.load(chosen.method), chosen))
+
+
 def test_presets_on_other_datasets_have_names_and_suites() -> None:
     tiny = presets.preset("gvbsm", "tinyimagenet-released-ipc100", None, ["iterations=7"])
-    assert (tiny.dataset, tiny.config.ipc, tiny.config.iterations) == ("tinyimagenet", 100, 7)
-    tables = reproduce.fitting_tables(tiny, from_set=False)
-    assert reproduce.chosen_suites(tiny, [], tables) == ["tinyimagenet-gvbsm", "tinyimagenet-agnostic"]
-    fruit = presets.preset("trajectory", "imagefruit-paper-ipc10", None)
+    config: Any = tiny.config
+    assert (tiny.dataset, config.ipc, config.iterations, tiny.changes) == ("tinyimagenet", 100, 7, ("iterations=7",))
+    assert suites_of(tiny) == ["tinyimagenet-gvbsm", "tinyimagenet-agnostic"]
+    fruit: Any = presets.preset("trajectory", "imagefruit-paper-ipc10", None)
     assert fruit.config.experts.depth_at(128) == 5
-    assert reproduce.chosen_suites(fruit, [], reproduce.fitting_tables(fruit, from_set=False)) == ["imagefruit-ast"]
+    assert suites_of(fruit) == ["imagefruit-ast"]
     assert presets.preset("gvbsm", None, 10).dataset == "cifar10"
     with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
         presets.preset("gvbsm", None, 100)
@@ -126,33 +251,22 @@ def parsed(command: str) -> tuple[object, int]:
 
 def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:
     whole, small = presets.preset("gvbsm", "paper-ipc10", None), presets.preset("gvbsm", "lite", None)
-    for chosen, expected in ((whole, ["cifar10-gvbsm", "cifar10-agnostic"]), (small, ["cifar10-lite"])):
-        assert reproduce.chosen_suites(chosen, [], reproduce.fitting_tables(chosen, from_set=False)) == expected
+    assert suites_of(whole) == ["cifar10-gvbsm", "cifar10-agnostic"] and suites_of(small) == ["cifar10-lite"]
     exam = suites.load("cifar10-gvbsm")
     reproduce.check_records(whole, exam)
     with pytest.raises(MabenchError, match="preset 'lite' of gvbsm.*record_epochs=1000"):
         reproduce.check_records(small, exam)
 
 
-def test_tables_belong_to_a_configuration() -> None:
-    long = presets.preset("model-pool", "released-ipc1", None)
-    short = presets.preset("model-pool", "released-ipc1", None, ["matching.iterations=1000"])
-    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(long, from_set=False)] == [27.73]
-    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(short, from_set=False)] == [27.24]
-    assert [t.values["mlp-scratch"][0] for t in reproduce.fitting_tables(short, from_set=True)] == [27.73]
-    packed = presets.preset("random", "packed-ipc10", None)
-    assert [t.suite for t in reproduce.fitting_tables(packed, from_set=False)] == ["cifar10-hmdc"]
-    assert reproduce.chosen_suites(packed, [], reproduce.fitting_tables(packed, from_set=False)) == [
-        "cifar10-hmdc",
-        "cifar10-agnostic",
-    ]
-
-
 def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     command = ("reproduce", "dc", "--preset", "smoke", "--evaluator", "mlp*", "--seeds", "0", "--out", "out")
     first = mabench(*command)
     assert first.returncode == 0, first.stderr
-    assert "no verdict is due" in first.stdout and "condensed:" in first.stdout
+    assert "so no verdict is given" in first.stdout and "condensed:" in first.stdout
+    report = (tmp_path / "out" / "reproduction.md").read_text()
+    digest = json.loads((tmp_path / "out" / "reproduction.json").read_text())["sets"][0]
+    assert f"sha256 `{digest}`" in report and "mabench reproduce dc --preset smoke --seed 0 --suite digits-agnostic@1" in report
+    assert "mlp" in report.split("## digits-agnostic@1")[1], "our numbers stand there without a row of the paper, too"
     made = tmp_path / "out" / "set-seed0"
     assert {"set.safetensors", "card.toml", "preview.png", "losses.png", "losses.csv", "run.json"} == {
         p.name for p in made.iterdir()
@@ -198,12 +312,43 @@ def test_a_published_set_stands_beside_its_paper(mabench, tmp_path: Path, real_d
     assert (tmp_path / "out" / "reproduction.png").stat().st_size > 5000
 
 
-def test_noise_is_found_outside(mabench, tmp_path: Path, real_data: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_set_that_nobody_measured_gets_no_verdict(mabench, tmp_path: Path, real_data: Path) -> None:  # type: ignore[no-untyped-def]
     entry = data.DATASETS["cifar10"]
     noise = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     SyntheticSet(noise, torch.arange(10), "cifar10", 1, class_names=entry.class_names).save(tmp_path / "noise.safetensors")
     command = ("reproduce", "dc", "--ipc", "1", "--from-set", "noise.safetensors", "--suite", "cifar10-modelpool")
-    done = mabench(*command, "--evaluator", "mlp*", "--seeds", "0,1,2,3", "--out", "out")
-    assert done.returncode == 1 and "outside: mlp-scratch" in done.stderr
+    done = mabench(*command, "--evaluator", "mlp*", "--seeds", "0,1", "--out", "out")
+    assert done.returncode == 0 and "nearest row, no verdict" in done.stdout and "not known to be the one" in done.stdout
     wrong = mabench("reproduce", "dc", "--ipc", "10", "--from-set", "noise.safetensors", "--out", "new")
     assert wrong.returncode == 2 and "--ipc 1" in wrong.stderr and not (tmp_path / "new").exists()
+
+
+METHOD_OF_TWO = """
+from pathlib import Path
+from mabench_methods import Method, Preset, by_name
+from mabench_methods.baselines.condense import Config, condense
+METHOD = Method("two", condense, by_name(Preset("two", "claim", Config(1, "random"), "digits")), Path(__file__).with_name("paper.toml"))
+"""
+CLAIM = """
+[[table]]
+method = "two"
+title = "Table 1"
+dataset = "digits"
+ipc = 1
+suite = "digits-agnostic"
+presets = ["claim"]
+runs = 5
+values.mlp-scratch = [99.0, 0.1]
+"""
+
+
+def test_a_number_outside_ends_the_command_with_1(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A method in a file, with a paper of its own that claims too much; changed, it is no longer what the paper is about."""
+    (tmp_path / "two.py").write_text(METHOD_OF_TWO)
+    (tmp_path / "paper.toml").write_text(CLAIM)
+    command = ("reproduce", "./two.py", "--suite", "digits-agnostic", "--evaluator", "mlp*")
+    done = mabench(*command, "--out", "out")
+    assert done.returncode == 1 and "outside: mlp-scratch (Table 1)" in done.stderr, done.stdout + done.stderr
+    changed = mabench(*command, "--config", "packed=true", "--out", "other")
+    assert changed.returncode == 0 and "nearest row, no verdict: here packed=true" in changed.stdout
+    assert "not the preset 'claim' any more: packed=true" in (tmp_path / "other" / "reproduction.md").read_text()

@@ -61,7 +61,11 @@ class PaperTable(Frozen):
 
 def read(folder: Path) -> list[tuple[str, PaperTable]]:
     """Return every table of `folder/*/paper.toml` under a key that names it. Raises MabenchError for a file that is malformed."""
-    return [(f"paper.{path.parent.name}.{number}", table) for path in sorted(folder.glob("*/paper.toml")) for number, table in _read(path)]
+    return [
+        (f"paper.{path.parent.name}.{number}", table)
+        for path in sorted(folder.glob("*/paper.toml"))
+        for number, table in _read(path)
+    ]
 
 
 def _read(path: Path) -> list[tuple[int, PaperTable]]:

@@ -1,313 +1,342 @@
-"""Condense, examine, compare with the paper: what lies behind `mabench reproduce`, without its screen."""
+"""Condense with a method, evaluate the set, compare with the paper: all of `mabench reproduce` but its screen."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
+import mabench_methods
 from mabench import suites
-from mabench.errors import Interrupted, MabenchError
-from mabench.files import atomic_write, write_text
-from mabench.papers import paper_tables as papers
-from mabench.papers.paper_tables import PaperTable
-from mabench.papers.presets import command
-from mabench.results.scoring import rows
-from mabench.schema import RunRecord
+from mabench.digests import digest
+from mabench.errors import MabenchError
+from mabench.papers.compare import Line, compare
+from mabench.papers.condensing import condensation_seconds, condense, random_stand_in
+from mabench.papers.matching import Match, matches
+from mabench.papers.presets import command, preset
+from mabench.papers.report import Report
+from mabench.runs.events import Event, Listener
 from mabench.sets import recorded
 from mabench.suites import Exam
 from mabench_methods import Method, Preset
 
 if TYPE_CHECKING:
-    import torch
-
+    from mabench.engine import Wanted
+    from mabench.evaluation.costs import PlanLine
+    from mabench.runs.ray_cluster import Ray
+    from mabench.schema import RunRecord
     from mabench.sets.synthetic import SyntheticSet
-
-SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
-PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
-
-
-def fitting_tables(chosen: Preset, *, from_set: bool) -> list[PaperTable]:
-    """The paper's tables about this method, dataset and budget; of a given set, those about what was published."""
-    return [
-        table
-        for table in papers.tables(chosen.method)
-        if (table.dataset, table.ipc) == (chosen.dataset, chosen.config.ipc)
-        and (table.published if from_set else all(_at(chosen.config, k) == v for k, v in table.config.items()))
-    ]
-
-
-def _at(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = getattr(config, name, None)
-    return config
-
-
-def condense(
-    method: Method,
-    chosen: Preset,
-    seed: int,
-    folder: Path | None,
-    device: torch.device,
-    on_progress: Callable[[int, int, Mapping[str, float]], None],
-    should_stop: Callable[[], bool],
-    named: str = "",
-) -> SyntheticSet:
-    """The set that this configuration and seed make; resumes in `folder`. `named`: the method on the command line, where it is a file. Raises
-    Interrupted once `should_stop()` returns True."""
-    from mabench import data
-    from mabench_methods.kit import Run
-
-    train = data.load(chosen.dataset, "train")
-    run = Run(folder, on_progress, should_stop, command(chosen, seed, named))
-    made = method.condense(train, chosen.config, seed, device, run)
-    if folder is not None and recorded.files(folder / recorded.FOLDER):
-        made = dataclasses.replace(made, labels_folder=folder / recorded.FOLDER)
-    return made
-
-
-def condensation_seconds(method: Method, chosen: Preset, device: torch.device) -> float:
-    """Estimate of what one condensation takes here, from its first steps, compilation included.
-
-    A configuration with a first training (`pretraining` batches) is tried twice: its other steps cost something else.
-    """
-    early = getattr(chosen.config, "pretraining", 0)
-    if early <= PROBE_STEPS:
-        return _tried(method, chosen, device)[0]
-    config: Any = chosen.config
-    shorter = dataclasses.replace(chosen, config=dataclasses.replace(config, pretraining=1))
-    return _tried(method, chosen, device)[1] * (early - 1) + _tried(method, shorter, device, skip=1)[0]
-
-
-def _tried(method: Method, chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, float]:
-    """Estimated seconds of one condensation and of one later step, from its first steps, `skip` of which are of another kind."""
-    begun = time.monotonic()
-    seen: list[tuple[float, int, int]] = []
-
-    def on_progress(done: int, total: int, losses: Mapping[str, float]) -> None:
-        seen.append((time.monotonic() - begun, done, total))
-
-    try:
-        condense(
-            method,
-            chosen,
-            0,
-            None,
-            device,
-            on_progress,
-            lambda: len(seen) >= PROBE_STEPS + skip or (len(seen) > 2 * skip and seen[-1][0] > PROBE_SECONDS),
-        )
-    except Interrupted:
-        pass
-    spent = time.monotonic() - begun
-    if not seen or seen[-1][1] >= seen[-1][2]:
-        return spent, spent
-    (first, done_first, total), (last, done_last, _) = seen[min(skip, len(seen) - 1)], seen[-1]
-    each = (last - first) / (done_last - done_first) if done_last > done_first else first / done_first
-    return first + each * (total - done_first), each
-
-
-# -- comparison ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Line:
-    """One number of the paper beside ours; percent, standard deviations None where one run or the paper gives none."""
+class Condensing:
+    """A condensation has taken a step."""
 
-    table: str
-    suite: str
-    evaluator: str
-    paper: float
-    paper_std: float | None
-    paper_runs: int | None
-    ours: float
-    ours_std: float | None
-    ours_runs: int
-
-    @property
-    def difference(self) -> float:
-        """Ours minus the paper's, points."""
-        return self.ours - self.paper
-
-    @property
-    def spread(self) -> float | None:
-        """Combined standard deviation of single runs, points; where one side has none it is taken to be like the other's."""
-        known = [s for s in (self.paper_std, self.ours_std) if s is not None]
-        return None if not known else math.sqrt(sum(s * s for s in known) * 2 / len(known))
-
-    @property
-    def allowed(self) -> float | None:
-        """Largest difference that is inside, points: `SPREADS` combined spreads, widened by Student's t for spreads from few runs.
-
-        Degrees of freedom after Welch and Satterthwaite; a spread from an unstated number of runs is taken as exact.
-        """
-        if self.spread is None:
-            return None
-        sides = [(s, n) for s, n in ((self.paper_std, self.paper_runs), (self.ours_std, self.ours_runs)) if s is not None]
-        uncertain = sum(s**4 / (n - 1) for s, n in sides if n is not None and n > 1)
-        if not uncertain:
-            return SPREADS * self.spread
-        from scipy.special import ndtr, stdtrit
-
-        freedom = sum(s * s for s, _ in sides) ** 2 / uncertain
-        return float(stdtrit(freedom, ndtr(SPREADS))) * self.spread
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether the difference is one that is allowed; None where no spread is known."""
-        return None if self.allowed is None else abs(self.difference) <= self.allowed
+    seed: int
+    done: int
+    total: int
+    losses: Mapping[str, float]
 
 
-def compare(tables: Sequence[PaperTable], exam: Exam, records: Sequence[RunRecord]) -> list[Line]:
-    """Every number of these tables that this exam's records can be held against, in the paper's order."""
-    ours = {row.name: row for row in rows(exam, records) if not row.panel}
-    return [
-        Line(
-            table=table.title,
-            suite=exam.id,
-            evaluator=evaluator,
-            paper=mean,
-            paper_std=std,
-            paper_runs=table.runs,
-            ours=100 * ours[evaluator].mean,
-            ours_std=None if ours[evaluator].std is None else 100 * (ours[evaluator].std or 0.0),
-            ours_runs=ours[evaluator].runs,
+@dataclass(frozen=True)
+class Condensed:
+    """A set is finished; its folder holds it beside its card, losses and preview."""
+
+    synthetic_set: SyntheticSet
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A suite is finished."""
+
+    exam: Exam
+    records: tuple[RunRecord, ...]
+
+
+ReproductionEvent = Condensing | Condensed | Evaluated | Event
+ReproductionListener = Callable[[ReproductionEvent], None]
+
+
+def reproduce(
+    method: str | Method,
+    *,
+    preset: str | None = None,
+    ipc: int | None = None,
+    changes: Sequence[str] = (),
+    seed: int = 0,
+    sets: int = 1,
+    from_set: str | PathLike[str] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    suites: Sequence[str] = (),
+    tracks: str | Sequence[str] | None = None,
+    evaluators: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    launcher: Ray | None = None,
+    on_event: ReproductionListener = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Condense with a method, evaluate the set on the paper's suite and the headline, and hold the result against the paper.
+
+    >>> import mabench
+    >>> report = mabench.reproduce("random", preset="smoke", evaluators="mlp*", seeds=[0], out="reproduction")
+    >>> report
+    <Report of random smoke: 0 numbers judged, 0 outside>
+
+    Args:
+        method: a name of `mabench list methods`, the path of a Python file with `METHOD`, or a `mabench_methods.Method`.
+        preset, ipc: a configuration; without both the method's first, with a budget the first of that budget.
+        changes: `key=value` changes of its fields, as `--config` takes them.
+        seed, sets: condense this many sets, with seeds `seed`, `seed` + 1, ...; each is evaluated with one of the suite's seeds.
+        from_set, reading: evaluate this set instead; what a reader would guess of it otherwise (see `mabench.load_set`).
+        suites: names; empty = the paper's for this budget and the dataset's headline.
+        tracks, evaluators, seeds: the part of the suites to run. None = all.
+        out: folder of everything; what is finished there is not repeated. None = results/reproduce/METHOD-PRESET-HASH.
+        device, engine, launcher: as in `mabench.evaluate`; condensing always happens here.
+        on_event: hears of `Condensing`, `Condensed`, `Evaluated` and the events of an evaluation.
+
+    Raises:
+        MabenchError: something asked for is not there. Nothing was written.
+        Interrupted: `should_stop()` returned True; the same call goes on from there.
+    """
+    planned = plan(
+        method, preset=preset, ipc=ipc, changes=changes, seed=seed, sets=sets, from_set=from_set, reading=reading, suites=suites,
+        tracks=tracks, evaluators=evaluators, seeds=seeds, out=out, device=device, engine=engine, launcher=launcher,
+    )  # fmt: skip
+    return planned.run(on_event, should_stop)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A checked reproduction: what would run, and where."""
+
+    method: Method
+    named: str
+    """The method as it was named: a registered name, or the path of a file."""
+    preset: Preset
+    given: SyntheticSet | None
+    """The set that is evaluated instead of condensing."""
+    from_set: str
+    seed: int
+    sets: int
+    exams: tuple[Exam, ...]
+    matches: tuple[Match, ...]
+    tracks: str | Sequence[str] | None
+    evaluators: str | Sequence[str] | None
+    seeds: Mapping[str, list[int] | None]
+    """Suite -> its seeds; None = all."""
+    folder: Path
+    device: str
+    engine: Wanted
+    launcher: Ray | None
+
+    def run(self, on_event: ReproductionListener = lambda event: None, should_stop: Callable[[], bool] = lambda: False) -> Report:
+        """Condense, evaluate, compare; writes the report into the folder and returns it. Resumes. Raises Interrupted."""
+        sets = [self.given] if self.given is not None else list(self._condense(on_event, should_stop))
+        records = {exam.id: self._evaluate(exam, sets, on_event, should_stop) for exam in self.exams}
+        lines: list[Line] = []
+        for exam in self.exams:
+            lines += compare(self.matches, exam, records[exam.id])
+        source = f"given as {self.from_set}"
+        if self.given is None:
+            source = f"made here, seed {self.seed}" + (f" to {self.seed + self.sets - 1}" if self.sets > 1 else "")
+        report = Report(
+            self.preset, source, tuple(one.sha256 for one in sets), self._commands(), records, {exam.id: exam for exam in self.exams},
+            tuple(lines), self.folder,
+        )  # fmt: skip
+        report.write()
+        return report
+
+    def condensation_seconds(self) -> float:
+        """Estimate what condensing all sets takes here, from the first steps; 0 where a set is given."""
+        from mabench.runs.process import resolve_device
+
+        return (
+            0.0
+            if self.given is not None
+            else self.sets * condensation_seconds(self.method, self.preset, resolve_device(self.device))
         )
-        for table in tables
-        if table.suite in (exam.suite.name, exam.id)
-        for evaluator, (mean, std) in table.values.items()
-        if evaluator in ours
-    ]
+
+    def evaluation_lines(self) -> Iterator[tuple[Exam, Iterator[PlanLine]]]:
+        """Estimate, suite by suite, what evaluating takes here: one line per evaluator, each as soon as it was measured."""
+        from mabench.evaluation import Job
+        from mabench.evaluation.costs import plan_lines
+        from mabench.runs import plan as planning
+
+        stand_in = self.given if self.given is not None else random_stand_in(self.preset)
+        for exam in self.exams:
+            if self.given is None:  # nothing is recorded yet; views that are drawn cost what replayed ones do
+                exam = replace(exam, recipes={t: r.model_copy(update={"recorded": None}) for t, r in exam.recipes.items()})
+            cells = tuple(planning.plan(exam, stand_in, track=self.tracks, evaluator=self.evaluators, seeds=self.seeds[exam.id]))
+            yield exam, plan_lines(Job(exam, stand_in, cells, cells), None, device=self.device, engine=self.engine)
+
+    def _condense(self, on_event: ReproductionListener, should_stop: Callable[[], bool]) -> Iterator[SyntheticSet]:
+        from mabench.runs.process import resolve_device
+
+        for number in range(self.seed, self.seed + self.sets):
+            folder = self.folder / f"set-seed{number}"
+
+            def on_progress(done: int, total: int, losses: Mapping[str, float], number: int = number) -> None:
+                on_event(Condensing(number, done, total, losses))
+
+            synthetic_set = condense(
+                self.method, self.preset, number, folder, resolve_device(self.device), on_progress, should_stop, self.named
+            )
+            on_event(Condensed(synthetic_set, folder))
+            yield synthetic_set
+
+    def _evaluate(
+        self, exam: Exam, sets: Sequence[SyntheticSet], on_event: ReproductionListener, should_stop: Callable[[], bool]
+    ) -> tuple[RunRecord, ...]:
+        """Records of all sets on one suite; records and tables are in the suite's folder."""
+        from mabench import data
+        from mabench.evaluation import run_cells
+        from mabench.results import tables
+        from mabench.runs import plan as planning
+        from mabench.runs.events import Planned
+        from mabench.runs.folder import Folder
+
+        records: list[RunRecord] = []
+        seeds, test = self.seeds[exam.id], data.load(exam.suite.dataset, "test")
+        listener: Listener = on_event
+        for position, one in enumerate(sets):
+            of_this = seeds if seeds is None or self.sets == 1 else [seeds[position]]
+            cells = tuple(planning.plan(exam, one, track=self.tracks, evaluator=self.evaluators, seeds=of_this))
+            path = self.folder / exam.id / (f"set{position}" if self.sets > 1 else "")
+            folder = Folder(path, one.sha256, exam.id, exam.digest)
+            finished = sum(folder.finished(cell) is not None for cell in cells)
+            listener(Planned(exam, one, cells, finished, self.device, self.engine, self.launcher is not None, path))
+            records += run_cells(
+                one, cells, folder, test,
+                device=self.device, engine=self.engine, launcher=self.launcher, on_event=listener, should_stop=should_stop,
+            )  # fmt: skip
+        tables.write(self.folder / exam.id, exam, records)
+        on_event(Evaluated(exam, tuple(records)))
+        return tuple(records)
+
+    def _commands(self) -> tuple[str, ...]:
+        """What repeats it, in the order in which it happened."""
+        making = command(self.preset, self.seed, self.named)
+        if self.given is not None:
+            making += f" --from-set {self.from_set}"
+        if self.sets > 1:
+            making += f" --sets {self.sets}"
+        return (" ".join([making, *(f"--suite {exam.id}" for exam in self.exams), f"--out {self.folder}"]),)
 
 
-def verdict(lines: Sequence[Line]) -> list[str]:
-    """Names of the numbers that lie outside."""
-    return [f"{line.evaluator} ({line.table})" for line in lines if line.inside is False]
+def plan(
+    method: str | Method,
+    *,
+    preset: str | None = None,
+    ipc: int | None = None,
+    changes: Sequence[str] = (),
+    seed: int = 0,
+    sets: int = 1,
+    from_set: str | PathLike[str] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    suites: Sequence[str] = (),
+    tracks: str | Sequence[str] | None = None,
+    evaluators: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    out: str | PathLike[str] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    launcher: Ray | None = None,
+) -> Reproduction:
+    """Find everything that can be wrong before hours of condensing; the arguments are those of `reproduce`."""
+    from mabench.engine import wanted
+    from mabench.runs.plan import select
+    from mabench.runs.process import resolve_device
+
+    runnable = method if isinstance(method, Method) else mabench_methods.load(method)
+    chosen = _preset(runnable, preset, ipc, changes)
+    resolve_device(device)  # of the condensation, which always happens here
+    if launcher is not None:
+        launcher.check(device)
+    given = _given(from_set, sets, reading or {}, chosen)
+    file_sha256 = None if given is None else _file_sha256(from_set, reading or {})
+    found = matches(runnable, chosen, file_sha256)
+    exams = tuple(_load(name) for name in suites_to_run(chosen, suites, found))
+    for exam in exams if given is None else ():
+        check_records(chosen, exam)
+    of_suite = {exam.id: _seeds_of(exam, seeds, sets) for exam in exams}
+    for exam in exams:
+        select(exam, track=tracks, evaluator=evaluators, seeds=of_suite[exam.id])
+    identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
+    folder = Path(out) if out is not None else Path("results") / "reproduce" / f"{runnable.name}-{chosen.name}-{identity[:8]}"
+    return Reproduction(
+        runnable, method if isinstance(method, str) else runnable.name, chosen, given, str(from_set or ""), seed, sets, exams,
+        tuple(found), tracks, evaluators, of_suite, folder, device, wanted(engine), launcher,
+    )  # fmt: skip
 
 
-def text(lines: Sequence[Line], style: str = "simple") -> str:
-    """The comparison as a table; `style` is a tabulate format."""
-
-    def number(mean: float, std: float | None, runs: int | None) -> str:
-        spread = "" if std is None else f" ± {std:.2f}"
-        return f"{mean:.2f}{spread}" + ("" if runs is None else f" ({runs})")
-
-    words = {True: "inside", False: "OUTSIDE", None: "no spread known"}
-    body = [
-        [
-            line.table,
-            line.evaluator,
-            number(line.paper, line.paper_std, line.paper_runs),
-            number(line.ours, line.ours_std, line.ours_runs),
-            f"{line.difference:+.2f}",
-            "-" if line.allowed is None else f"{line.allowed:.2f}",
-            words[line.inside],
-        ]
-        for line in lines
-    ]
-    headers = [
-        "paper's table",
-        "evaluator",
-        "paper % (runs)",
-        "paper's protocol, ours % (runs)",
-        "difference",
-        "allowed",
-        "verdict",
-    ]
-    return tabulate(body, headers, tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4 + ["left"])
+_preset, _load = preset, suites.load  # arguments of the two functions above have these names
 
 
-def notes(chosen: Preset, set_sha256: str, lines: Sequence[Line], source: str) -> list[str]:
-    """What a reader has to know to trust the comparison."""
-    out = [
-        f"images: {source} (sha256 {set_sha256[:16]})",
-        f"allowed: {SPREADS:g} combined standard deviations of single runs, more where they come from few runs (Student's t); "
-        "a side that gives none is taken to vary like the other",
-    ]
-    if not chosen.comparable:
-        out.append(f"preset '{chosen.name}' is smaller than the paper's: no verdict is due")
-    if any(line.ours_runs < (line.paper_runs or 0) for line in lines):
-        out.append("fewer runs than the paper's for some evaluators, see the numbers in brackets")
-    if not lines:
-        out.append("the paper reports nothing for this method, budget and suite that could be compared")
-    return out
+def _given(from_set: str | PathLike[str] | None, sets: int, reading: Mapping[str, Any], chosen: Preset) -> SyntheticSet | None:
+    """The set to evaluate instead of condensing. Raises MabenchError where it is not of the preset's dataset and budget."""
+    from mabench.sets import readers
+
+    if from_set is None:
+        for name in reading:
+            raise MabenchError(f"--{name.replace('_', '-')} is about a set that is given. Add --from-set, or leave it out.")
+        return None
+    if sets > 1:
+        raise MabenchError("--sets makes sets and --from-set brings one: leave one of the two out.")
+    given = readers.read(str(from_set), **reading)
+    if (given.dataset, given.ipc) != (chosen.dataset, chosen.config.ipc):
+        raise MabenchError(
+            f"{from_set}: a set for {given.dataset} with IPC {given.ipc}, but preset '{chosen.name}' is about {chosen.dataset} with "
+            f"IPC {chosen.config.ipc}. Name the budget: --ipc {given.ipc}"
+        )
+    return given
 
 
-def write(folder: Path, chosen: Preset, set_sha256: str, lines: Sequence[Line], source: str, settled: bool) -> None:
-    """Write reproduction.md, reproduction.json and reproduction.png."""
-    explained = notes(chosen, set_sha256, lines, source)
-    title = f"# {chosen.method}, preset {chosen.name}, IPC {chosen.config.ipc}"
-    parts = [title, "", text(lines, "github") if lines else "", "", *(f"- {note}" for note in explained)]
-    write_text(folder / "reproduction.md", "\n".join(parts) + "\n")
-    value = {
-        "method": chosen.method,
-        "preset": chosen.name,
-        "config": dataclasses.asdict(cast(Any, chosen.config)),
-        "set_sha256": set_sha256,
-        "source": source,
-        "verdict_is_due": settled,
-        "outside": verdict(lines),
-        "lines": [
-            dataclasses.asdict(line)
-            | {"difference": line.difference, "spread": line.spread, "allowed": line.allowed, "inside": line.inside}
-            for line in lines
-        ],
-    }
-    write_text(folder / "reproduction.json", json.dumps(value, indent=1) + "\n")
-    if lines:
-        plot(folder / "reproduction.png", lines)
+def _file_sha256(from_set: str | PathLike[str] | None, reading: Mapping[str, Any]) -> str:
+    """Digest of a given file, whose last set is what papers measured; empty for anything else."""
+    path = Path(str(from_set))
+    if reading or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def plot(path: Path, lines: Sequence[Line]) -> None:
-    """PNG: the paper's and our mean with their standard deviations, one panel per table."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    titles = list(dict.fromkeys(line.table for line in lines))
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles)), layout="constrained")
-    FigureCanvasAgg(figure)
-    heights = [sum(line.table == t for line in lines) + 1 for t in titles]
-    panels = figure.subplots(len(titles), 1, squeeze=False, sharex=True, height_ratios=heights)
-    for axes, title in zip(panels[:, 0], titles, strict=True):
-        mine = [line for line in lines if line.table == title]
-        for offset, color, marker, label, means, stds in (
-            (-0.12, "#0072b2", "o", "paper", [x.paper for x in mine], [x.paper_std for x in mine]),
-            (0.12, "#d55e00", "s", "ours", [x.ours for x in mine], [x.ours_std for x in mine]),
-        ):
-            where = [i + offset for i in range(len(mine))]
-            axes.errorbar(means, where, xerr=[s or 0 for s in stds], fmt=marker, color=color, label=label, capsize=3)
-        axes.set_yticks(range(len(mine)), [line.evaluator for line in mine])
-        axes.set_ylim(len(mine) - 0.5, -0.5)
-        axes.set_title(title, fontsize=9)
-        axes.grid(alpha=0.3)
-    panels[0, 0].legend(fontsize=8)
-    panels[-1, 0].set_xlabel("test accuracy, %")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+def _seeds_of(exam: Exam, asked: Sequence[int] | None, sets: int) -> list[int] | None:
+    """The seeds to evaluate with: those asked for (None = all the suite's), or one of them for each of several sets."""
+    if sets == 1:
+        return None if asked is None else list(asked)
+    seeds = list(exam.suite.seeds[:sets] if asked is None else asked)
+    if len(seeds) != sets:
+        raise MabenchError(
+            f"{exam.id} has {len(exam.suite.seeds)} seeds and {len(seeds)} are asked for; --sets {sets} needs as many."
+        )
+    return seeds
 
 
-def chosen_suites(chosen: Preset, named: Sequence[str], tables: Sequence[PaperTable]) -> list[str]:
-    """Suites to run: those named, else the paper's for this budget, where the preset records what they replay, and the dataset's
-    headline exam, where it has one. A small preset sits the dataset's small exam alone: it is made where the others take years."""
+def suites_to_run(chosen: Preset, named: Sequence[str], found: Sequence[Match]) -> list[str]:
+    """Return the suites named; without any the paper's for this budget, where the preset records what they replay, and the headline
+    of the dataset, where it has one.
+
+    A small preset gets the dataset's small suite alone: it is made where the others take years.
+    """
     if named:
         return list(named)
-    released = {i.partition("@")[0] for i in suites.released()}
+    released = {name.partition("@")[0] for name in suites.released()}
     small, headline = f"{chosen.dataset}-lite", f"{chosen.dataset}-agnostic"
     if not chosen.comparable and small in released:
         return [small]
-    papers_own = (t.suite for t in tables if _records_for(chosen, t.suite))
-    return list(dict.fromkeys([*papers_own, *({headline} & released)]))
+    of_paper = (match.table.suite for match in found if _records_for(chosen, match.table.suite))
+    return list(dict.fromkeys([*of_paper, *({headline} & released)]))
 
 
 def check_records(chosen: Preset, exam: Exam) -> None:
-    """Raise MabenchError where this exam replays labels that the preset does not record: said before hours of condensing."""
+    """Raise MabenchError where a suite replays labels that the preset does not record: said before hours of condensing."""
     for recipe in exam.recipes.values():
         if recipe.recorded is not None:
             epochs, batch = getattr(chosen.config, "record_epochs", 0), getattr(chosen.config, "record_batch", recipe.batch_size)

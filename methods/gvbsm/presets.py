@@ -95,10 +95,11 @@ def _presets(method: Name) -> list[Preset]:
 
 
 def _switched(preset: Preset) -> Preset:
-    """A preset of G-VBSM as SRe2L's."""
+    """A preset of G-VBSM as SRe2L's, named after it: neither SRe2L's paper nor its code ran these settings."""
     config = preset.config
     assert isinstance(config, Config)
-    return replace(preset, config=sre2l(config))
+    name = preset.name.replace("paper-", "gvbsm-paper-").replace("released-", "gvbsm-released-")
+    return replace(preset, name=name, config=sre2l(config), comparable=False)
 
 
 GVBSM = Method("gvbsm", partial(condense, method="gvbsm"), by_name(*_presets("gvbsm")), PAPER)

@@ -1,0 +1,180 @@
+"""Our numbers beside a paper's: the difference, how much chance alone explains, and whether the test could have failed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from mabench.files import atomic_write
+from mabench.papers.matching import Match
+from mabench.results.scoring import rows
+from mabench.schema import RunRecord
+from mabench.suites import Exam
+
+SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the paper beside ours; percent, standard deviations None where one run or the paper gives none."""
+
+    table: str
+    suite: str
+    evaluator: str
+    paper: float
+    paper_std: float | None
+    paper_runs: int | None
+    ours: float
+    ours_std: float | None
+    ours_runs: int
+    differs: str = ""
+    """What keeps our set from being the row's; empty where everything agrees. With any difference there is no verdict."""
+    baseline: float | None = None
+    """Mean of what the method has to be told from, on the same suite; None = not published."""
+    baseline_name: str = ""
+
+    @property
+    def difference(self) -> float:
+        """Ours minus the paper's, points."""
+        return self.ours - self.paper
+
+    @property
+    def spread(self) -> float | None:
+        """Combined standard deviation of single runs, points; where one side has none it is assumed to be like the other's."""
+        known = [s for s in (self.paper_std, self.ours_std) if s is not None]
+        return None if not known else math.sqrt(sum(s * s for s in known) * 2 / len(known))
+
+    @property
+    def allowed(self) -> float | None:
+        """Largest difference that is inside, points: `SPREADS` combined spreads, widened by Student's t for spreads from few runs.
+
+        Degrees of freedom after Welch and Satterthwaite; a spread from an unstated number of runs is taken as exact.
+        """
+        if self.spread is None:
+            return None
+        sides = [(s, n) for s, n in ((self.paper_std, self.paper_runs), (self.ours_std, self.ours_runs)) if s is not None]
+        uncertain = sum(s**4 / (n - 1) for s, n in sides if n is not None and n > 1)
+        if not uncertain:
+            return SPREADS * self.spread
+        from scipy.special import ndtr, stdtrit
+
+        freedom = sum(s * s for s, _ in sides) ** 2 / uncertain
+        return float(stdtrit(freedom, ndtr(SPREADS))) * self.spread
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the difference is one that is allowed; None where no spread is known or the row is about another configuration."""
+        return None if self.allowed is None or self.differs else abs(self.difference) <= self.allowed
+
+    @property
+    def telling(self) -> bool | None:
+        """Whether the test can tell the method from its baseline: the baseline itself would be outside. None = not known."""
+        if self.baseline is None or self.allowed is None:
+            return None
+        return abs(self.baseline - self.paper) > self.allowed
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in words."""
+        if self.differs:
+            return "nearest row, no verdict"
+        if self.inside is None:
+            return "no spread known"
+        if not self.inside:
+            return "OUTSIDE"
+        about = f"{self.baseline_name} ({self.baseline:.2f})" if self.baseline is not None else ""
+        return {True: f"inside; {about} would not be", False: f"inside, but so would be {about}", None: "inside"}[self.telling]
+
+
+def compare(matches: Sequence[Match], exam: Exam, records: Sequence[RunRecord]) -> list[Line]:
+    """Return every number of these rows that this suite's records can be held against, in the paper's order."""
+    ours = {row.name: row for row in rows(exam, records) if not row.panel}
+    return [
+        Line(
+            table=match.table.title,
+            suite=exam.id,
+            evaluator=evaluator,
+            paper=match.table.values[evaluator][0],
+            paper_std=match.table.values[evaluator][1],
+            paper_runs=match.table.runs,
+            ours=100 * ours[evaluator].mean,
+            ours_std=None if ours[evaluator].std is None else 100 * (ours[evaluator].std or 0.0),
+            ours_runs=ours[evaluator].runs,
+            differs=match.differs,
+            baseline=match.table.baseline.get(evaluator),
+            baseline_name=match.table.baseline_name,
+        )
+        for match in matches
+        if match.table.suite in (exam.suite.name, exam.id)
+        for evaluator in match.evaluators
+        if evaluator in ours
+    ]
+
+
+def outside(lines: Sequence[Line]) -> list[str]:
+    """Return the names of the numbers that lie outside."""
+    return [f"{line.evaluator} ({line.table})" for line in lines if line.inside is False]
+
+
+def number(mean: float, std: float | None, runs: int | None) -> str:
+    """Return a mean as tables print it: `30.78 ± 0.34 (10)`."""
+    spread = "" if std is None else f" ± {std:.2f}"
+    return f"{mean:.2f}{spread}" + ("" if runs is None else f" ({runs})")
+
+
+def text(lines: Sequence[Line], style: str = "simple") -> str:
+    """Return the comparison as a table; `style` is a tabulate format."""
+    body = [
+        [
+            line.table,
+            line.evaluator,
+            number(line.paper, line.paper_std, line.paper_runs),
+            number(line.ours, line.ours_std, line.ours_runs),
+            f"{line.difference:+.2f}",
+            "-" if line.allowed is None or line.differs else f"{line.allowed:.2f}",
+            line.verdict,
+        ]
+        for line in lines
+    ]
+    headers = [
+        "paper's table",
+        "evaluator",
+        "paper % (runs)",
+        "paper's protocol, ours % (runs)",
+        "difference",
+        "allowed",
+        "verdict",
+    ]
+    return tabulate(body, headers, tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4 + ["left"])
+
+
+def plot(path: Path, lines: Sequence[Line]) -> None:
+    """PNG: the paper's and our mean with their standard deviations, one panel per table."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = list(dict.fromkeys(line.table for line in lines))
+    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles)), layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = [sum(line.table == t for line in lines) + 1 for t in titles]
+    panels = figure.subplots(len(titles), 1, squeeze=False, sharex=True, height_ratios=heights)
+    for axes, title in zip(panels[:, 0], titles, strict=True):
+        mine = [line for line in lines if line.table == title]
+        for offset, color, marker, label, means, stds in (
+            (-0.12, "#0072b2", "o", "paper", [x.paper for x in mine], [x.paper_std for x in mine]),
+            (0.12, "#d55e00", "s", "ours", [x.ours for x in mine], [x.ours_std for x in mine]),
+        ):
+            where = [i + offset for i in range(len(mine))]
+            axes.errorbar(means, where, xerr=[s or 0 for s in stds], fmt=marker, color=color, label=label, capsize=3)
+        axes.set_yticks(range(len(mine)), [line.evaluator for line in mine])
+        axes.set_ylim(len(mine) - 0.5, -0.5)
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0, 0].legend(fontsize=8)
+    panels[-1, 0].set_xlabel("test accuracy, %")
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
