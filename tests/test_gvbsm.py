@@ -504,7 +504,8 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
                 known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}
     assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
     assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)
-    assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(GVBSM.presets) & set(SRE2L.presets)
+    assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(GVBSM.presets)
+    assert {"gvbsm-paper-ipc10", "lite", "smoke"} <= set(SRE2L.presets)
     for name, preset in GVBSM.presets.items():
         if preset.comparable:
             config: Any = preset.config
