@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from mabench import data, suites
 from mabench.cli import main as cli
 from mabench.errors import MabenchError
-from mabench.runs import costs
+from mabench.runs import costs, ray_worker
 from mabench.runs import ray_cluster as cluster
 from mabench.runs.folder import read_record, read_records
 from mabench.runs.plan import plan
@@ -66,9 +66,9 @@ def test_flags_that_no_cluster_could_serve(tmp_path: Path, flags: list[str], mes
 
 def test_a_set_and_a_test_split_travel_unchanged() -> None:
     synthetic_set, test = adapters.read(BUNDLED), data.load("digits", "test")
-    there = cluster._unpacked_set(cluster._packed_set(synthetic_set))
+    there = ray_worker.unpack_set(ray_worker.pack_set(synthetic_set))
     assert there.summary() == synthetic_set.summary() and there.class_names == synthetic_set.class_names
-    arrived = cluster._unpacked_test(cluster._packed_test(test))
+    arrived = ray_worker.unpack_test(ray_worker.pack_test(test))
     assert (arrived.sha256, arrived.dataset, arrived.split) == (test.sha256, test.dataset, test.split)
     assert (arrived.images == test.images).all() and (arrived.labels == test.labels).all()
 

@@ -391,10 +391,10 @@ def test_a_set_without_a_record_is_told_how_to_get_one(mabench: Command, tmp_pat
 
 
 def test_a_cluster_takes_the_record_along(tmp_path: Path) -> None:
-    from mabench.runs import ray_cluster as cluster
+    from mabench.runs import ray_worker
 
     chosen = replace(write(small_set(), tmp_path / "labels"), learning_rate=0.02)
-    again = cluster._unpacked_set(cluster._packed_set(chosen))
+    again = ray_worker.unpack_set(ray_worker.pack_set(chosen))
     assert (again.sha256, again.learning_rate, again.labels_folder) == (chosen.sha256, 0.02, tmp_path / "labels")
 
 

@@ -8,8 +8,8 @@ import sys
 import click
 
 import mabench
+from mabench.cli import audits, leaderboard, listing, reproduce, sets, submissions
 from mabench.cli import eval as evaluating
-from mabench.cli import leaderboard, listing, reproduce, sets, submissions
 from mabench.cli.options import Group
 
 SECTIONS = {
@@ -33,7 +33,7 @@ def main() -> None:
 
 for command in (
     listing.list_, listing.show, sets.check, sets.pack, evaluating.demo, evaluating.eval_, evaluating.table, reproduce.reproduce,
-    submissions.submit, submissions.pull, submissions.verify, submissions.audit, submissions.refresh, leaderboard.leaderboard,
+    submissions.submit, submissions.pull, audits.verify, audits.audit, submissions.refresh, leaderboard.leaderboard,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -60,15 +60,17 @@ class Comparison:
                 *(f"{name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
             ]
             return headers, [self._plain(line) for line in self.lines]
-        best = {
-            name: max((line.columns[name].mean for line in self.lines if name in line.columns), default=None)
-            for name in self.networks
-        }
+        best = {name: self._best(name) for name in self.networks}
         body = []
         for line in self.lines:
             cells = [self._cell(line.columns.get(name), best[name], style) for name in self.networks]
             body.append([line.name, str(line.ipc), *cells])
         return headers, body
+
+    def _best(self, network: str) -> float | None:
+        """The highest mean of a column; None where there is nothing to compare."""
+        means = [line.columns[network].mean for line in self.lines if network in line.columns]
+        return max(means) if len(means) > 1 else None
 
     def _plain(self, line: Line) -> list[str]:
         values: list[str] = [self.suite, self.track, line.name, str(line.ipc)]
@@ -85,7 +87,7 @@ class Comparison:
         if row is None:
             return "-"
         text = plus_minus(row.mean, row.std, style) + ("" if row.runs == row.planned else "*")
-        if row.mean != best or len(self.lines) < 2:
+        if row.mean != best:
             return text
         return {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}.get(style, f"> {text}")
 
