@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -83,6 +83,47 @@ def _check_replaceable(path: Path, cure: str) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "a pipe or a device"
         raise MabenchError(f"{path}: cannot write: this is {kind}, not a regular file. {cure}")
+
+
+def check_own_kind(path: Path, heads: Sequence[bytes]) -> None:
+    """Raise MabenchError where `path` exists and begins with none of `heads`: a file of another kind, which nobody asked to lose."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(max(map(len, heads))) if stat.S_ISREG(path.lstat().st_mode) else b""
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MabenchError(f"{path}: cannot write: {error.strerror}. {WRITABLE}") from error
+    if begin and not any(begin.startswith(head) for head in heads):
+        raise MabenchError(
+            f"{path}: is a file of another kind and is not replaced. Name another file, or remove this one yourself."
+        )
+
+
+def private_folder(name: str) -> Path:
+    """Return a folder for code that was compiled: the user's own, closed to others, outside of any cache that is shared.
+
+    `$XDG_CACHE_HOME/mabench-NAME-UID` or `~/.cache/...`; where there is no home, in the folder for temporary files. Raises
+    MabenchError where it belongs to somebody else or others may write to it: whoever can write there runs code as this user.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that is not there
+        base = Path(tempfile.gettempdir())
+    folder = base / f"mabench-{name}-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise MabenchError(f"{folder}: cannot be made: {error.strerror}. Set XDG_CACHE_HOME to a folder of your own.") from error
+    foreign = hasattr(os, "getuid") and (found.st_uid != user or found.st_mode & 0o022)
+    if not stat.S_ISDIR(found.st_mode) or foreign:
+        raise MabenchError(
+            f"{folder}: is not a folder that only you can write to. Remove it, or set XDG_CACHE_HOME to another place."
+        )
+    return folder
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mabench.data import cache_folder
 from mabench.engine.kernels import native
 from mabench.errors import MabenchError
-from mabench.files import write_text
+from mabench.files import private_folder, write_text
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -107,12 +107,12 @@ _PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}
 def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
     """One compiled `(model, inputs) -> outputs` per kind of network: the second cell of a kind finds it compiled.
 
-    Across processes the compiler's own cache on disk serves, beside the cached datasets.
+    Across processes the compiler's own cache on disk serves, in a folder of the user's own: what lies there is run.
     """
     if kind not in _PROGRAMS:
         # a CUDA toolkit without a GPU is no news while a processor's program is compiled
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
 
         def forward(model: nn.Module, inputs: Tensor) -> Tensor:
             outputs: Tensor = model(inputs)

@@ -20,7 +20,7 @@ from torch import Tensor
 from mabench.data import DATASETS, Dataset
 from mabench.digests import canonical_json
 from mabench.errors import MabenchError, first_line, lookup, one_line, printable
-from mabench.files import check_header, size_of, write_bytes
+from mabench.files import check_header, check_own_kind, size_of, write_bytes
 from mabench.schema import Finding, SetSummary
 from mabench.sets import recorded
 from mabench.sets.recorded import RecordedLabels
@@ -320,11 +320,14 @@ def pack_grid(images: Tensor, factor: int) -> Tensor:
 
 
 def preview(synthetic_set: SyntheticSet, path: Path, per_class: int = 10) -> None:
-    """PNG: a row per class (its name, then up to `per_class` stored images, clipped to the visible range)."""
+    """PNG: a row per class (its name, then up to `per_class` stored images, clipped to the visible range).
+
+    Raises MabenchError where `path` holds something else than a PNG."""
     import io
 
     from PIL import Image, ImageDraw
 
+    check_own_kind(path, [b"\x89PNG"])
     images = synthetic_set.images
     pixels = images if images.dtype == torch.uint8 else (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
     labels = synthetic_set.labels.argmax(1) if synthetic_set.label_kind == "soft" else synthetic_set.labels
