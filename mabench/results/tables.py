@@ -195,7 +195,8 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     out = [f"accuracy: {'best of the test passes' if best else 'last test pass'}, {exam.suite.std} std over seeds"]
     for answer in (status(exam, track, records) for track in exam.evaluators):
         if answer.finished and not answer.ranked:
-            first = f" (missing: {first_line(answer.missing)}); a panel mean needs them all" if answer.missing else ""
+            networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))
+            first = f" (missing: {networks}); a panel mean needs them all" if answer.missing else ""
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     low = worst(lines)
     if low is not None and sum(not line.panel for line in lines) > 1:
