@@ -1,6 +1,6 @@
 """MkDocs hook: pages that lie outside `docs/` join the site, and links that work in the repository work there too.
 
-A link to a file that has no page (code, results) keeps its text and loses its link. Docstrings are shown as they are written.
+A link to a file that has no page (code, results) keeps its text and loses its link.
 """
 
 from __future__ import annotations
@@ -8,11 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
-
-import griffe
-from mkdocs.plugins import event_priority
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -20,26 +16,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = TemporaryDirectory()
-"""Holds `methods/` under the name that it is installed as, for the reader of docstrings, which does not import."""
-
 LINK = re.compile(r"(!?)\[([^\]\n]+)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)[^\n]*$)", re.M | re.S)
-
-
-class Literally(griffe.Extension):
-    """Shapes such as [N] [2,3] in docstrings are no links, products no emphasis, `<` no HTML; code in backticks stays code."""
-
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        if obj.docstring is not None:
-            lines = obj.docstring.value.splitlines()
-            obj.docstring.value = "\n".join(line if line.startswith("    ") else _literal(line) for line in lines)
-
-
-def _literal(line: str) -> str:
-    parts = re.split(r"(`[^`]*`)", line)
-    parts[::2] = [re.sub(r"[\[\]*]", r"\\\g<0>", part).replace("<", "&lt;") for part in parts[::2]]
-    return "".join(parts)
 
 
 def outside() -> dict[str, str]:
@@ -59,13 +37,8 @@ def outside() -> dict[str, str]:
     return named | methods
 
 
-@event_priority(100)  # before mkdocstrings takes its paths
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """`methods/*` stands for every method's page."""
-    link = Path(SOURCES.name) / "mabench_methods"
-    if not link.exists():
-        link.symlink_to(ROOT / "methods", target_is_directory=True)
-        config.plugins["mkdocstrings"].config.handlers["python"]["paths"].append(SOURCES.name)
     config.nav = _expanded(config.nav)
     return config
 

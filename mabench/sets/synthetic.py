@@ -11,6 +11,7 @@ import math
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -219,7 +220,7 @@ class SyntheticSet:
             findings=self.findings,
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write the canonical .safetensors file, all metadata in its header; whole or not at all, same set same bytes."""
         from safetensors.torch import save
 
@@ -237,7 +238,7 @@ class SyntheticSet:
         if self.learning_rate is not None:
             metadata["learning_rate"] = repr(self.learning_rate)
         content = save({"images": self.images.contiguous(), "labels": self.labels.contiguous()}, metadata)
-        write_bytes(path, _sorted_header(content))
+        write_bytes(Path(path), _sorted_header(content))
 
 
 def _sorted_header(content: bytes) -> bytes:
