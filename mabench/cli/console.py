@@ -25,6 +25,7 @@ DAYS_SECONDS = 24 * 3600.0  # a run longer than this is pointed to the lite suit
 LINE_SECONDS = 60.0  # between two lines of a log file
 RECENT_SECONDS, RECENT_SHARE = 30.0, 0.2  # ours: the time left follows the last fifth of a run, at least half a minute
 _MUTED = "mabench.muted"
+_STARTED = "mabench.started"
 
 
 @contextmanager
@@ -37,6 +38,16 @@ def muted(yes: bool) -> Iterator[None]:
         yield
     finally:
         context.meta[_MUTED] = before
+
+
+def note_start() -> None:
+    """Called as a command begins, before torch is imported."""
+    click.get_current_context().meta.setdefault(_STARTED, time.monotonic())
+
+
+def started() -> float:
+    """When the command began: a budget of minutes counts the imports too."""
+    return float(click.get_current_context().meta[_STARTED])
 
 
 def is_muted() -> bool:

@@ -77,7 +77,13 @@ def eval_(
     path = out or job.default_folder
     if dry_run:
         return show_plan(job, path, device=device, engine=engine)
-    how: dict[str, Any] = {"device": device, "engine": engine, "launcher": launcher, "minutes": minutes}
+    how: dict[str, Any] = {
+        "device": device,
+        "engine": engine,
+        "launcher": launcher,
+        "minutes": minutes,
+        "begun": console.started(),
+    }
     return show_result(run_on_screen(job, path, listeners, **how))
 
 

@@ -37,6 +37,7 @@ class Command(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
+        console.note_start()
         as_json, quiet = ctx.params.pop("json"), ctx.params.pop("quiet")
         with console.muted(as_json or quiet):
             result = super().invoke(ctx)

@@ -156,11 +156,15 @@ class Job:
         engine: str = "auto",
         launcher: Ray | None = None,
         minutes: float | None = None,
+        begun: float | None = None,
         on_event: Listener = silent,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation:
-        """Run what is not finished in `out`, write the tables beside the records, and return both; see `evaluate`."""
-        begun = time.monotonic()
+        """Run what is not finished in `out`, write the tables beside the records, and return both; see `evaluate`.
+
+        `minutes` are counted from `begun` (of `time.monotonic`), or from now.
+        """
+        begun = time.monotonic() if begun is None else begun
         computed_by = _checked(device, engine, launcher, minutes)
         with ExitStack() as stack:
             path = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="mabench-")))

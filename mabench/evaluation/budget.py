@@ -78,5 +78,5 @@ class Budget:
         left = [cell for cell in cells if folder.finished(cell) is None]
         names = ", ".join(dict.fromkeys(cell.evaluator.name for cell in left))
         seconds = sum(self._seconds.get(cell.name, 0.0) for cell in left)
-        text = f"the {self._minutes:g} minutes are over; {len(left)} runs are left ({names}), up to {duration(seconds)}. "
+        text = f"{self._minutes:g} min are over; {len(left)} runs are left ({names}), up to {duration(seconds)}. "
         on_event(Note(text + "The same command goes on from there.", warning=True))
