@@ -24,7 +24,7 @@ from mabench import data, evaluation, suites
 from mabench.errors import Interrupted, MabenchError
 from mabench.evaluation import accept, inputs, listeners, probe
 from mabench.runs import events
-from mabench.sets import readers
+from mabench.sets import readers, synthetic
 from mabench.training import loop
 
 MLP: dict[str, Any] = {"suite": "digits-agnostic", "evaluators": "mlp*", "seeds": [0], "device": "cpu"}
@@ -304,7 +304,7 @@ def test_the_public_names_are_there_and_lazy() -> None:
         mabench.evaluat  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize("module", [evaluation, probe])
+@pytest.mark.parametrize("module", [evaluation, probe, synthetic])
 def test_the_examples_in_docstrings_run(module: Any) -> None:
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testmod(module, optionflags=flags)

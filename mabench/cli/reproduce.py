@@ -104,10 +104,10 @@ class _Screen:
             self.evaluation.bar.update(f"{name} {event.done}/{event.total} {values}", event.done, event.total)
         elif isinstance(event, Condensed):
             console.say(f"condensed: {event.folder / 'set.safetensors'} (preview.png and card.toml beside it)")
-        elif isinstance(event, Evaluated):
+        elif isinstance(event, Evaluated) and event.records:
             baseline = tables.known_baseline(event.exam, event.records[0].synthetic_set)
             console.say(tables.table(event.exam, rows(event.exam, event.records, baseline), width=console.width()))
-        else:
+        elif not isinstance(event, Evaluated):
             self.evaluation(event)
 
 

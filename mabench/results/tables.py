@@ -215,6 +215,8 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
 
 def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[str]:
     """Write table.md, table.tex, results.json, results.csv and, last, the curves beside the records; returns warnings."""
+    if not records:
+        return ["no run has a record: nothing was written"]
     summary = records[0].synthetic_set
     lines = rows(exam, records, known_baseline(exam, summary))
     write_text(folder / "table.md", _markdown(exam, lines, records))

@@ -189,6 +189,16 @@ class SyntheticSet:
         full = F.interpolate(torch.cat(tiles), size=tuple(images.shape[-2:]), mode="bilinear", align_corners=True)
         return full, self.labels.repeat(factor**2, *[1] * (self.labels.dim() - 1))
 
+    def torch_dataset(self) -> torch.utils.data.TensorDataset:
+        """The training images and labels of `decoded` as a dataset, for a DataLoader of your own.
+
+        >>> import mabench, torch
+        >>> train = mabench.SyntheticSet(torch.rand(10, 3, 32, 32), torch.arange(10), "cifar10", ipc=1).torch_dataset()
+        >>> len(train), train[3][0].shape, train[3][1]
+        (10, torch.Size([3, 32, 32]), tensor(3))
+        """
+        return torch.utils.data.TensorDataset(*self.decoded())
+
     @cached_property
     def recorded(self) -> RecordedLabels:
         """The labels recorded for this set. Raises MabenchError where there are none, or none of this set."""
