@@ -90,6 +90,7 @@ BUNDLED: dict[str, EntryPoint] = {
         _bundled("forgetting", "baselines.presets:FORGETTING"),
         _bundled("dc", "dc.presets:DC"),
         _bundled("dsa", "dc.presets:DSA"),
+        _bundled("dm", "dm.condense:METHOD"),
         _bundled("model-pool", "model_pool.presets:METHOD"),
         _bundled("hmdc", "hmdc.presets:METHOD"),
         _bundled("trajectory", "trajectory.presets:AST"),
@@ -127,7 +128,12 @@ def load(method: str) -> Method:
         if method in BUNDLED:
             raise
         raise MabenchError(f"method '{method}' ({entry.value}): {_importing(error)}") from error
-    return _checked(loaded, f"method '{method}' ({entry.value})")
+    found = _checked(loaded, f"method '{method}' ({entry.value})")
+    if found.name != method:
+        raise MabenchError(
+            f"method '{method}' ({entry.value}): its METHOD is called '{found.name}'. Register it under that name."
+        )
+    return found
 
 
 def presets(method: str) -> Mapping[str, Preset]:

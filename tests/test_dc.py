@@ -79,7 +79,7 @@ def test_matching_brings_the_gradients_closer() -> None:
     assert last < 0.8 * first
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa", "model-pool"])
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "model-pool"])
 def test_an_interrupted_run_goes_on_to_the_same_images(method: str, tmp_path: Path) -> None:
     train = data.load("digits", "train")
     made = mabench_methods.load(method)

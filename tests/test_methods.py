@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,43 @@ import mabench_methods
 from mabench import data
 from mabench.errors import MabenchError
 from mabench_methods import Method, Preset, kit
+from mabench_methods.dm import condense as dm
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 
 
 def tutorial() -> str:
-    """The method of docs/add-a-method.md, as a file."""
+    """The method of docs/add-a-method.md, as a file: DM's own."""
     page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
     return next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "METHOD = Method(" in block)
+
+
+def test_the_tutorials_method_is_a_file_of_this_package() -> None:
+    source = (ROOT / "methods" / "dm" / "condense.py").read_text(encoding="utf-8")
+    about_the_paper = ("from pathlib import Path\n", '    Path(__file__).with_name("paper.toml"),\n')
+    assert all(line in source for line in about_the_paper)
+    for line in about_the_paper:
+        source = source.replace(line, "")
+    assert tutorial() == source
+
+
+def test_distribution_matching_by_hand() -> None:
+    """One step of DM against ten lines of PyTorch: same network, same batches, no augmentation, plain SGD."""
+    train = data.load("digits", "train")
+    config = dm.Config(2, iterations=1, image_rate=0.5, real_batch=7, augmentation="", width=8)
+    start = dm.condense(train, replace(config, iterations=0), 3, CPU).images
+    moved = dm.condense(train, config, 3, CPU).images
+    real, streams = kit.RealImages(train, CPU), kit.generators(3, ("images", "networks", "batches"))
+    images = torch.cat([real.draw(label, 2, streams["images"]) for label in range(10)]).requires_grad_(True)
+    network = kit.draw_network(train.dataset, "convnet", kit.seed_from(streams["networks"]), depth=3, width=8)
+    losses = []
+    for label in range(10):
+        features = network.embed(real.draw(label, 7, streams["batches"])).detach()
+        losses.append(((network.embed(images[2 * label : 2 * label + 2]).mean(0) - features.mean(0)) ** 2).sum())
+    (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), images)
+    torch.testing.assert_close(start, (images.detach() * real.std + real.mean))
+    torch.testing.assert_close(moved, (images.detach() - 0.5 * gradient) * real.std + real.mean, rtol=1e-4, atol=1e-5)
 
 
 def test_every_bundled_method_has_presets_that_say_what_they_are() -> None:
@@ -48,12 +77,12 @@ def test_a_method_of_another_package_is_found_and_runs(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "somebody").mkdir(parents=True)
     (site / "somebody" / "__init__.py").write_text("")
-    (site / "somebody" / "mean.py").write_text(tutorial())
+    (site / "somebody" / "mean.py").write_text(tutorial().replace('"dm"', '"mean"'))
     info = site / "somebody-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[mabench.methods]\nmean = somebody.mean:METHOD\nhmdc = somebody.mean:METHOD\nbroken = somebody.absent:METHOD\nnone = somebody.mean:Config\n"
+        "[mabench.methods]\nmean = somebody.mean:METHOD\nhmdc = somebody.mean:METHOD\nbroken = somebody.absent:METHOD\nnone = somebody.mean:Config\nother = somebody.mean:METHOD\n"
     )
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
@@ -62,7 +91,7 @@ def test_a_method_of_another_package_is_found_and_runs(tmp_path: Path) -> None:
         "method = mabench_methods.load('mean')\n"
         "made = method.condense(data.load('digits', 'train'), method.presets['smoke'].config, 0, torch.device('cpu'))\n"
         "print(made.class_counts)\n"
-        "for name in ('broken', 'none'):\n"
+        "for name in ('broken', 'none', 'other'):\n"
         "    try: mabench_methods.load(name)\n"
         "    except MabenchError as error: print(error)\n"
     )
@@ -72,6 +101,7 @@ def test_a_method_of_another_package_is_found_and_runs(tmp_path: Path) -> None:
     assert lines[0] == str((1,) * 10)
     assert "method 'broken' (somebody.absent:METHOD): importing it raised ModuleNotFoundError" in lines[1]
     assert "method 'none' (somebody.mean:Config): METHOD is a type" in lines[2]
+    assert "method 'other' (somebody.mean:METHOD): its METHOD is called 'mean'" in lines[3]
 
 
 def test_a_method_runs_from_its_file(mabench: Callable[..., Any], tmp_path: Path) -> None:
