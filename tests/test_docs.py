@@ -308,6 +308,12 @@ def commands_of(group: click.Group, name: str) -> Iterator[tuple[str, click.Comm
             yield from commands_of(command, f"{name} {key}")
 
 
+@pytest.mark.parametrize("name", suites.released())
+def test_the_words_of_suites_are_plain(name: str) -> None:
+    suite = suites.load(name).suite
+    assert not UNUSED.findall(f"{suite.title} {suite.measures}")
+
+
 @pytest.mark.parametrize(
     ("name", "command"), list(commands_of(main, "mabench")), ids=lambda value: value if isinstance(value, str) else ""
 )

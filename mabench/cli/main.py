@@ -13,7 +13,7 @@ from mabench.cli import eval as evaluating
 from mabench.cli.options import Group
 
 SECTIONS = {
-    "Look": ("list", "show", "check", "pack"),
+    "Inspect": ("list", "show", "check", "pack"),
     "Evaluate": ("demo", "eval", "table", "reproduce"),
     "Submit": ("submit", "pull", "verify", "audit"),
     "Board": ("leaderboard", "refresh"),
