@@ -62,11 +62,11 @@ def test_a_picture_replaces_pictures_alone(mabench: Command, tmp_path: Path) -> 
 
     made = Path(package.__file__).parent / "assets" / "digits_kmeans_ipc5.safetensors"
     (tmp_path / "notes.txt").write_text("precious")
-    done = mabench("check", made, "--preview", "notes.txt")
+    done = mabench("check", made, "--out", "notes.txt")
     assert done.returncode == 2 and "another kind" in done.stderr and (tmp_path / "notes.txt").read_text() == "precious"
-    assert mabench("check", made, "--preview", "/dev/null").returncode == 2 and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert mabench("check", made, "--out", "/dev/null").returncode == 2 and stat.S_ISCHR(os.stat("/dev/null").st_mode)
     for _ in range(2):
-        assert mabench("check", made, "--preview", "a.png").returncode == 0
+        assert mabench("check", made, "--out", "a.png").returncode == 0
 
 
 @POSIX

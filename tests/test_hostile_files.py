@@ -319,6 +319,18 @@ def test_the_child_has_no_network_no_secrets_and_no_pen(tmp_path: Path, monkeypa
     assert os.listdir(tmp_path) == ["set.pt"] and path.read_text() == "as it was"
 
 
+@LINUX
+@pytest.mark.parametrize(("limit", "code", "message"), [("-f 10", 2, "no room for its contents"), ("-n 24", 0, "")])
+def test_limits_of_the_callers_own_are_kept(mabench: Command, tmp_path: Path, limit: str, code: int, message: str) -> None:
+    import subprocess
+
+    (tmp_path / "set.pt").write_bytes(torch_file((X, Y)))
+    command = f"ulimit {limit}; exec {sys.executable} -m mabench.cli.main check set.pt --dataset digits --no-preview"
+    program = command.replace("-m mabench.cli.main", '-c "from mabench.cli.main import run; run()"')
+    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (code == 0 or done.returncode == code) and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 # -- torch's own files --------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 import sys
 from typing import Any, BinaryIO
 
+NO_ROOM = 73  # as in sandbox.py
 MAX_PARTS, MAX_DEPTH, MAX_TEXT = 10**6, 50, 16 * 2**20  # ours: a published DC file with all its accuracies has 10^4 parts
 
 
@@ -19,8 +22,11 @@ def main() -> None:
 
     importlib.import_module(request["module"])  # before memory is limited
     limits.enter(request["max_bytes"], *request["cpu"])
-    with open(sys.stdout.fileno(), "wb", closefd=False) as file:
-        answer(request, file)
+    try:
+        with open(sys.stdout.fileno(), "wb", closefd=False) as file:
+            answer(request, file)
+    except OSError:  # a full disk: not even the reason can be written
+        os._exit(NO_ROOM)
 
 
 def answer(request: dict[str, Any], file: BinaryIO) -> None:
@@ -34,13 +40,16 @@ def answer(request: dict[str, Any], file: BinaryIO) -> None:
     function = getattr(importlib.import_module(request["module"]), request["function"])
     arrays: dict[str, Any] = {}
     try:
-        write(file, {"value": fold(function(path, **request["arguments"]), arrays, [0, 0])}, arrays)
+        told = {"value": fold(function(path, **request["arguments"]), arrays, [0, 0])}
+        write(file, told, arrays)
         return
     except MabenchError as error:
         reason = str(error)
     except MemoryError:
         reason = f"{path}: opening it takes more memory than a set of its size can need. Nothing of it was used. Fetch it again."
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):  # of the answer: nothing else is written
+            raise
         reason = f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder."
     except Exception as error:  # the libraries raise whatever comes up in a damaged file
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -62,10 +62,11 @@ def enter(max_bytes: int, cpu_seconds: int, bytes_a_second: int) -> None:
         libc.unshare(_CLONE_NEWNET | (0 if os.geteuid() == 0 else _CLONE_NEWUSER))  # refused in some containers
         _landlock(libc)
     if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         largest = TIMES_DECLARED * max_bytes + SPARE_BYTES
-        resource.setrlimit(resource.RLIMIT_FSIZE, (min(largest, 2**62), min(largest, 2**62)))
+        for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 64), (resource.RLIMIT_FSIZE, largest)):
+            hard = resource.getrlimit(kind)[1]  # a limit of the caller's own may be lower
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (value, value))
         _grant()
 
 

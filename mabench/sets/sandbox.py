@@ -22,6 +22,7 @@ WALL_FACTOR, WALL_SECONDS = 4, 60  # ours: a busy machine and a slow disk; the l
 CPU_SECONDS, BYTES_A_SECOND = 10, 16 * 2**20  # ours: a tenth of the speed at which one core decodes PNGs of 32 px
 KEPT_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "SYSTEMROOT", "TMPDIR")
 """The child gets no others: tokens among them are none of its business."""
+NO_ROOM = 73  # sysexits.h: cannot create output
 _CURE = "Nothing of it was used. Fetch the file again, or save plain arrays: torch.save((images, labels), 'set.pt')."
 
 
@@ -42,19 +43,20 @@ def open_in_child(function: Callable[..., Any], path: Path, max_bytes: int, **ar
         "sys_path": sys.path,
     }
     wall = WALL_SECONDS + WALL_FACTOR * (CPU_SECONDS + max_bytes // BYTES_A_SECOND)
-    with tempfile.TemporaryDirectory(prefix="mabench-", ignore_cleanup_errors=True) as folder:
-        answer = Path(folder) / "contents.safetensors"
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="mabench-", ignore_cleanup_errors=True) as folder:
+            answer = Path(folder) / "contents.safetensors"
             code = _run(request, answer, wall)
-        except subprocess.TimeoutExpired as error:
-            raise MabenchError(f"{path}: opening it took more than {wall} seconds and was stopped. {_CURE}") from error
-        except OSError as error:
-            raise MabenchError(
-                f"{path}: cannot start a process to open it: {error.strerror}. Free some memory or disk."
-            ) from error
-        if code != 0:
-            raise MabenchError(f"{path}: {_reason(code)}. {_CURE}")
-        return _contents(answer, path)
+            if code != 0:
+                raise MabenchError(f"{path}: {_reason(code)}. {_CURE}")
+            return _contents(answer, path)
+    except subprocess.TimeoutExpired as error:
+        raise MabenchError(f"{path}: opening it took more than {wall} seconds and was stopped. {_CURE}") from error
+    except OSError as error:
+        raise MabenchError(
+            f"{path}: cannot open it in a process of its own: {error.strerror or error}. Free some memory, or set TMPDIR to a folder "
+            "with space for its contents."
+        ) from error
 
 
 def _run(request: dict[str, Any], answer: Path, wall: int) -> int:
@@ -77,6 +79,8 @@ def _run(request: dict[str, Any], answer: Path, wall: int) -> int:
 def _reason(code: int) -> str:
     if code in (-getattr(signal, "SIGXCPU", 24), -getattr(signal, "SIGKILL", 9)):
         return "opening it takes more computing than a set of its size can need, and was stopped"
+    if code == NO_ROOM:
+        return "there is no room for its contents in the folder for temporary files. Set TMPDIR to another folder"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"exit code {code}"
     return f"opening it breaks the libraries that read it ({name})"
 
