@@ -45,7 +45,7 @@ import timm  # noqa: E402, F401
 import mabench  # noqa: E402
 import mabench_methods.dc.condense  # noqa: E402
 from mabench import data  # noqa: E402, F401
-from mabench.board import gates as submit  # noqa: E402, F401
+from mabench.board import submit  # noqa: E402, F401
 from mabench.board.site import page  # noqa: E402, F401
 from mabench.cli import main as cli  # noqa: E402
 from mabench.papers import reproduce  # noqa: E402, F401

@@ -391,7 +391,7 @@ class Card(Frozen):
 
 Tier = Literal["reported", "self-run", "spot-checked", "verified", "challenged", "superseded", "withdrawn"]
 """How far a row can be trusted. reported: numbers of a paper, no records; self-run: records by the submitter; spot-checked:
-some cells re-run by others; verified: all of them; challenged: a re-run disagreed; superseded, withdrawn: kept, unranked."""
+some runs repeated by others; verified: all of them; challenged: a re-run disagreed; superseded, withdrawn: kept, unranked."""
 
 RANKED_TIERS: tuple[Tier, ...] = ("verified", "spot-checked", "self-run")
 """Whose complete tracks take part in the ranking."""
@@ -404,14 +404,18 @@ class AuditEntry(Frozen):
     """UTC, ISO 8601."""
     who: Annotated[Line, Field(min_length=1)]
     action: Literal["submitted", "changed", "re-run", "tier"]
-    tier: Tier
-    """From this entry on."""
+    tier: Tier = "self-run"
+    """With action tier: what was decided, self-run taking a decision back. Other entries decide nothing, whatever stands here."""
     why: Annotated[Line, Field(min_length=1)]
     set_sha256: Sha256
     records: dict[Line, Sha256] = Field(default_factory=dict)
-    """Name -> sha256 of the file: records that were added, or that a re-run confirmed."""
+    """Name -> sha256 of the file: records that were added."""
     contradicted: dict[Line, Sha256] = Field(default_factory=dict)
-    """Likewise: records that a re-run did not confirm."""
+    """Read from older logs only; what a re-run says is computed from its records."""
+    reruns: dict[Line, Sha256] = Field(default_factory=dict)
+    """Name -> sha256 of the file: records of a re-run, kept under reruns/."""
+    card_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of the card as this entry leaves it; empty where it did not touch the card."""
     previous: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """sha256 of the line before, without its line end; empty for the first: a line changed later breaks the chain."""
     checksum: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""

@@ -35,11 +35,10 @@ from support.hostile import numpy_file, torch_file
 
 import mabench as package
 from mabench import data, suites
-from mabench.board import cells
-from mabench.board import gates as submit
+from mabench.board import cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
-from mabench.board.hub import client as hub
+from mabench.board.hub import cards
 from mabench.board.site import page, sources
 from mabench.board.submission import AUDIT, CARD, RECORDS
 from mabench.cli import console as display
@@ -251,7 +250,7 @@ def read_submission(folder: Path) -> None:
         (place / AUDIT).write_bytes(log_of(records))
     found = [entry for each in submissions.folders(folder) if (entry := sources.read_submission(each)) is not None]
     rows = cells.of_submissions(found)
-    hub.readme(cells.read(written(folder / "table", cells.parquet(rows, CellRow))))
+    cards.readme(cells.read(written(folder / "table", cells.parquet(rows, CellRow))))
 
 
 def read_log(folder: Path) -> None:

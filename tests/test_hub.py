@@ -19,12 +19,11 @@ from builders import BUNDLED, Command, tree, write_card
 from builders import write_submission as make_submission
 from support.hub_server import Blob, Fault, Hub
 
-from mabench.board import cells
-from mabench.board import gates as submit
+from mabench.board import cells, submit
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
-from mabench.board.hub import client as hub
+from mabench.board.hub.errors import CONFLICTS
 from mabench.board.submission import AUDIT, CARD, Submission
 from mabench.papers import paper_tables as papers
 
@@ -265,7 +264,7 @@ def test_endless_conflicts_and_a_dead_server_end_with_a_message(server: Hub, pus
     server.create(REPO)
     server.fault(Fault("POST", COMMIT, status=412, times=99))
     done = push(server)
-    assert done.returncode == 1 and f"others changed it {hub.CONFLICTS} times" in done.stderr
+    assert done.returncode == 1 and f"others changed it {CONFLICTS} times" in done.stderr
     server.faults.clear()
     server.fault(Fault("POST", COMMIT, status=429, headers={"Retry-After": "7200"}, times=99))
     assert "asks for a pause" in push(server).stderr

@@ -24,7 +24,7 @@ from mabench.board import cells as table
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
-from mabench.board.hub import client as hub
+from mabench.board.hub import cards
 from mabench.board.site import exports
 from mabench.board.site.sources import TIERS, plain, read_submission, web_address
 from mabench.board.site.standings import placed, submitted
@@ -182,16 +182,16 @@ def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
 def test_a_readme_gets_the_tables_between_its_marks(folder: Path) -> None:
     readme = folder.parent / "README.md"
     arguments = ["leaderboard", "build", "--submissions", str(folder), "--out", str(folder.parent / "o"), "--readme", str(readme)]
-    for text in (None, "no marks", f"{hub.END} {hub.BEGIN}"):
+    for text in (None, "no marks", f"{cards.END} {cards.BEGIN}"):
         if text is not None:
             readme.write_text(text)
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2 and "README.md: " in result.output and (text is None or readme.read_text() == text)
-    readme.write_text(f"before\n{hub.BEGIN}\nold\n{hub.END}\nafter\n")
+    readme.write_text(f"before\n{cards.BEGIN}\nold\n{cards.END}\nafter\n")
     for _ in range(2):
         assert CliRunner().invoke(main, arguments).exit_code == 0
         text = readme.read_text()
-        assert text.startswith(f"before\n{hub.BEGIN}\n") and text.endswith(f"{hub.END}\nafter\n") and "old" not in text
+        assert text.startswith(f"before\n{cards.BEGIN}\n") and text.endswith(f"{cards.END}\nafter\n") and "old" not in text
         assert "| Alpha " in text and "digits-paper" not in text
 
 

@@ -10,7 +10,7 @@ from builders import DIGITS, made_record, pinned_test_split, write_submission
 from mabench import suites
 from mabench.board import cells, site
 from mabench.board import submission as submissions
-from mabench.board.hub import client as hub
+from mabench.board.hub import cards
 from mabench.results import ranking
 from mabench.results import tables as report
 from mabench.schema import RunRecord, Tier
@@ -89,7 +89,7 @@ def test_hub_board_and_report_give_the_same_answer(tmp_path: Path, ipc: int) -> 
     assert (row.why_unranked, row.rank is not None) == (expected.reason, expected.ranked)
     rows = cells.of_submissions([entry])
     assert {r.status for r in rows} == {str(expected)}
-    line = next(line for line in hub.readme(rows).splitlines() if "(submissions/three)" in line)
-    assert line.endswith("| - |") != expected.ranked and hub.shown(str(expected)) in line
+    line = next(line for line in cards.readme(rows).splitlines() if "(submissions/three)" in line)
+    assert line.endswith("| - |") != expected.ranked and cards.shown(str(expected)) in line
     notes = report.notes(DIGITS, report.rows(DIGITS, entry.records.values()), list(entry.records.values()))
     assert any(expected.reason in note for note in notes if "not ranked" in note) != expected.ranked

@@ -130,7 +130,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
     blob, authors, sources = blob_id(submission.files[AUDIT]), "; ".join(card.authors), "; ".join(card.source_networks)
     statuses: dict[tuple[str, str], str] = {}
     rows = []
-    for record in submission.records.values():
+    for record in submission.counted.values():
         cell, summary, environment = record.cell, record.synthetic_set, record.environment
         key = cell.suite, cell.track
         if key not in statuses:
@@ -160,7 +160,7 @@ def track_status(submission: Submission, suite: str, track: str) -> str:
     exam = suites.load(suite)
     if track not in exam.evaluators:
         return "a track that the suite does not have"
-    return str(ranking.status(exam, track, submission.records.values(), tier=submission.tier))
+    return str(ranking.status(exam, track, submission.counted.values(), tier=submission.tier))
 
 
 def of_papers(tables: Iterable[tuple[str, PaperTable]]) -> list[PaperRow]:

@@ -1,4 +1,4 @@
-"""Submissions at rest: `submissions/<slug>/` with card.toml, set.safetensors, records/*.json and an append-only audit.jsonl.
+"""Submissions at rest: `submissions/<slug>/` with card.toml, set.safetensors, records/, reruns/ and an append-only audit.jsonl.
 
 A submission exists from the moment that its audit log does: the log is always written last. Imports no torch.
 """
@@ -10,22 +10,39 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from mabench.board import names, tiers
+from mabench.board.tiers import Rerun
 from mabench.digests import canonical_json, digest
 from mabench.errors import MabenchError, first_line
 from mabench.files import parse_toml, read_toml, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 
-CARD, SET, AUDIT, RECORDS = "card.toml", "set.safetensors", "audit.jsonl", "records/"
+FOLDER = "submissions"
+"""Where submissions lie, here and in a repository on the Hub."""
+CARD, SET, AUDIT, RECORDS, RERUNS = "card.toml", "set.safetensors", "audit.jsonl", "records/", "reruns/"
+BOARD = "board.toml"
+"""Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
 SLUG = re.compile(r"^[a-z0-9-]{3,64}$")
+
+
+@dataclass(frozen=True)
+class Board:
+    """What `board.toml` says, beside the submissions."""
+
+    maintainers: frozenset[str] = frozenset()
+    """Skeletons of the names under which maintainers act."""
+    external: Mapping[str, str] = field(default_factory=dict)
+    """Slug -> sha256 of a set that its authors publish elsewhere, so that it is not stored here."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +57,36 @@ class Submission:
     """Oldest first, never empty."""
     files: Mapping[str, bytes]
     """The bytes that it was read from, by path in the folder; the set is not among them."""
+    reruns: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Records of re-runs, by name of their file under reruns/."""
+    board: Board = field(default_factory=lambda: Board())
+
+    @cached_property
+    def tier(self) -> Tier:
+        """Computed from the re-runs by others that are kept here, and from decisions of those who may decide."""
+        decided, place = tiers.decision(self.audit, self.owners, self.board.maintainers)
+        since = place if decided == "self-run" else -1  # a reinstatement settles what was found before it
+        return tiers.derive(decided, self.records, self._latest(False, since), self._latest(True, since).values())
+
+    @cached_property
+    def confirming(self) -> Mapping[str, Rerun]:
+        """The last re-run of every run by somebody other than the submitter, by record name; fresh seeds too."""
+        return self._latest(False, -1)
 
     @property
-    def tier(self) -> Tier:
-        """What the log's last entry says."""
-        return self.audit[-1].tier
+    def counted(self) -> dict[str, RunRecord]:
+        """The records that count, by name: somebody else's re-run of a run, or else the submitter's own record."""
+        return {name: self.confirming[name].record if name in self.confirming else r for name, r in self.records.items()}
+
+    def _latest(self, own: bool, since: int) -> dict[str, Rerun]:
+        """Record name -> its last re-run by the submitter (`own`) or by others, of log entries after `since`."""
+        mine = names.skeletons(self.own_names)
+        return {
+            record_name(self.reruns[name]): Rerun(entry.who, self.reruns[name])
+            for entry in self.audit[since + 1 :]
+            for name in entry.reruns
+            if (names.skeleton(entry.who) in mine) == own
+        }
 
     @property
     def set_sha256(self) -> str:
@@ -61,28 +103,13 @@ class Submission:
         return self.tier in RANKED_TIERS
 
     @property
-    def confirmed(self) -> frozenset[str]:
-        """Records that a re-run by somebody other than the submitter confirmed and none contradicted later."""
-        names: set[str] = set()
-        for entry in self.audit:
-            if entry.action == "re-run":
-                names -= set(entry.contradicted)
-                names |= set(entry.records) if entry.who not in self.own_names else set()
-        return frozenset(names & set(self.records))
-
-    @property
-    def disputed(self) -> frozenset[str]:
-        """Records that a re-run contradicted and none by somebody other than the submitter confirmed later."""
-        names: set[str] = set()
-        for entry in self.audit:
-            if entry.action == "re-run":
-                names -= set(entry.records) if entry.who not in self.own_names else set()
-                names |= set(entry.contradicted)
-        return frozenset(names)
+    def owners(self) -> frozenset[str]:
+        """Who submitted it, as the log's first line says: skeletons of names."""
+        return names.skeletons({self.audit[0].who})
 
     @property
     def own_names(self) -> frozenset[str]:
-        """Under which names the submitter acts: the card's and those of the log's submissions."""
+        """Under which names the submitter may act: the card's and those of the log's submissions."""
         named = {e.who for e in self.audit if e.action in ("submitted", "changed")}
         return frozenset(named | {*self.card.authors, self.card.submitter} - {""})
 
@@ -113,6 +140,11 @@ def record_bytes(record: RunRecord) -> bytes:
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def rerun_name(record: RunRecord, entry: int) -> str:
+    """Of the file of a re-run that the log's entry of this number tells of."""
+    return f"{record_name(record)}--entry{entry}"
 
 
 # -- cards ---------------------------------------------------------------------------------------------------------
@@ -159,16 +191,22 @@ def make_entry(**fields: Any) -> AuditEntry:
 
 def audit_line(entry: AuditEntry) -> str:
     """One line of JSON without its line end, checksum filled in: canonical, so that its sha256 is a property of the entry."""
-    bare = entry.model_dump(mode="json") | {"checksum": ""}
+    bare = entry.model_dump(mode="json", exclude_unset=True) | {"checksum": ""}
     return canonical_json(bare | {"checksum": digest(bare)})
 
 
 def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
-    """The log's bytes with one more entry, chained to the last."""
+    """The log's bytes with one more entry, chained to the last. Raises MabenchError for a log that nobody would read again."""
     lines = [audit_line(e) for e in audit]
     last = sha256(lines[-1].encode()) if lines else ""
     lines.append(audit_line(entry.model_copy(update={"previous": last})))
-    return "".join(line + "\n" for line in lines).encode()
+    content = "".join(line + "\n" for line in lines).encode()
+    if len(content) > MAX_RECORD_BYTES:
+        raise MabenchError(
+            f"audit log: would have {len(content):,} bytes; at most {MAX_RECORD_BYTES:,} are read. Nothing was written: ask the "
+            "board's maintainers to begin a new slug for this set."
+        )
+    return content
 
 
 def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
@@ -204,7 +242,7 @@ def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
 # -- the folder ----------------------------------------------------------------------------------------------------
 
 
-def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
+def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | None = None) -> Submission:
     """The submission made of these files, paths relative to its folder. Raises MabenchError for anything inconsistent.
 
     Only records that the log names exist: what a killed write left behind is not seen. Each must have the bytes that the log
@@ -215,23 +253,51 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path) -> Submission:
     if missing:
         raise MabenchError(f"{place}: has no {first_line(missing)}: no complete submission. Submit or pull it again.")
     audit = parse_audit(files[AUDIT], place / AUDIT)
-    named = {n: sha for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
-    records = {}
-    for stem in sorted(named):
-        name = f"{RECORDS}{stem}.json"
-        if name not in files:
-            raise MabenchError(f"{place / name}: is missing, but the audit log names it. Get the submission again.")
-        if sha256(files[name]) != named[stem]:
-            raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Get it again.")
-        record = parse_record(files[name], place / name)
+    if len({entry.set_sha256 for entry in audit}) > 1:
+        raise MabenchError(f"{place / AUDIT}: is about several sets. A submission holds one: submit each under its own slug.")
+    cards = [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
+    if sha256(files[CARD]) not in cards[-1:]:
+        raise MabenchError(
+            f"{place / CARD}: is not the card that the audit log names (sha256 differs). Get the submission again."
+        )
+    added = {n: sha for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
+    again = {n: sha for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
+    records = {n: _record(files, f"{RECORDS}{n}.json", added[n], audit[0].set_sha256, place) for n in sorted(added)}
+    reruns = {n: _record(files, f"{RERUNS}{n}.json", again[n], audit[0].set_sha256, place) for n in sorted(again)}
+    for stem, record in records.items():
         if stem != record_name(record):
-            raise MabenchError(f"{place / name}: holds the cell {record_name(record)}. Give the file its cell's name.")
-        if {record.cell.set_sha256, record.synthetic_set.sha256} != {audit[-1].set_sha256}:
-            raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
-        records[record_name(record)] = record
-    known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records)}
+            raise MabenchError(
+                f"{place / RECORDS / stem}.json: holds the cell {record_name(record)}. Give the file its cell's name."
+            )
+    known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records), *(f"{RERUNS}{name}.json" for name in reruns)}
     kept = {name: content for name, content in files.items() if name in known}
-    return Submission(slug, make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD), records, audit, kept)
+    card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
+    return Submission(slug, card, records, audit, kept, reruns, board or Board())
+
+
+def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str, place: Path) -> RunRecord:
+    """One record that the log names by its sha256. Raises MabenchError where it is missing, changed, or about another set."""
+    if name not in files:
+        raise MabenchError(f"{place / name}: is missing, but the audit log names it. Get the submission again.")
+    if sha256(files[name]) != digest:
+        raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Get it again.")
+    record = parse_record(files[name], place / name)
+    if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256}:
+        raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
+    return record
+
+
+def read_board(root: Path) -> Board:
+    """What `root`/board.toml says; nothing where there is no such file. Raises MabenchError for a wrong one."""
+    path = root / BOARD
+    if not path.is_file():
+        return Board()
+    value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.")
+    maintainers, external = value.get("maintainers", []), value.get("external", {})
+    texts = [*maintainers, *external.values()] if isinstance(maintainers, list) and isinstance(external, dict) else [0]
+    if not all(isinstance(text, str) for text in texts) or set(value) - {"maintainers", "external"}:
+        raise MabenchError(f"{path}: holds maintainers = [names] and [external] with slug = sha256 of the set, nothing else.")
+    return Board(names.skeletons(maintainers), external)
 
 
 def read(folder: Path, *, links: bool = False) -> Submission | None:
@@ -241,10 +307,15 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
     """
     if _size(folder / AUDIT, links) is None:
         return None
-    records = folder / RECORDS
-    stems = sorted(name for name in os.listdir(records) if name.endswith(".json")) if records.is_dir() else []
+    inside = [
+        part + name
+        for part in (RECORDS, RERUNS)
+        if (folder / part).is_dir()
+        for name in sorted(os.listdir(folder / part))
+        if name.endswith(".json")
+    ]
     files: dict[str, bytes] = {}
-    for name in (CARD, AUDIT, *(RECORDS + stem for stem in stems)):
+    for name in (CARD, AUDIT, *inside):
         path = folder / name
         size = _size(path, links)
         if size is None:
@@ -252,7 +323,7 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
         if size > MAX_RECORD_BYTES:
             raise MabenchError(f"{path}: {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
         files[name] = path.read_bytes()
-    return parse(folder.name, files, folder)
+    return parse(folder.name, files, folder, read_board(folder.parent))
 
 
 def _size(path: Path, links: bool) -> int | None:

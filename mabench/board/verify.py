@@ -1,8 +1,7 @@
-"""Re-run some cells of a submission and say in its log what came out. Nobody raises the tier of his own submission."""
+"""Run cells of a submission again, keep the records in it, and say so in its log. What follows for its tier is computed."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from mabench import data, suites
 from mabench.board import submission as submissions
-from mabench.board.submission import SET, Submission, record_name
+from mabench.board import tiers
+from mabench.board.names import skeleton
+from mabench.board.submission import RERUNS, SET, Submission, record_name
+from mabench.digests import stream
 from mabench.errors import MabenchError, first_line
 from mabench.results import scoring
-from mabench.results import tables as report
+from mabench.results.tables import percent
 from mabench.runs.folder import Folder
 from mabench.runs.plan import plan
 from mabench.schema import AuditEntry, RunRecord, Tier
@@ -26,11 +28,7 @@ if TYPE_CHECKING:
     from mabench.schema import Cell
     from mabench.suites import Exam
 
-TOLERANCE = 0.01  # ours: one point; within it no reader of a table would act differently
-TOLERANCE_SIGMAS = 3 * math.sqrt(2)  # ours: a re-run elsewhere is an independent draw, so differences spread sqrt(2) as wide
-
-BY_HAND: tuple[Tier, ...] = ("challenged", "superseded", "withdrawn")
-"""Tiers that a person may set; the way back is a re-run."""
+FIRST_FRESH = 2**30  # ours: suites name small seeds
 
 Evaluate = Callable[["Exam", SyntheticSet, "list[Cell]", Folder, "RealData"], list[RunRecord]]
 
@@ -42,17 +40,12 @@ class Comparison:
     name: str
     recorded: float
     again: float
-    tolerance: float
     identical: bool
-    """The curves are equal, look by look."""
+    """The curves are equal, test pass by test pass."""
 
     @property
     def difference(self) -> float:
         return self.again - self.recorded
-
-    @property
-    def agrees(self) -> bool:
-        return abs(self.difference) <= self.tolerance
 
 
 def sample(submission: Submission, cells: int, seed: int) -> list[RunRecord]:
@@ -63,24 +56,16 @@ def sample(submission: Submission, cells: int, seed: int) -> list[RunRecord]:
     return [submission.records[n] for n in sorted(random.Random(seed).sample(names, min(cells, len(names))))]
 
 
-def tolerance(submission: Submission, record: RunRecord) -> float:
-    """How far a re-run of this cell may lie from its record, a fraction.
-
-    On one machine with one number of threads records are bit-identical. Elsewhere float32 sums round differently, and a
-    network that magnifies rounding ends as another draw of the same distribution (PROTOCOL.md). So: one point plus three
-    standard deviations of the difference of two draws, their spread taken from the evaluator's seeds in the submission.
-    """
-    cell = record.cell
-    peers = [
-        scoring.score(r)
-        for r in submission.records.values()
-        if (r.cell.suite, r.cell.track, r.cell.evaluator.name) == (cell.suite, cell.track, cell.evaluator.name)
-    ]
-    return TOLERANCE + TOLERANCE_SIGMAS * (scoring.spread(peers, "unbiased") or 0.0)
+def with_fresh(records: Sequence[RunRecord], fresh: int, seed: int) -> list[Cell]:
+    """The cells of these records, and each evaluator's under `fresh` seeds that no suite names, drawn by `seed`."""
+    cells = [record.cell for record in records]
+    first = {(cell.suite, cell.track, cell.evaluator.name): cell for cell in cells}
+    drawn = [FIRST_FRESH + stream(seed, f"fresh {number}") % FIRST_FRESH for number in range(fresh)]
+    return cells + [cell.model_copy(update={"seed": number}) for cell in first.values() for number in drawn]
 
 
-def rerun(submission: Submission, folder: Path, records: Sequence[RunRecord], out: Path, evaluate: Evaluate) -> list[Comparison]:
-    """Evaluate the cells of `records` again on the set in `folder`, into `out` (resumable), and compare.
+def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path, evaluate: Evaluate) -> list[RunRecord]:
+    """Evaluate these cells again on the set in `folder`, into `out` (resumable).
 
     Raises MabenchError when the set is not the one that was submitted or a suite is not the released one.
     """
@@ -90,70 +75,66 @@ def rerun(submission: Submission, folder: Path, records: Sequence[RunRecord], ou
             f"{path}: is missing. Get it with: mabench pull {submission.slug} --repo ORG/NAME, or, where its authors publish "
             f"it themselves, with: mabench pack THEIR-FILE -o {path}"
         )
-    chosen = synthetic.load(path)
-    if chosen.sha256 != submission.set_sha256:
+    synthetic_set = synthetic.load(path)
+    if synthetic_set.sha256 != submission.set_sha256:
         raise MabenchError(
-            f"{path}: is {chosen.sha256[:16]}, the submission is about {submission.set_sha256[:16]}. "
+            f"{path}: is {synthetic_set.sha256[:16]}, the submission is about {submission.set_sha256[:16]}. "
             f"Get it again: mabench pull {submission.slug} --repo ORG/NAME"
         )
-    found: list[Comparison] = []
-    for suite in sorted({r.cell.suite for r in records}):
+    records: list[RunRecord] = []
+    for suite in sorted({cell.suite for cell in cells}):
         exam = suites.load(suite)
-        mine = {r.cell.name: r for r in records if r.cell.suite == suite}
-        cells = [cell for cell in plan(exam, chosen) if cell.name in mine]
-        if [mine[c.name].cell for c in cells] != cells or len(cells) != len(mine):
+        planned = {cell.name: cell for cell in plan(exam, synthetic_set)}
+        here = [cell for cell in cells if cell.suite == suite]
+        if any(cell.name in planned and planned[cell.name] != cell for cell in here):
             raise MabenchError(f"{submission.slug}: its records of {suite} were made under another suite than the released one.")
-        place = Folder(out / suite, chosen.sha256, exam.id, exam.digest)
-        for new in evaluate(exam, chosen, cells, place, data.load(exam.suite.dataset, "test")):
-            old = mine[new.cell.name]
-            found.append(
-                Comparison(
-                    record_name(old), scoring.score(old), scoring.score(new), tolerance(submission, old), old.curve == new.curve
-                )
-            )
-    return found
+        place = Folder(out / suite, synthetic_set.sha256, exam.id, exam.digest)
+        records += evaluate(exam, synthetic_set, here, place, data.load(exam.suite.dataset, "test"))
+    return records
 
 
-def mean_agrees(found: Sequence[Comparison]) -> bool:
-    """Whether the differences cancel as independent ones do: small lies of one sign in every cell do not."""
-    spread = math.sqrt(sum((c.tolerance - TOLERANCE) ** 2 for c in found)) / len(found)
-    return abs(sum(c.difference for c in found)) / len(found) <= TOLERANCE + spread
+def comparisons(submission: Submission, reruns: Sequence[RunRecord]) -> list[Comparison]:
+    """Run by run, those that the submission holds a record of."""
+    return [
+        Comparison(name, scoring.score(old), scoring.score(new), old.curve == new.curve)
+        for new in reruns
+        if (old := submission.records.get(name := record_name(new))) is not None
+    ]
 
 
-def entry(submission: Submission, found: Sequence[Comparison], *, who: str, seed: int) -> AuditEntry:
-    """What the log says of a re-run: the tier follows from it, unless it is the submitter's own."""
-    agreed = mean_agrees(found)
-    digests = {c.name: submissions.sha256(submissions.record_bytes(submission.records[c.name])) for c in found}
-    confirmed = {c.name for c in found if c.agrees and agreed}
-    contradicted = {c.name for c in found} - confirmed
-    whole = submission.confirmed | confirmed == set(submission.records)
-    disputed = (submission.disputed - confirmed) | contradicted
-    tier: Tier = "challenged" if disputed else "verified" if whole else "spot-checked"
-    own = who in submission.own_names
-    if submission.tier in ("superseded", "withdrawn") or (own and not contradicted):
-        tier = submission.tier
-    largest = max(found, key=lambda c: abs(c.difference))
-    why = f"re-ran {len(found)} of {len(submission.records)} cells (seed {seed}): {sum(c.identical for c in found)} identical, "
-    why += f"{len(confirmed)} confirmed, {len(contradicted)} not; largest difference {report.percent(largest.difference, signed=True)} "
-    why += f"points (tolerance {report.percent(largest.tolerance)})"
-    why += "" if agreed else "; all differences point one way"
-    why += "; by the submitter: tier unchanged" if own and not contradicted else ""
-    return submissions.make_entry(
+def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, seed: int) -> dict[str, bytes]:
+    """The files that a re-run adds to a submission: its records, and a line of the log. The tier follows from them.
+
+    Raises MabenchError where the log would grow beyond what is read.
+    """
+    found = comparisons(submission, reruns)
+    number = len(submission.audit)
+    files = {f"{RERUNS}{submissions.rerun_name(record, number)}.json": submissions.record_bytes(record) for record in reruns}
+    why = f"re-ran {len(found)} of {len(submission.records)} cells (seed {seed}): {sum(c.identical for c in found)} identical"
+    if found:
+        largest = max(found, key=lambda c: abs(c.difference))
+        why += f"; largest difference {percent(largest.difference, signed=True)} points"
+    if len(reruns) > len(found):
+        why += f"; {len(reruns) - len(found)} under fresh seeds"
+    entry = submissions.make_entry(
         who=who,
         action="re-run",
-        tier=tier,
         why=why,
         set_sha256=submission.set_sha256,
-        records={n: digests[n] for n in sorted(confirmed)},
-        contradicted={n: digests[n] for n in sorted(contradicted)},
+        reruns={name.removeprefix(RERUNS).removesuffix(".json"): submissions.sha256(content) for name, content in files.items()},
     )
+    return files | submissions.with_entry(submission, entry)
 
 
 def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> AuditEntry:
-    """A tier set by hand. Raises MabenchError for one that only a re-run or a paper's row can give."""
-    if tier not in BY_HAND:
+    """A tier set by hand; self-run takes an earlier decision back. Raises MabenchError for whoever may not decide it."""
+    if tier not in tiers.BY_HAND:
         raise MabenchError(
             f"tier {tier}: is not set by hand. spot-checked and verified come from: mabench verify {submission.slug}. "
-            f"Allowed: {first_line(BY_HAND)}"
+            f"Allowed: {first_line(tiers.BY_HAND)}"
         )
+    maintainer = skeleton(who) in submission.board.maintainers
+    if not maintainer and (skeleton(who) not in submission.owners or tier == "challenged"):
+        cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue, and a maintainer looks into it."
+        raise MabenchError(f"{submission.slug}: only {submission.audit[0].who}, who submitted it, may take it back. {cure}")
     return submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)

@@ -13,10 +13,12 @@ from mabench.cli.options import Command, Ended, device_option, repo_option, stop
 from mabench.cli.submissions import show_pushed
 from mabench.errors import Interrupted, MabenchError
 
+pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
+
 if TYPE_CHECKING:
     from mabench.board.submission import Submission
     from mabench.engine import EngineName
-    from mabench.schema import AuditEntry
+    from mabench.schema import Cell, RunRecord
 
 
 @click.command(
@@ -27,8 +29,12 @@ if TYPE_CHECKING:
 @click.argument("slug")
 @click.option("--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many cells to re-run.")
 @click.option("--draw", default=0, show_default=True, help="Which cells: the seed of the draw, so that others can repeat it.")
+@click.option(
+    "--fresh", default=0, show_default=True, type=click.IntRange(min=0), help="Also this many seeds that no suite names."
+)
 @submissions_option
 @repo_option
+@pr_option
 @who_option
 @click.option(
     "-o",
@@ -38,44 +44,75 @@ if TYPE_CHECKING:
 )
 @device_option
 def verify(
-    slug: str, cells: int, draw: int, submissions: Path, repo: str | None, who: str | None, out: Path | None, device: str
+    slug: str,
+    cells: int,
+    draw: int,
+    fresh: int,
+    submissions: Path,
+    repo: str | None,
+    create_pr: bool,
+    who: str | None,
+    out: Path | None,
+    device: str,
 ) -> Any:
-    """Re-run some cells of a submission, compare, and append the outcome to its audit log.
+    """Re-run some cells of a submission, keep the records in it, and say so in its audit log.
 
-    A cell agrees within one point plus three standard deviations of the difference of two runs. Exits with 1 if any does not.
+    The tier follows from all re-runs by others: the means of a track must agree within one point. Exits with 1 if they contradict.
     """
     import shutil
 
     from mabench.board import verify as reruns
     from mabench.board.hub import client as hub
 
-    name = _speaker(repo, who, "re-ran the cells")
+    name = _speaker(repo, who, "re-ran the cells", create_pr=create_pr)
     if repo is not None:
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
     place = out or Path("results") / "verify" / f"{slug}-{draw}"
-    found = _rerun(submission, submissions / slug, reruns.sample(submission, cells, draw), place, device)
-    entry = reruns.entry(submission, found, who=name, seed=draw)
-    _append(submission, submissions, repo, lambda log: reruns.entry(log, found, who=name, seed=draw), f"re-run: {slug}")
+    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw), fresh, draw)
+    records = _rerun(submission, submissions / slug, chosen, place, device)
+    _add(
+        submission, submissions, repo, create_pr, lambda log: reruns.logged(log, records, who=name, seed=draw), f"re-run: {slug}"
+    )
     if out is None:
         shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
-    console.say(f"\n{entry.why}\ntier: {submission.tier} -> {entry.tier}, in {submissions / slug}")
-    value = entry.model_dump(mode="json")
-    return Ended(value) if entry.contradicted else value
+    return _told(submission, records, submissions)
 
 
-def _speaker(repo: str | None, who: str | None, what: str) -> str:
-    """Who an entry of the log is by. Raises MabenchError where nobody was named."""
+def _told(submission: Submission, records: list[RunRecord], root: Path) -> Any:
+    """Print what a re-run found on every track, and the tier that follows."""
+    from mabench.board import submission as store
+    from mabench.board import tiers
+    from mabench.results.tables import percent
+
+    found = tiers.agreements(submission.records.values(), records)
+    for each in found:
+        console.say(
+            f"{each.suite}, {each.track}, {each.seeds} seeds: {each.verdict}, {percent(each.difference, signed=True)} points over "
+            f"{each.runs} runs (margin {percent(tiers.MARGIN)}, standard error {percent(each.error)})"
+        )
+    now = store.read(root / submission.slug) or submission
+    console.say(f"tier: {submission.tier} -> {now.tier}, in {root / submission.slug}")
+    value = {"before": submission.tier, "tier": now.tier, "tracks": [vars(each) | {"verdict": each.verdict} for each in found]}
+    return Ended(value) if any(each.verdict == "contradicts" for each in found) else value
+
+
+def _speaker(repo: str | None, who: str | None, what: str, *, create_pr: bool) -> str:
+    """Who an entry of the log is by. Raises MabenchError where nobody was named, or where he may not write to `repo`."""
     from mabench.board.hub import client as hub
 
+    if repo is None and create_pr:
+        raise MabenchError("--create-pr says how to use a Hub repository. Name it with --repo ORG/NAME.")
     if repo is not None:
+        if not create_pr:
+            hub.may_write(repo)  # said before anything is computed
         return hub.whoami(repo)
     if who is None:
         raise MabenchError(f"the log says who {what}. Name yourself with --who.")
     return who
 
 
-def _rerun(submission: Submission, folder: Path, chosen: list[Any], place: Path, device: str) -> list[Any]:
+def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path, device: str) -> list[RunRecord]:
     """Re-run and show how the cells compare."""
     from mabench.board import verify as reruns
     from mabench.evaluation import run_cells
@@ -83,7 +120,7 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Any], place: Path,
     from mabench.runs.process import resolve_device, stop_on_signal
 
     resolve_device(device)
-    engine: EngineName = "fast" if all(r.engine == "fast" for r in chosen) else "reference"
+    engine: EngineName = "fast" if all(r.engine == "fast" for r in submission.records.values()) else "reference"
 
     def evaluate(exam: Any, synthetic_set: Any, cells: Any, kept: Any, test: Any) -> Any:
         with stop_on_signal() as should_stop, console.screen() as screen:
@@ -96,11 +133,10 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Any], place: Path,
     except Interrupted as error:
         stopped(place, error)
     body = [
-        [c.name, percent(c.recorded), percent(c.again), percent(c.difference, signed=True), percent(c.tolerance),
-         "identical" if c.identical else "agrees" if c.agrees else "DIFFERS"]
-        for c in found
-    ]  # fmt: skip
-    console.say(console.table(["cell", "recorded %", "again %", "difference", "tolerance", ""], body))
+        [c.name, percent(c.recorded), percent(c.again), percent(c.difference, signed=True), "identical" if c.identical else ""]
+        for c in reruns.comparisons(submission, found)
+    ]
+    console.say(console.table(["cell", "recorded %", "again %", "difference", ""], body))
     return found
 
 
@@ -116,25 +152,35 @@ def _local(slug: str, root: Path) -> Submission:
     return found
 
 
-def _append(
-    submission: Submission, root: Path, repo: str | None, entry: Callable[[Submission], AuditEntry], message: str
+def _add(
+    submission: Submission,
+    root: Path,
+    repo: str | None,
+    create_pr: bool,
+    added: Callable[[Submission], dict[str, bytes]],
+    message: str,
 ) -> None:
-    """Append to the log here, or to the Hub's and fetch it: there the entry is made from the submission as it stands by then."""
+    """Add files to the submission here, or to the Hub's and fetch it: there they are made from it as it stands by then."""
     from mabench.board import submission as store
     from mabench.board.hub import client as hub
 
     slug = submission.slug
     if repo is None:
-        store.write(root / slug, store.with_entry(submission, entry(submission)))
+        store.write(root / slug, added(submission))
         return
 
     def changed(existing: Submission | None) -> dict[str, bytes]:
         if existing is None:
             raise MabenchError(f"{repo}: has no submission {slug} (any more).")
-        return store.with_entry(existing, entry(existing))
+        return added(existing)
 
-    show_pushed(hub.push(repo, slug, changed, message=message))
-    hub.pull(repo, slug, root)
+    try:
+        show_pushed(hub.push(repo, slug, changed, message=message, create_pr=create_pr))
+    except MabenchError:
+        store.write(root / slug, added(submission))  # what was computed is kept here even where sending fails
+        raise
+    if not create_pr:
+        hub.pull(repo, slug, root)
 
 
 @click.command(
@@ -143,12 +189,17 @@ def _append(
     epilog="mabench audit kmeans-ipc10\nmabench audit kmeans-ipc10 --tier withdrawn --why 'a bug in the crop' --who 'A. Author'",
 )
 @click.argument("slug")
-@click.option("--tier", type=click.Choice(["challenged", "superseded", "withdrawn"]), help="Append this tier to the log.")
+@click.option(
+    "--tier",
+    type=click.Choice(["challenged", "superseded", "withdrawn", "self-run"]),
+    help="Decide this: the submitter may withdraw or supersede, a maintainer anything; self-run takes it back.",
+)
 @click.option("--why", help="The reason, one line.")
 @submissions_option
 @repo_option
+@pr_option
 @who_option
-def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | None, who: str | None) -> Any:
+def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | None, create_pr: bool, who: str | None) -> Any:
     """Show a submission's audit log; with --tier and --why, append to it. The log is never shortened or changed."""
     from mabench.board.hub import client as hub
 
@@ -158,11 +209,18 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
     if tier is not None and why is not None:
+        from mabench.board import submission as store
         from mabench.board import verify as reruns
 
-        name, reason = _speaker(repo, who, "decided"), why
-        _append(submission, submissions, repo, lambda log: reruns.decision(log, tier, who=name, why=reason), f"{tier}: {slug}")
+        name, reason = _speaker(repo, who, "decided", create_pr=create_pr), why
+
+        def added(log: Submission) -> dict[str, bytes]:
+            return store.with_entry(log, reruns.decision(log, tier, who=name, why=reason))
+
+        _add(submission, submissions, repo, create_pr, added, f"{tier}: {slug}")
         submission = _local(slug, submissions)
     for entry in submission.audit:
-        console.say(f"{entry.when}  {entry.tier:<12} {entry.who}: {entry.action}, {entry.why}")
+        action = f"decided {entry.tier}" if entry.action == "tier" else entry.action
+        console.say(f"{entry.when}  {entry.who}: {action}, {entry.why}")
+    console.say(f"tier: {submission.tier}")
     return [entry.model_dump(mode="json") for entry in submission.audit]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mabench.cli import console
-from mabench.cli.options import Group, submissions_option
+from mabench.cli.options import Ended, Group, submissions_option
 from mabench.cli.submissions import show_pushed
 from mabench.errors import MabenchError
 
@@ -43,9 +43,10 @@ def build(submissions: Path, out: Path, methods: Path | None, repo: str | None, 
     from mabench.board.site.sources import unfinished
     from mabench.papers import paper_tables
 
-    if repo is not None:
-        _pull_all(repo, submissions)
-    rows = site.build(submissions, out, methods or paper_tables.INSTALLED)
+    left_out = [] if repo is None else _pull_all(repo, submissions)
+    rows = site.build(submissions, out, methods or paper_tables.INSTALLED, left_out.append)
+    for problem in left_out:
+        console.say(f"left out: {problem}", err=True)
     for name in unfinished(submissions):
         console.say(f"left out: {submissions / name}: not finished. Complete it with mabench submit or pull.", err=True)
     if readme is not None:
@@ -57,16 +58,17 @@ def build(submissions: Path, out: Path, methods: Path | None, repo: str | None, 
     )
     if open_:
         click.launch(page.resolve().as_uri())
-    return {"rows": len(rows), "ranked": ranked, "page": str(page)}
+    value = {"rows": len(rows), "ranked": ranked, "page": str(page), "left_out": left_out}
+    return Ended(value) if left_out else value
 
 
-def _pull_all(repo: str, root: Path) -> None:
+def _pull_all(repo: str, root: Path) -> list[str]:
+    """Pull every submission; returns why some could not be taken."""
     from mabench.board.hub import client as hub
 
     found, problems = hub.pull_all(repo, root)
-    for problem in problems:
-        console.say(f"left out: {problem}", err=True)
     console.say(f"{len(found)} submissions of {repo} in {root}")
+    return list(problems)
 
 
 def _into_readme(readme: Path, rows: Any) -> None:
@@ -93,9 +95,9 @@ def publish(folder: Path, repo: str, private: bool, dry_run: bool) -> Any:
 
     FOLDER holds what `leaderboard build` wrote and README.md, the Space's card. Files of the Space that no board wrote are kept.
     """
-    from mabench.board.hub import client as hub
+    from mabench.board.hub import space
 
-    pushed = hub.publish(repo, folder, private=private, dry_run=dry_run)
+    pushed = space.publish(repo, folder, private=private, dry_run=dry_run)
     if dry_run:
         for mark, names in (("+", pushed.changed), ("-", pushed.removed)):
             for name in names:

@@ -10,6 +10,7 @@ import click
 from mabench.cli import console
 from mabench.cli.options import (
     Command,
+    Ended,
     reading_options,
     repo_option,
     required_repo_option,
@@ -18,8 +19,8 @@ from mabench.cli.options import (
 from mabench.errors import MabenchError
 
 if TYPE_CHECKING:
-    from mabench.board.gates import Examination
     from mabench.board.hub.client import Pushed
+    from mabench.board.submit import Examination
 
 
 @click.command(
@@ -59,13 +60,13 @@ def submit(
 
     Every gate runs; what is wrong is printed together, each with its cure. Nothing is written before all gates are open.
     """
-    from mabench.board import gates
+    from mabench.board import submit as submitting
 
     if repo is None and (create_pr or private):
         raise MabenchError("--create-pr and --private say how to use a Hub repository. Name it with --repo ORG/NAME.")
     fields = _ask(card_path) if interactive else None
     root = None if repo is not None else submissions
-    case = gates.examine(Path(set_path), records, card_path, card_fields=fields, reading=reading, root=root)
+    case = submitting.examine(Path(set_path), records, card_path, card_fields=fields, reading=reading, root=root)
     _show_gates(case)
     place = repo or str(submissions / case.slug)
     if dry_run:
@@ -79,7 +80,7 @@ def submit(
 
 def _show_gates(case: Examination) -> None:
     """Print what the gates found. Raises MabenchError with every refusal."""
-    from mabench.results import scoring, tables
+    from mabench.results import baselines, scoring, tables
 
     for gate in case.gates:
         console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
@@ -91,7 +92,7 @@ def _show_gates(case: Examination) -> None:
         )
     for suite, exam in case.exams.items():
         same = [r for r in case.records if r.cell.suite == suite]
-        lines = scoring.rows(exam, same, tables.known_baseline(exam, same[0].synthetic_set))
+        lines = scoring.rows(exam, same, baselines.known_baseline(exam, same[0].synthetic_set))
         console.say(f"\n{suite}\n" + tables.table(exam, lines, width=console.width()))
     for track in case.tracks:
         if track.complete and not track.ranked:
@@ -106,29 +107,30 @@ def _show_gates(case: Examination) -> None:
 
 
 def _write(case: Examination, root: Path) -> None:
-    from mabench.board import gates
     from mabench.board import submission as store
+    from mabench.board import submit as submitting
 
     assert case.card is not None
     place = root / case.slug
-    changed = gates.changes(case, store.read(place), who=gates.submitter(case.card))
+    changed = submitting.changes(case, store.read(place), who=submitting.submitter(case.card))
     store.write(place, changed)
     console.say(f"\nwritten: {place} ({len(changed)} files)" if changed else f"\n{place}: nothing to add")
     console.say(f"Next: mabench leaderboard build --submissions {root}, or a pull request with this folder")
 
 
 def _send(case: Examination, repo: str, *, create_pr: bool, private: bool) -> None:
-    from mabench.board import gates
+    from mabench.board import submit as submitting
+    from mabench.board.hub import cards
     from mabench.board.hub import client as hub
 
     assert case.card is not None
     who = hub.whoami(repo)
-    title, suites = hub.shown(case.card.title), ", ".join(case.exams)
+    title, suites = cards.shown(case.card.title), ", ".join(case.exams)
     show_pushed(
         hub.push(
             repo,
             case.slug,
-            lambda existing: gates.changes(case, existing, who=who),
+            lambda existing: submitting.changes(case, existing, who=who),
             message=f"submission: {case.slug}",
             description=f"{title}: {len(case.records)} cells of {suites}; all gates of mabench submit passed.",
             create_pr=create_pr,
@@ -208,4 +210,10 @@ def refresh(repo: str) -> Any:
 
     pushed = hub.refresh(repo)
     show_pushed(pushed)
-    return {"changed": list(pushed.changed), "removed": list(pushed.removed), "url": pushed.url}
+    value = {
+        "changed": list(pushed.changed),
+        "removed": list(pushed.removed),
+        "url": pushed.url,
+        "left_out": list(pushed.problems),
+    }
+    return Ended(value) if pushed.problems else value

@@ -11,7 +11,7 @@ from typing import Any, cast
 from mabench.files import write_text
 from mabench.papers import compare
 from mabench.papers.compare import SPREADS, Line
-from mabench.results import tables
+from mabench.results import baselines, tables
 from mabench.results.scoring import Row, rows
 from mabench.schema import RunRecord
 from mabench.suites import Exam
@@ -46,7 +46,7 @@ class Report:
     def rows(self, suite: str) -> list[Row]:
         """One row per evaluator of a suite, and the panel means where they are complete."""
         records = self.records[suite]
-        baseline = tables.known_baseline(self.exams[suite], records[0].synthetic_set) if records else None
+        baseline = baselines.known_baseline(self.exams[suite], records[0].synthetic_set) if records else None
         return rows(self.exams[suite], records, baseline)
 
     def text(self, style: str = "simple") -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,11 @@ from tabulate import tabulate
 
 from mabench.errors import MabenchError, first_line
 from mabench.files import write_text
+from mabench.results.baselines import known_baseline
 from mabench.results.plots import write_curves
 from mabench.results.ranking import status
-from mabench.results.scoring import Baseline, Row, chance, rows, score, worst
-from mabench.schema import RunRecord, SetSummary
+from mabench.results.scoring import Row, chance, rows, score, worst
+from mabench.schema import RunRecord
 from mabench.suites import Exam
 
 if TYPE_CHECKING:
@@ -24,31 +23,6 @@ if TYPE_CHECKING:
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
 OPTIONAL = ("last %", "best - last", "random %", "runs")  # left out in this order where a terminal is narrow
-
-
-@cache
-def _baselines() -> list[dict[str, Any]]:
-    text = resources.files("mabench.suites").joinpath("baselines.json").read_text(encoding="utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
-
-
-def known_baseline(exam: Exam, summary: SetSummary) -> Baseline | None:
-    """Random real images of the same budget and label kind, as measured for exactly this exam; None if never run.
-
-    `suites/baselines.json` holds them with the command and the machine they come from.
-    """
-    for entry in _baselines():
-        if (entry["suite_digest"], entry["ipc"], entry["labels"]) == (exam.digest, summary.ipc, summary.labels):
-            return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
-    return None
-
-
-def known_full_data(exam: Exam) -> Baseline | None:
-    """The whole real training split under this exam: the entry of `suites/baselines.json` whose `ipc` is null; None if never run."""
-    for entry in _baselines():
-        if (entry["suite_digest"], entry["ipc"]) == (exam.digest, None):
-            return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
-    return None
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------

@@ -372,6 +372,12 @@ class _Handler(BaseHTTPRequestHandler):
                     out[path] = self._entry(path, blob)
         return list(out.values())
 
+    def _api_auth_check(self, name: str, first: str, rest: str) -> tuple[int, Any, dict[str, str]]:
+        self._repo(name)
+        if first == "write" and not self._may_write(name):
+            raise Refusal(403 if self.user else 401, message="no right to write here")
+        return 200, {}, {}
+
     def _api_tree(self, name: str, revision: str, folder: str) -> tuple[int, Any, dict[str, str]]:
         repo = self._repo(name)
         files = repo.commits[self._commit_of(repo, revision)][1]

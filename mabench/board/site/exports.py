@@ -16,7 +16,7 @@ import pandas
 from tabulate import tabulate
 
 from mabench.board.cells import CellRow
-from mabench.board.hub.client import BEGIN, END
+from mabench.board.hub.cards import BEGIN, END
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.site.standings import Standing
 from mabench.results.tables import percent

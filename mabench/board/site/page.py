@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
@@ -43,17 +43,31 @@ OWN = ("board.js", "charts.js", "page.js", "board.css")
 LICENCES = ("LICENSE-tabulator.txt", "LICENSE-vega.txt", "LICENSE-vega-lite.txt", "LICENSE-vega-embed.txt")
 
 
-def build(submissions: Path, out: Path, methods: Path | None = None) -> list[Standing]:
+def build(
+    submissions: Path, out: Path, methods: Path | None = None, left_out: Callable[[str], None] | None = None
+) -> list[Standing]:
     """Write the board of the folder `submissions` (and of the papers' tables in `methods/*/paper.toml`) to `out`.
 
     Files of an earlier build that are no longer part of the board are removed; other files of `out` are left alone.
-    Returns the rows. Raises MabenchError, before anything is written, for a submission that cannot be read.
+    Returns the rows. A submission that cannot be read or that a gate refuses is left out, and `left_out` hears its name and why;
+    without `left_out` it is a MabenchError, before anything is written.
     """
     if not submissions.is_dir():
         raise MabenchError(f"{submissions}: no such folder. Name the folder of submissions with --submissions.")
     known = _manifest(out)
-    sheets = _sheets(submissions)
-    previews = _previews(sheets, submissions, out, known)
+    sheets, previews = [], {}
+    for sheet in _sheets(submissions):
+        try:
+            if not isinstance(sheet, _Sheet):
+                raise MabenchError(sheet)
+            place = out / "sets" / sheet.slug / "preview.png"
+            if (picture := _preview(sheet, submissions / sheet.slug / SET, place, known)) is not None:
+                previews[sheet.slug] = picture
+            sheets.append(sheet)
+        except MabenchError as error:
+            if left_out is None:
+                raise
+            left_out(str(error))
     reported = [] if methods is None else papers.read(methods)
     rows = placed(
         [*(row for sheet in sheets for row in sheet.rows), *(row for key, printed in reported for row in of_paper(key, printed))]
@@ -77,17 +91,20 @@ class _Sheet:
     about: dict[str, Any]
 
 
-def _sheet(folder: Path) -> _Sheet | None:
-    """Read one submission; None for an unfinished one."""
-    entry = read_submission(folder)
+def _sheet(folder: Path) -> _Sheet | str | None:
+    """Read one submission; None for an unfinished one, the reason for one that cannot be shown."""
+    try:
+        entry = read_submission(folder)
+    except MabenchError as error:
+        return str(error)
     if entry is None:
         return None
     curves, about = zlib.compress(_curves(entry), 1), _about(entry, (folder / SET).exists())
     return _Sheet(entry.slug, entry.set_sha256, submitted(entry), table.of_submissions([entry]), curves, about)
 
 
-def _sheets(submissions: Path) -> list[_Sheet]:
-    """Every finished submission, by slug; where there are many, read by as many processes as there are processors."""
+def _sheets(submissions: Path) -> list[_Sheet | str]:
+    """Every finished submission, by slug, or why it cannot be shown; where there are many, read by as many processes as there are processors."""
     places, processes = folders(submissions), min(os.cpu_count() or 1, MAX_PROCESSES)
     if len(places) < MANY or processes < 2:
         return [sheet for sheet in map(_sheet, places) if sheet is not None]
@@ -220,12 +237,6 @@ def _about(entry: Submission, has_preview: bool) -> dict[str, Any]:
         "bibtex": exports.bibtex(entry),
         "has_preview": has_preview,
     }
-
-
-def _previews(sheets: list[_Sheet], submissions: Path, out: Path, known: dict[str, Any]) -> dict[str, bytes]:
-    """Slug -> PNG of every set that is here."""
-    found = {s.slug: _preview(s, submissions / s.slug / SET, out / "sets" / s.slug / "preview.png", known) for s in sheets}
-    return {slug: picture for slug, picture in found.items() if picture is not None}
 
 
 def _preview(entry: _Sheet, path: Path, place: Path, known: dict[str, Any]) -> bytes | None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from functools import cache
 from pathlib import Path
 
-from mabench.board import submission as submissions
-from mabench.errors import MabenchError, lookup
+from mabench.board import gates
+from mabench.errors import MabenchError
 from mabench.schema import RunRecord, Tier
 from mabench.board.submission import AUDIT, SLUG, Submission
 from mabench.suites import Exam, load
 
 TIERS: dict[Tier, str] = {
-    "verified": "every cell was run again by somebody else and agreed within tolerance",
-    "spot-checked": "sampled cells were run again by somebody else and agreed within tolerance",
+    "verified": "every run was repeated by somebody else, and the means agree within one point",
+    "spot-checked": "some runs were repeated by somebody else, and the means agree within one point",
     "self-run": "run by the submitter with this examiner; nobody else has run it yet",
     "challenged": "somebody could not reproduce it; not ranked until that is settled",
     "reported": "copied from a paper; not run here, not ranked",
@@ -45,15 +44,9 @@ def web_address(text: str) -> str | None:
 
 
 def read_submission(path: Path) -> Submission | None:
-    """The submission in the folder `path`, None for an unfinished one. Raises MabenchError for a damaged one and for one that no
-    board fits."""
-    submission = submissions.read(path)
-    if submission is not None:
-        if not submission.records:
-            raise MabenchError(f"{path}: has no records. Submit what `mabench eval` wrote.")
-        for record in submission.records.values():
-            _known(path, record)
-    return submission
+    """The submission in the folder `path`, None for an unfinished one. Raises MabenchError for a damaged one and for one that a
+    gate refuses: its names become headings, file names and commands."""
+    return gates.read_accepted(path)
 
 
 def unfinished(folder: Path) -> list[str]:
@@ -63,27 +56,8 @@ def unfinished(folder: Path) -> list[str]:
 
 
 def cells(submission: Submission) -> list[RunRecord]:
-    """Its records by suite, track, evaluator and seed (seed 10 after seed 9)."""
-    return sorted(submission.records.values(), key=lambda r: (r.cell.suite, r.cell.track, r.cell.evaluator.name, r.cell.seed))
-
-
-def _known(path: Path, record: RunRecord) -> None:
-    """Refuse a record whose names are not the suite's: they become headings, file names and commands."""
-    cell = record.cell
-    chosen = exam(cell.suite)
-    try:
-        if chosen.id != cell.suite:
-            raise MabenchError(f"suite '{plain(cell.suite, 80)}' has no version; the suite of today is {chosen.id}.")
-        entries = lookup(chosen.evaluators, plain(cell.track, 80), "track")
-        lookup({e.name: e for e in entries}, plain(cell.evaluator.name, 80), "evaluator")
-        if record.synthetic_set.dataset != chosen.suite.dataset:
-            raise MabenchError(
-                f"a set of {plain(record.synthetic_set.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}."
-            )
-        if not math.isfinite(record.seconds):
-            raise MabenchError("its seconds are no number.")
-    except MabenchError as error:
-        raise MabenchError(f"{path}: a record does not fit {chosen.id}: {error} Submit what `mabench eval` wrote.") from error
+    """The records that count by suite, track, evaluator and seed (seed 10 after seed 9): where somebody else ran a cell again, his."""
+    return sorted(submission.counted.values(), key=lambda r: (r.cell.suite, r.cell.track, r.cell.evaluator.name, r.cell.seed))
 
 
 @cache

@@ -11,7 +11,7 @@ from statistics import fmean
 from mabench.results import ranking, scoring
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.papers.paper_tables import PaperTable
-from mabench.results.tables import known_baseline, known_full_data
+from mabench.results.baselines import known_baseline, known_full_data
 from mabench.errors import MabenchError
 from mabench.schema import RunRecord, Tier
 from mabench.board.submission import Submission
@@ -59,6 +59,8 @@ class Standing:
     rank_high: int | None = None
     score: float | None = None
     """Panel mean, or the only evaluator's mean; None while evaluators are missing."""
+    claimed: float | None = None
+    """The score by the submitter's own records, where others' re-runs count instead; None where they are the same."""
     std: float | None = None
     half_width: float | None = None
     last: float | None = None
@@ -210,6 +212,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         sittings=sittings,
         why_unranked=status.reason,
         score=head.mean if head else None,
+        claimed=_claimed(submission, chosen, track) if head else None,
         std=head.std if head else None,
         half_width=scoring.half_width(list(_panel_means(sittings).values())) if head else None,
         last=head.last if head else None,
@@ -232,6 +235,18 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         set_sha256=summary.sha256,
         diverged=scoring.diverged(records),
     )
+
+
+def _claimed(submission: Submission, chosen: Exam, track: str) -> float | None:
+    """The score by the submitter's own records, where re-runs by others count in the row."""
+    if submission.counted == dict(submission.records):
+        return None
+    head = scoring.headline(chosen, track, scoring.rows(chosen, _of_track(submission, chosen, track)))
+    return head.mean if head else None
+
+
+def _of_track(submission: Submission, chosen: Exam, track: str) -> list[RunRecord]:
+    return [r for r in submission.records.values() if (r.cell.suite, r.cell.track) == (chosen.id, track)]
 
 
 def _panel_means(sittings: dict[str, Sitting]) -> dict[int, float]:

@@ -1,0 +1,96 @@
+"""The repository's tables and README, made from the submissions in it; only what changed is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mabench.board import cells
+from mabench.board import submission as submissions
+from mabench.board.cells import CellRow, PaperRow
+from mabench.board.gates import accept
+from mabench.board.hub.cards import PAPERS, README, TABLE, readme
+from mabench.board.hub.commits import Changes, file_at
+from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission
+from mabench.errors import MabenchError
+from mabench.papers import paper_tables as papers
+from mabench.runs.folder import MAX_RECORD_BYTES
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def submission_at(api: HfApi, repo: str, slug: str, revision: str) -> Submission | None:
+    """The submission at this commit, without its set; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        tree = list(api.list_repo_tree(repo, f"{FOLDER}/{slug}", recursive=True, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
+        return None
+    for entry in tree:
+        if not entry.path.endswith(SET) and getattr(entry, "size", 0) > MAX_RECORD_BYTES:
+            raise MabenchError(
+                f"{repo}: {entry.path} has {getattr(entry, 'size', 0):,} bytes; at most {MAX_RECORD_BYTES:,} are read."
+            )
+    patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json")] + [
+        f"{FOLDER}/{BOARD}"
+    ]
+    place = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    return submissions.read(Path(place) / FOLDER / slug, links=True)
+
+
+def _with_set(api: HfApi, repo: str, head: str, slugs: list[str]) -> set[str]:
+    """Slugs of the submissions that lie there with their set."""
+    paths = [f"{FOLDER}/{slug}/{SET}" for slug in slugs]
+    return {
+        entry.path.split("/")[1]
+        for begin in range(0, len(paths), 100)
+        for entry in api.get_paths_info(repo, paths[begin : begin + 100], repo_type="dataset", revision=head)
+    }
+
+
+def tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[Changes, tuple[str, ...]]:
+    """Table and README for the submissions at `head`, with `mine` in its new state, and for what papers report.
+
+    Only what changed is fetched.
+    """
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.hf_api import RepoFolder  # the oldest version allowed does not export it
+
+    try:
+        listed = list(api.list_repo_tree(repo, FOLDER, repo_type="dataset", revision=head))
+    except EntryNotFoundError:
+        listed = []
+    slugs = sorted({e.path.rpartition("/")[2] for e in listed if isinstance(e, RepoFolder)} - {mine.slug if mine else ""})
+    blobs: dict[str, str] = {}
+    for begin in range(0, len(slugs), 100):
+        paths = [f"{FOLDER}/{slug}/{AUDIT}" for slug in slugs[begin : begin + 100]]
+        for entry in api.get_paths_info(repo, paths, repo_type="dataset", revision=head):
+            blobs[entry.path.split("/")[1]] = str(getattr(entry, "blob_id", ""))
+    stored = _with_set(api, repo, head, slugs)
+    before = file_at(repo, "dataset", TABLE, head)
+    known: dict[str, list[CellRow]] = {}
+    for row in cells.read(before) if before else []:
+        known.setdefault(row.slug, []).append(row)
+    rows = cells.of_submissions([mine]) if mine else []
+    problems = []
+    for slug in slugs:
+        if slug in known and {r.audit_blob for r in known[slug]} == {blobs.get(slug)}:
+            rows += known[slug]
+            continue
+        try:
+            submission = submission_at(api, repo, slug, head)
+            if submission is not None:
+                accept(submission, has_set=slug in stored)
+        except MabenchError as error:
+            problems.append(str(error))
+            continue
+        rows += cells.of_submissions([submission]) if submission is not None else []
+    rows.sort(key=cells.order)
+    printed = cells.of_papers(papers.read(papers.INSTALLED))
+    old = file_at(repo, "dataset", README, head)
+    text = readme(rows, printed, old.read_text(encoding="utf-8", errors="replace") if old else "")
+    changes: Changes = {TABLE: cells.parquet(rows, CellRow), PAPERS: cells.parquet(printed, PaperRow), README: text.encode()}
+    return changes, tuple(problems)

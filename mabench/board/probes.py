@@ -1,0 +1,214 @@
+"""Gates that look at the set's images: pixel values, class order, images of the test split. Need torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabench import data
+from mabench.board.gates import Gate, gate
+from mabench.data import RealData
+from mabench.errors import first_line
+from mabench.results.tables import percent
+from mabench.schema import Card, RunRecord
+from mabench.sets.synthetic import SyntheticSet
+
+LEAK_RMS = (
+    0.04  # ours: two thirds of the smallest distance of 600 real training images to a test image (digits .060, CIFAR-10 .067)
+)
+LEAK_SIDE = 32  # ours: larger images are averaged down to this side; averaging never makes a distance larger
+PROBE_TRAIN = 5000  # ours: real images that the class probe is asked about; their share has a standard error below 0.7 points
+PROBE_SIDE = 16  # ours: pixels a side that the probe sees
+PROBE_SET = 2000  # ours: images of the set that it learns from, so that its kernel matrix stays small
+PROBE_LOSS = (
+    0.5  # ours: refuse when the stated order loses half of what the best one gains over chance (random IPC 1: at most .20)
+)
+PROBE_LOSS_CLEAR = (
+    0.15  # ours: ... or this where the probe knows the classes (>= 2x chance, >= 0.25): two swapped of ten lose .20
+)
+PROBE_NOISE = 0.03  # ours: and never for less than this, which chance alone gives at a few thousand images
+
+
+def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card | None) -> list[Gate]:
+    """All gates that need the set; images of the dataset are fetched where they are not there."""
+    return [
+        identity(synthetic_set, records),
+        budget(synthetic_set, records, card),
+        class_order(synthetic_set, data.load(synthetic_set.dataset, "train")),
+        leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
+    ]
+
+
+def pixels(synthetic_set: SyntheticSet, path: object) -> Gate:
+    """Values that can be pixels, and class names that are the dataset's."""
+    largest = float(synthetic_set.images.float().abs().max())
+    limit = 255 if synthetic_set.images.dtype == torch.uint8 else 100  # ours: white is 1.0; a hundred times that is no pixel
+    problems = []
+    if largest > limit:
+        problems.append(f"{path}: pixel values up to {largest:.3g}, where 1.0 is white. Say what they are with --space.")
+    entry, names = synthetic_set.entry, tuple(synthetic_set.class_names)
+    if names and entry.class_names and names != entry.class_names:
+        wrong = [k for k, (a, b) in enumerate(zip(names, entry.class_names, strict=False)) if a != b]
+        if wrong:
+            first = f"class {wrong[0]} is called {names[wrong[0]]!r}, {synthetic_set.dataset} has {entry.class_names[wrong[0]]!r}"
+        else:
+            first = f"{len(names)} names for {synthetic_set.num_classes} classes"
+        problems.append(
+            f"{path}: class names are not {synthetic_set.dataset}'s, in its order: {first}. Sort the classes as the dataset does."
+        )
+    described = f"{synthetic_set.dataset}, {len(synthetic_set.images)} images, {synthetic_set.label_kind} labels, all finite"
+    return gate("set", f"{synthetic_set.sha256[:16]}, {described}", problems)
+
+
+def identity(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
+    """The records are about this set."""
+    sha = synthetic_set.sha256
+    others = [r for r in records if {r.cell.set_sha256, r.synthetic_set.sha256} != {sha}]
+    problems = [
+        f"{len(others)} of {len(records)} records are about another set ({r.cell.set_sha256[:16]}, SET is {sha[:16]}), the first is "
+        f"{r.cell.name}. Name the set's own records with --records, or run mabench eval."
+        for r in others[:1]
+    ]
+    return gate("identity", f"set and records are {sha[:16]}", problems)
+
+
+def budget(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card | None) -> Gate:
+    """What the records say of the set is true of it."""
+    true = synthetic_set.summary().model_dump(exclude={"name", "findings", "recorded_bytes"})
+    problems = []
+    for record in records:
+        said = record.synthetic_set.model_dump(exclude={"name", "findings"})
+        wrong = [f"{k} {said[k]} instead of {true[k]}" for k in true if said[k] != true[k] and k != "sha256"]
+        if wrong:
+            problems.append(f"{record.cell.name}: says {', '.join(wrong)}. Run the cell again: mabench eval.")
+    images, decoder = synthetic_set.images.nbytes, card.decoder_bytes if card else 0
+    labels = synthetic_set.stored_bytes - images
+    found = f"IPC {synthetic_set.ipc}, {images:,} bytes of images, {labels:,} of labels, {decoder:,} of a decoder"
+    return gate("budget", found, problems)
+
+
+def class_order(synthetic_set: SyntheticSet, train: RealData) -> Gate:
+    """A linear probe that learns the set's labels knows the dataset's classes by their own numbers."""
+    stated, best, order = class_probe(synthetic_set, train)
+    chance = 1 / synthetic_set.num_classes
+    lost = (best - stated) / max(best - chance, 1e-9)
+    clear = best >= max(0.25, 2 * chance)
+    problems = []
+    if best - stated > PROBE_NOISE and best > chance and lost > (PROBE_LOSS_CLEAR if clear else PROBE_LOSS):
+        name = synthetic_set.entry.class_name
+        moved = [k for k in range(synthetic_set.num_classes) if order[k] != k]
+        renamed = first_line(f"{name(k)} -> {name(order[k])}" for k in moved)
+        problems.append(
+            f"a linear probe that learns the set's labels gets {percent(stated)}% of real training images right, but {percent(best)}% "
+            f"if {len(moved)} classes are renamed ({renamed}): the classes seem permuted. Number them as {synthetic_set.dataset} does: "
+            f"{first_line(name(k) for k in range(synthetic_set.num_classes))}."
+        )
+    found = f"a linear probe agrees with the stated order ({percent(stated)}%, best order {percent(best)}%)"
+    return gate("class order", found, problems)
+
+
+def class_probe(chosen: SyntheticSet, train: RealData) -> tuple[float, float, list[int]]:
+    """Does the set's class k look like the dataset's class k?
+
+    A kernel ridge regression learns the set's labels from its small standardised pixels and is asked about real TRAINING
+    images. Returns the accuracy under the stated class order, that under the best one-to-one renaming, and the renaming
+    (set class -> dataset class). Deterministic.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    images, labels = chosen.decoded()
+    targets = labels if labels.dim() == 2 else F.one_hot(labels, chosen.num_classes).float()
+    if len(images) > PROBE_SET:
+        kept = torch.linspace(0, len(images) - 1, PROBE_SET).long()
+        images, targets = images[kept], targets[kept]
+    every = max(1, len(train.labels) // PROBE_TRAIN)
+    rows = slice(None, None, every) if len(set(train.labels[::every].tolist())) == chosen.num_classes else slice(None)
+    known = _small(chosen, images)
+    asked = torch.cat([_small(chosen, _pixels(part)) for part in _chunks(train.images[rows])])
+    centre = known.mean(0)
+    known, asked = known - centre, asked - centre
+    kernel = known @ known.T
+    ridge = 0.3 * kernel.diagonal().mean().clamp_min(1e-6)  # ours: a third of an image's own weight
+    weights = torch.linalg.solve(kernel + ridge * torch.eye(len(kernel)), targets - targets.mean(0))
+    answers = (asked @ known.T @ weights).argmax(1).numpy()
+    counts = np.zeros((chosen.num_classes, chosen.num_classes))
+    np.add.at(counts, (answers, train.labels[rows]), 1)
+    sets, reals = linear_sum_assignment(-counts)
+    return float(np.trace(counts) / counts.sum()), float(counts[sets, reals].sum() / counts.sum()), [int(k) for k in reals]
+
+
+def _small(chosen: SyntheticSet, images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (chosen.entry.mean, chosen.entry.std))
+    return F.adaptive_avg_pool2d((images - mean) / std, PROBE_SIDE).flatten(1)
+
+
+def _pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.array(images)).float() / 255
+
+
+def _chunks(images: np.ndarray[Any, np.dtype[np.uint8]], size: int = 1000) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    return [images[i : i + size] for i in range(0, len(images), size)]
+
+
+def leak(synthetic_set: SyntheticSet, test: RealData, train: RealData) -> Gate:
+    """No training image is an image of the test split. One that is nearer to the train split may be: CIFAR-10 has twins."""
+    images, _ = synthetic_set.decoded()
+    distances, nearest = nearest_real(images, test, synthetic_set.factor)
+    close = torch.nonzero(distances < LEAK_RMS).flatten()
+    problems = []
+    if len(close):
+        to_train, _ = nearest_real(images[close], train, synthetic_set.factor)
+        leaked = close[distances[close] < to_train]
+        problems = [
+            f"{len(leaked)} of {len(images)} training images are images of the TEST split (the first is image {first}, test image "
+            f"{int(nearest[first])}, distance {float(distances[first]):.4f} of full range; allowed from {LEAK_RMS}, or nearer to the "
+            "train split). Make the set from the train split only."
+            for first in leaked[:1].tolist()
+        ]
+    found = f"the nearest of all images to the test split has distance {float(distances.min()):.3f} of full range"
+    return gate("test images", found, problems)
+
+
+def nearest_real(images: Tensor, real: RealData, factor: int = 1) -> tuple[Tensor, Tensor]:
+    """Root-mean-square distance, 1.0 = black to white, of every image [M,C,S,S] to the nearest of a real split, and its index.
+
+    Mirrored images count too; for a set that stores grids, so do real images shrunk to a tile and enlarged again, with and
+    without antialiasing. Above 32 px both sides are averaged to 32 px, which can only make distances smaller.
+    """
+    side = min(images.shape[-1], LEAK_SIDE)
+
+    def flat(batch: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(batch, side).flatten(1)
+
+    queries = torch.cat([flat(images), flat(images.flip(-1))])
+    best = torch.full((len(queries),), math.inf)
+    index = torch.zeros(len(queries), dtype=torch.int64)
+    size = images.shape[-1]
+    norms = (queries**2).sum(1, keepdim=True)
+    for number, part in enumerate(_chunks(real.images)):
+        pixels = _pixels(part)
+        variants = [pixels]
+        if factor > 1:
+            for antialias in (False, True):
+                small = F.interpolate(
+                    pixels, size=(size // factor,) * 2, mode="bilinear", align_corners=not antialias, antialias=antialias
+                )
+                variants.append(F.interpolate(small, size=(size, size), mode="bilinear", align_corners=True))
+        for variant in variants:
+            candidates = flat(variant)
+            squares = norms + (candidates**2).sum(1)[None] - 2 * queries @ candidates.T
+            values, places = squares.min(1)
+            # the expanded square cancels near zero: the winners' distances are taken again from their differences
+            exact = ((queries - candidates[places]) ** 2).mean(1).sqrt()
+            better = exact < best
+            best[better], index[better] = exact[better], places[better] + 1000 * number
+            del values
+    rows = torch.stack([best[: len(images)], best[len(images) :]])
+    chosen = rows.argmin(0)
+    return rows.min(0).values, torch.where(chosen == 0, index[: len(images)], index[len(images) :])

@@ -1,0 +1,310 @@
+"""A set, its records and a card -> a submission: every gate, then the files that are written.
+
+All gates run, so that one command shows every problem.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mabench.board import gates, names, probes
+from mabench.board import submission as submissions
+from mabench.board.gates import Gate, attempted, gate
+from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
+from mabench.errors import MabenchError, first_line
+from mabench.files import read_bytes
+from mabench.results import scoring
+from mabench.results.ranking import Status
+from mabench.results.tables import percent
+from mabench.runs.folder import MAX_RECORD_BYTES, read_record
+from mabench.runs.plan import plan
+from mabench.schema import Card, RunRecord
+from mabench.sets import readers
+from mabench.sets.synthetic import SyntheticSet
+from mabench.suites import Exam, load, released
+
+MAX_RESULTS_BYTES = 2**26  # ours: 10,000 cells take 3 MB
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What went through the gates; what could not be read is None, and its gates say so."""
+
+    gates: tuple[Gate, ...]
+    card: Card | None
+    synthetic_set: SyntheticSet | None
+    records: tuple[RunRecord, ...]
+    tracks: tuple[Status, ...]
+
+    @property
+    def refusals(self) -> list[str]:
+        return [f"{each.name}: {text}" for each in self.gates for text in each.refusals]
+
+    @property
+    def slug(self) -> str:
+        assert self.card is not None
+        return submissions.slug_of(self.card)
+
+    @property
+    def exams(self) -> dict[str, Exam]:
+        """Suite id -> suite, of the released ones that have records."""
+        return {suite: load(suite) for suite in sorted({r.cell.suite for r in self.records}) if suite in released()}
+
+
+def examine(
+    set_path: Path,
+    records: Sequence[Path],
+    card_path: Path,
+    *,
+    card_fields: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    root: Path | None = None,
+) -> Examination:
+    """Run every gate. `reading`: arguments of `readers.read`; `card_fields` replaces the card file's content (interactive);
+    `root`: the folder of submissions in which the slug must be free or one's own. Raises nothing that a gate can say."""
+    card, of_card = _card(card_path, card_fields)
+    synthetic_set, of_set = _set(set_path, reading or {})
+    folders, no_folder = _folders(records)
+    found, of_files = _records(folders)
+    passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals])]
+    if synthetic_set is None:
+        passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", "class order", "test images")]
+    else:
+        passed.append(probes.identity(synthetic_set, found))
+        passed.append(probes.budget(synthetic_set, found, card))
+        passed.append(_admitted(synthetic_set, found))
+    passed += [each for each in gates.of_records(found) if each.name != "budget" or synthetic_set is None]
+    passed.append(_aggregates(folders, found))
+    if synthetic_set is not None:
+        passed += [attempted(name, partial(check, synthetic_set)) for name, check in LOOKS_AT_IMAGES.items()]
+    examined = Examination((), card, synthetic_set, tuple(found), tuple(gates.statuses(found)))
+    if root is not None and card is not None:
+        passed.append(attempted("slug", lambda: _slug(examined, root)))
+    return Examination(tuple(passed), card, synthetic_set, examined.records, examined.tracks)
+
+
+UNREAD = "not checked, because the set could not be read: fix the set first"
+
+
+def _of_order(synthetic_set: SyntheticSet) -> Gate:
+    from mabench import data
+
+    return probes.class_order(synthetic_set, data.load(synthetic_set.dataset, "train"))
+
+
+def _of_leak(synthetic_set: SyntheticSet) -> Gate:
+    from mabench import data
+
+    return probes.leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
+
+
+LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {"class order": _of_order, "test images": _of_leak}
+
+
+def _card(path: Path, fields: Mapping[str, Any] | None) -> tuple[Card | None, Gate]:
+    try:
+        card = submissions.read_card(path) if fields is None else submissions.make_card(fields, path)
+        passed = gates.card(card, path)
+    except MabenchError as error:
+        return None, Gate("card", "refused", (str(error),))
+    return (None if passed.refusals else card), passed
+
+
+def _set(path: Path, reading: Mapping[str, Any]) -> tuple[SyntheticSet | None, Gate]:
+    try:
+        synthetic_set = readers.read(path, **reading)  # shape, type, finite values, label range, IPC
+    except MabenchError as error:
+        return None, Gate("set", "refused", (str(error),))
+    passed = probes.pixels(synthetic_set, path)
+    return (None if passed.refusals else synthetic_set), passed
+
+
+def _folders(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Evaluation folders, those named or all inside them, and what is wrong with the others."""
+    folders: list[Path] = []
+    problems = []
+    for path in given:
+        inside = [path] if (path / "records").is_dir() else sorted(p.parent for p in path.glob("*/records") if p.is_dir())
+        inside = inside or ([path.parent] if path.name == "records" and path.is_dir() else [])
+        folders += inside
+        if not inside:
+            problems.append(f"{path}: holds no records/ folder. Name the folder that mabench eval wrote (its --out).")
+    return folders, problems
+
+
+def _records(folders: Sequence[Path]) -> tuple[list[RunRecord], Gate]:
+    """Every record of the folders, one per cell."""
+    problems: list[str] = []
+    seen: dict[str, tuple[Path, RunRecord]] = {}
+    for path in (p for folder in folders for p in sorted((folder / "records").glob("*.json"))):
+        try:
+            if path.stat().st_size > MAX_RECORD_BYTES:
+                raise MabenchError(
+                    f"{path}: {path.stat().st_size:,} bytes; a record has at most {MAX_RECORD_BYTES:,}. Run its cell again."
+                )
+            record = read_record(path)
+        except MabenchError as error:
+            problems.append(str(error))
+            continue
+        name = record_name(record)
+        if path.stem not in (record.cell.name, name):
+            problems.append(f"{path}: holds the cell {record.cell.name}. Give the file its cell's name, or run the cell again.")
+        elif name in seen and seen[name][1] != record:
+            problems.append(
+                f"{path}: a second, different record of the cell in {seen[name][0]}. Keep the one that mabench eval wrote."
+            )
+        seen[name] = (path, record)
+    if folders and not seen and not problems:
+        problems.append(f"{first_line(map(str, folders))}: holds no record. Run mabench eval on the set first.")
+    return [record for _, record in seen.values()], gate("records", f"{len(seen)} cells, one record each", problems)
+
+
+def _admitted(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
+    """The suites of the records take this set."""
+    problems = []
+    for suite in sorted({r.cell.suite for r in records} & set(released())):
+        exam = load(suite)
+        if any(recipe.recorded is not None for recipe in exam.recipes.values()):
+            continue  # another gate refuses it
+        try:
+            plan(exam, synthetic_set)
+        except MabenchError as error:
+            problems.append(str(error))
+    return gate("admitted", "the suites take this set", problems)
+
+
+def _aggregates(folders: Sequence[Path], records: Sequence[RunRecord]) -> Gate:
+    """Tables are always made from cells here; one that lies beside them and says otherwise means that a file was edited."""
+    problems, compared = [], 0
+    for folder in folders:
+        path = folder / "results.json"
+        if not path.is_file():
+            continue
+        try:
+            value = json.loads(read_bytes(path, MAX_RESULTS_BYTES, "Delete it, or let mabench eval write it again."))
+            cells = {
+                (c["track"], c["evaluator"], c["seed"]): (c["acc_best"], c["best_epoch"], c["acc_last"]) for c in value["cells"]
+            }
+            said = {(r["track"], r["name"]): (r["mean"], r["std"], r["last"], r["runs"]) for r in value["rows"]}
+            suite = str(value["suite"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            problems.append(f"{path}: is damaged ({error}). Delete it, or let mabench eval write it again.")
+            continue
+        names = {p.stem for p in (folder / "records").glob("*.json")}
+        own = [r for r in records if r.cell.suite == suite and {r.cell.name, record_name(r)} & names and _key(r) in cells]
+        for record in own:
+            if cells[_key(record)] != (record.best, record.best_epoch, record.last):
+                problems.append(
+                    f"{record.cell.name}: the record says best {percent(record.best)}, last {percent(record.last)}; {path} says "
+                    f"best {percent(cells[_key(record)][0])}, last {percent(cells[_key(record)][2])}. One of them was "
+                    "edited: delete the record and run mabench eval again."
+                )
+        if suite in released():
+            for row in scoring.rows(load(suite), own):
+                compared += 1
+                now = (row.mean, row.std, row.last, row.runs)
+                if not problems and not _near(said.get((row.track, row.name)), now):
+                    problems.append(
+                        f"{path}: {row.track} {row.name} does not follow from the records. Let mabench eval write it again."
+                    )
+    text = f"{compared} rows recomputed from records agree" if compared else "no table beside the records"
+    return gate("aggregates", text, problems)
+
+
+def _key(record: RunRecord) -> tuple[str, str, int]:
+    return record.cell.track, record.cell.evaluator.name, record.cell.seed
+
+
+def _near(said: tuple[Any, ...] | None, own: tuple[Any, ...]) -> bool:
+    return said is not None and all(
+        a == b or (isinstance(a, float) and isinstance(b, float) and math.isclose(a, b, abs_tol=1e-9))
+        for a, b in zip(said, own, strict=True)
+    )
+
+
+def _slug(case: Examination, root: Path) -> Gate:
+    """The slug is free or one's own, and the set is not here under another name."""
+    assert case.card is not None
+    existing = submissions.read(root / case.slug)
+    if case.synthetic_set is None:
+        return gate("slug", f"{case.slug}: {'free' if existing is None else 'is there'}", [])
+    problems = [
+        f"this set is here already, as {other.slug} by {first_line(other.card.authors)}. Add to that submission, or say what differs."
+        for other in gates.same_set(root, case.slug, case.synthetic_set.sha256).values()
+    ]
+    if existing is None:
+        return gate("slug", f"{case.slug}: free", problems)
+    added = changes(case, existing, who=submitter(case.card))
+    return gate("slug", f"{case.slug}: {'adds to your submission' if added else 'is there already, nothing to add'}", problems)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def submitter(card: Card | None) -> str:
+    """Under which name a submission is logged where no account says it."""
+    assert card is not None
+    return card.submitter or card.authors[0]
+
+
+def changes(case: Examination, existing: Submission | None, *, who: str) -> dict[str, bytes]:
+    """The files that the examined submission adds to `existing`, audit log included; empty when all of it is there.
+
+    Adding is all that is possible: MabenchError where the slug is someone else's or another set's, where the submission was
+    withdrawn, or where a record would be replaced.
+    """
+    assert case.card is not None and case.synthetic_set is not None
+    slug, card, sha = case.slug, case.card, case.synthetic_set.sha256
+    records = {record_name(r): record_bytes(r) for r in case.records}
+    files: dict[str, bytes] = {}
+    if existing is not None:
+        cure = 'Choose another slug: slug = "..." in the card.'
+        if existing.set_sha256 != sha:
+            raise MabenchError(
+                f"slug {slug}: belongs to another set ({existing.set_sha256[:16]}, this one is {sha[:16]}). {cure}"
+            )
+        if names.skeleton(who) not in existing.owners or existing.card.authors != card.authors:
+            raise MabenchError(
+                f"slug {slug}: belongs to a submission by {first_line(existing.card.authors)}, sent by {existing.audit[0].who}. {cure}"
+            )
+        if existing.tier in ("withdrawn", "superseded"):
+            raise MabenchError(f"slug {slug}: was {existing.tier}. {cure}")
+        other = [n for n in records if n in existing.records and existing.files[f"{RECORDS}{n}.json"] != records[n]]
+        if other:
+            raise MabenchError(
+                f"slug {slug}: holds another record of {first_line(other)}. Submitted records are never replaced: submit the first ones, "
+                "or this run under another slug."
+            )
+        records = {n: content for n, content in records.items() if n not in existing.records}
+    text = card.toml().encode()
+    if existing is None or existing.files[CARD] != text:
+        files[CARD] = text
+    if existing is None:
+        files[SET] = set_bytes(case.synthetic_set)
+    files |= {f"{RECORDS}{n}.json": content for n, content in records.items()}
+    if not files:
+        return {}
+    entry = submissions.make_entry(
+        who=who,
+        action="submitted" if existing is None else "changed",
+        why=f"{len(records)} records, all gates passed" if records else "card changed",
+        set_sha256=sha,
+        **({"card_sha256": submissions.sha256(text)} if CARD in files else {}),
+        records={n: submissions.sha256(content) for n, content in records.items()},
+    )
+    # an entry that is there already comes from a write that was killed before the card
+    return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
+
+
+def set_bytes(synthetic_set: SyntheticSet) -> bytes:
+    """The canonical file's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic_set.save(Path(folder) / SET)
+        return (Path(folder) / SET).read_bytes()

@@ -1,0 +1,155 @@
+"""How far a submission can be trusted: computed from re-runs by others that are kept in it, and from nobody's word.
+
+A re-run agrees when the mean over a track's evaluators lies within `MARGIN` of the submitter's, a margin stated beforehand. How
+far honest runs differ by chance is taken from the suite's pooled spread, never from the submission itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from mabench import suites
+from mabench.board.names import skeleton
+from mabench.results import scoring
+from mabench.results.baselines import run_spread
+from mabench.schema import AuditEntry, RunRecord, Tier
+from mabench.suites import Exam
+
+MARGIN = 0.01  # ours: one point; within it no reader of a table would act differently
+CLEAR = 0.003  # ours: standard error below which a lie of 1.5 points passes in 5 % of re-runs
+SURE = 1.96  # two-sided 95 %: a difference this many standard errors beyond the margin contradicts
+BY_HAND: tuple[Tier, ...] = ("challenged", "superseded", "withdrawn", "self-run")
+"""What the submitter (superseded, withdrawn) or a maintainer (any) may decide; self-run takes a decision back."""
+
+Verdict = Literal["agrees", "contradicts", "open"]
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A record that somebody made of a submitted set, and who."""
+
+    who: str
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Re-run minus recorded on one track: the mean over its evaluators, a fraction, and its standard error by chance."""
+
+    suite: str
+    track: str
+    seeds: Literal["official", "fresh"]
+    difference: float
+    error: float
+    runs: int
+    identical: int
+    """Runs whose curves are equal, test pass by test pass."""
+
+    @property
+    def verdict(self) -> Verdict:
+        if abs(self.difference) > MARGIN + SURE * self.error:
+            return "contradicts"
+        return "agrees" if abs(self.difference) <= MARGIN else "open"
+
+    @property
+    def clear(self) -> bool:
+        """Whether a lie of 1.5 points would have been noticed."""
+        return self.error <= CLEAR
+
+
+def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> list[Agreement]:
+    """Every track that was run again: official seeds compared run by run, fresh ones with the mean over official seeds."""
+    recorded: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        recorded[record.cell.suite, record.cell.track].append(record)
+    again: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
+    for record in reruns:
+        again[record.cell.suite, record.cell.track].append(record)
+    out = []
+    for (suite, track), runs in sorted(again.items()):
+        if (suite, track) in recorded and suite in suites.released():
+            exam = suites.load(suite)
+            found = (_official(exam, track, recorded[suite, track], runs), _fresh(exam, track, recorded[suite, track], runs))
+            out += [agreement for agreement in found if agreement is not None]
+    return out
+
+
+def _by_evaluator(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:
+    groups: dict[str, dict[int, RunRecord]] = defaultdict(dict)
+    for record in records:
+        groups[record.cell.evaluator.name][record.cell.seed] = record
+    return groups
+
+
+def _official(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
+    """Runs with the same seed, pair by pair; an identical curve has no error of chance."""
+    before, after = _by_evaluator(recorded), _by_evaluator(reruns)
+    differences, variance, count, same = [], 0.0, 0, 0
+    for name in sorted(set(before) & set(after)):
+        seeds = sorted(set(before[name]) & set(after[name]))
+        if not seeds:
+            continue
+        differences.append(fmean(scoring.score(after[name][s]) - scoring.score(before[name][s]) for s in seeds))
+        identical = sum(after[name][s].curve == before[name][s].curve for s in seeds)
+        variance += 2 * run_spread(exam, name) ** 2 * (len(seeds) - identical) / len(seeds) ** 2
+        count, same = count + len(seeds), same + identical
+    if not differences:
+        return None
+    error = math.sqrt(variance) / len(differences)
+    return Agreement(exam.id, track, "official", fmean(differences), error, count, same)
+
+
+def _fresh(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
+    """Seeds that the suite does not name: what a set that was made for the official ones loses on."""
+    before, after = _by_evaluator(recorded), _by_evaluator(reruns)
+    differences, variance, count = [], 0.0, 0
+    for name in sorted(set(before) & set(after)):
+        fresh = [r for seed, r in after[name].items() if seed not in exam.suite.seeds]
+        if fresh:
+            differences.append(fmean(map(scoring.score, fresh)) - fmean(map(scoring.score, before[name].values())))
+            variance += run_spread(exam, name) ** 2 * (1 / len(fresh) + 1 / len(before[name]))
+            count += len(fresh)
+    if not differences:
+        return None
+    return Agreement(exam.id, track, "fresh", fmean(differences), math.sqrt(variance) / len(differences), count, 0)
+
+
+def decision(audit: Sequence[AuditEntry], owners: Collection[str], maintainers: Collection[str]) -> tuple[Tier | None, int]:
+    """The last decision that counts and its place in the log; None where there is none.
+
+    The submitter may withdraw or supersede his own submission and take that back; a maintainer may decide anything. `owners`
+    and `maintainers` are skeletons of names. What others write stays in the log and decides nothing.
+    """
+    standing: tuple[Tier | None, int] = None, -1
+    by_maintainer = False
+    for place, entry in enumerate(audit):
+        if entry.action != "tier" or entry.tier not in BY_HAND:
+            continue
+        name = skeleton(entry.who)
+        if name in maintainers:
+            standing, by_maintainer = (entry.tier, place), True
+        elif name in owners and entry.tier != "challenged" and not (by_maintainer and standing[0] in ("withdrawn", "challenged")):
+            standing, by_maintainer = (entry.tier, place), False
+    return standing
+
+
+def derive(
+    decided: Tier | None, records: Mapping[str, RunRecord], others: Mapping[str, Rerun], own: Iterable[Rerun] = ()
+) -> Tier:
+    """The tier. `others`: the last re-run of every run by somebody else than the submitter; `own`: the submitter's."""
+    if decided is not None and decided != "self-run":
+        return decided
+    found = agreements(records.values(), [rerun.record for rerun in others.values()])
+    against_himself = agreements(records.values(), [rerun.record for rerun in own])
+    if any(agreement.verdict == "contradicts" for agreement in (*found, *against_himself)):
+        return "challenged"
+    if not any(agreement.verdict == "agrees" for agreement in found):
+        return "self-run"
+    whole = set(records) <= set(others) and all(agreement.verdict == "agrees" for agreement in found)
+    clear = all(agreement.clear for agreement in found if agreement.seeds == "official")
+    return "verified" if whole and clear else "spot-checked"

@@ -1,0 +1,233 @@
+"""Trust is derived: what forgers try, and what follows for their rows. On made records, without training."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import DIGITS, listed, made_record, put, write_submission
+from click.testing import CliRunner
+
+from mabench.board import gates, names, site, tiers, verify
+from mabench.board import submission as submissions
+from mabench.board.submission import Submission
+from mabench.cli.main import main
+from mabench.digests import digest
+from mabench.errors import MabenchError
+from mabench.schema import Tier
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A submission of every cell of the digits suite, by `A. Submitter`."""
+    return write_submission(tmp_path / "submissions", "made", 0.5)
+
+
+def inflate(record: dict[str, Any]) -> None:
+    """Every test pass 25 points higher."""
+    record["curve"] = [[e, min(record["total"], c + 125)] for e, c in record["curve"]]
+
+
+def test_tiers_follow_from_the_records_of_reruns(folder: Path) -> None:
+    """Whoever did not submit raises a tier, by records that agree; nothing that a log says does."""
+
+    def add(who: str, count: int, change: Callable[[dict[str, Any]], None] | None = None) -> Submission:
+        found = submissions.read(folder)
+        assert found is not None
+        again = []
+        for record in list(found.records.values())[:count]:
+            value = record.model_dump(mode="json")
+            if change is not None:
+                change(value)
+            again.append(type(record).model_validate(value))
+        submissions.write(folder, verify.logged(found, again, who=who, seed=0))
+        changed = submissions.read(folder)
+        assert changed is not None
+        return changed
+
+    assert add("A. Submitter", 12).tier == "self-run", "nobody raises his own"
+    assert add("\u0410. Author", 3).tier == "self-run", "nor does a look-alike of his name"
+    assert add("a  SUBMITTER", 12).tier == "self-run"
+    assert add("R. Reader", 5).tier == "spot-checked"
+    assert add("R. Reader", 12).tier == "verified"
+    assert add("S. Other", 3, inflate).tier == "challenged"
+    assert add("T. Third", 3).tier == "verified", "the last re-run of a run counts"
+    assert add("A. Submitter", 3, inflate).tier == "challenged", "the submitter's own doubts count"
+
+
+def test_a_line_of_the_log_raises_nothing(folder: Path) -> None:
+    found = submissions.read(folder)
+    assert found is not None
+    for action in ("re-run", "tier"):
+        forged = submissions.make_entry(
+            who="Prof. X", action=action, tier="verified", why="all agree", set_sha256=found.set_sha256
+        )
+        submissions.write(folder, submissions.with_entry(found, forged))
+        found = submissions.read(folder)
+        assert found is not None and found.tier == "self-run"
+
+
+def test_only_owner_and_maintainers_decide_and_it_can_be_taken_back(folder: Path) -> None:
+    def decide(who: str, tier: Tier) -> Tier:
+        found = submissions.read(folder)
+        assert found is not None
+        entry = submissions.make_entry(who=who, action="tier", tier=tier, why="x", set_sha256=found.set_sha256)
+        submissions.write(folder, submissions.with_entry(found, entry))
+        changed = submissions.read(folder)
+        assert changed is not None
+        return changed.tier
+
+    (folder.parent / submissions.BOARD).write_text('maintainers = ["M. Keeper"]\n')
+    assert decide("Anybody", "withdrawn") == "self-run"
+    assert decide("A. Submitter", "withdrawn") == "withdrawn"
+    assert decide("Anybody", "self-run") == "withdrawn"
+    assert decide("A. Submitter", "self-run") == "self-run"
+    assert decide("A. Submitter", "challenged") == "self-run", "a challenge is a maintainer's, or follows from a re-run"
+    assert decide("M. Keeper", "challenged") == "challenged"
+    assert decide("A. Submitter", "self-run") == "challenged", "a maintainer's decision is not the author's to take back"
+    assert decide("M. Keeper", "self-run") == "self-run"
+
+
+def test_a_lie_of_a_point_and_a_half_is_seldom_verified() -> None:
+    """Three seeds of the three networks of a track whose runs spread by half a point, on another machine: nothing is identical."""
+    draw, spread, networks, seeds = random.Random(1), 0.005, 3, 3
+    error = math.sqrt(2 * spread**2 / seeds / networks)
+
+    def passed(lie: float) -> float:
+        agreed = 0
+        for _ in range(4000):
+            difference = -lie + draw.gauss(0, error)
+            found = tiers.Agreement("s@1", "t", "official", difference, error, 9, 0)
+            agreed += found.verdict == "agrees" and found.clear
+        return agreed / 4000
+
+    assert error <= tiers.CLEAR and passed(0.0) > 0.99 and passed(0.015) < 0.05
+    noisy = tiers.Agreement("s@1", "t", "official", 0.0, 0.01, 1, 0)
+    assert noisy.verdict == "agrees" and not noisy.clear, "one noisy run verifies nothing"
+
+
+def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = submissions.read(folder)
+    assert found is not None
+    monkeypatch.setattr(submissions, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
+    entry = submissions.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
+    with pytest.raises(MabenchError, match="Nothing was written"):
+        submissions.with_entry(found, entry)
+
+
+def test_the_card_is_in_the_log(folder: Path) -> None:
+    card = folder / "card.toml"
+    card.write_text(card.read_text().replace("Made", "SUPERSEDED"))
+    with pytest.raises(MabenchError, match="not the card that the audit log names"):
+        submissions.read(folder)
+
+
+# -- what forgers try ----------------------------------------------------------------------------------------------
+
+
+def built(root: Path) -> tuple[dict[str, site.standings.Standing], list[str]]:
+    left_out: list[str] = []
+    rows = site.build(root, root.parent / "out", None, left_out.append)
+    return {row.key: row for row in rows}, left_out
+
+
+def remade(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every record as a forger would who also writes card and log."""
+    sha = ""
+    found: dict[str, bytes] = {}
+    for place in sorted((path / "records").iterdir()):
+        value = json.loads(place.read_bytes())
+        value.pop("checksum", None)
+        change(value)
+        sha = value["cell"]["set_sha256"]
+        cell = value["cell"]
+        found[f"{cell['suite']}--{cell['track']}--{cell['evaluator']['name']}--seed{cell['seed']}"] = json.dumps(value).encode()
+    card = (path / submissions.CARD).read_bytes()
+    shutil.rmtree(path)
+    put(path, card, found, sha)
+
+
+def one_pass(record: dict[str, Any]) -> None:
+    record.update(curve=[[1, 1]], total=1)
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "one test pass of one image": (one_pass, "1 test passes up to epoch 1"),
+    "another test split": (lambda r: r.update(test_sha256="f" * 64), "Run the cell on the real split"),
+    "no environment": (lambda r: r.update(environment={}), "the environment lacks mabench"),
+    "no time": (lambda r: r.update(started="never"), "started is not a valid time"),
+    "endless": (lambda r: r.update(seconds=1e308), "1e+308 seconds are more than 1e+08"),
+    "a suite of the future": (lambda r: r["cell"].update(suite="digits-agnostic@99"), "is no released suite"),
+    "another recipe": (lambda r: r["cell"]["recipe"].update(learning_rate=0.5), "differs in recipe"),
+    "another seed": (lambda r: r["cell"].update(seed=r["cell"]["seed"] + 7), "no such track, evaluator or seed"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_folder_made_by_hand_is_left_out_and_the_rest_is_built(folder: Path, name: str) -> None:
+    change, words = FORGERIES[name]
+    remade(write_submission(folder.parent, "ghost", 0.9), change)
+    rows, left_out = built(folder.parent)
+    assert set(rows) == {"made"} and rows["made"].rank == 1
+    assert len(left_out) == 1 and left_out[0].startswith("ghost: ") and words in left_out[0], left_out
+
+
+def test_the_command_says_who_is_left_out_and_exits_with_one(folder: Path) -> None:
+    write_submission(folder.parent, "ghost", 0.9)
+    (folder.parent / "ghost" / submissions.AUDIT).write_text("{}\n")
+    result = CliRunner().invoke(
+        main, ["leaderboard", "build", "--submissions", str(folder.parent), "--out", str(folder.parent.parent / "o")]
+    )
+    assert result.exit_code == 1 and "left out: " in result.output and "ghost" in result.output and "1 ranked" in result.output
+
+
+def test_a_row_without_its_set_needs_the_boards_list(folder: Path) -> None:
+    write_submission(folder.parent, "ghost", 0.9)
+    (folder.parent / submissions.BOARD).write_text("")
+    listed(folder.parent, "made", digest("made"))
+    rows, left_out = built(folder.parent)
+    assert set(rows) == {"made"} and "the board lists no other place of it" in left_out[0]
+    listed(folder.parent, "ghost", "0" * 64)
+    assert "the board lists no other place of it" in built(folder.parent)[1][0], "the list names a set, not only a slug"
+
+
+def test_forged_curves_with_right_checksums_stay_self_run_and_fall_to_a_rerun(folder: Path) -> None:
+    """Nothing on a page can tell an invented curve from a real one; so it is said who has seen it, and a re-run's numbers count."""
+    forged = write_submission(folder.parent, "forged", 0.97 - 0.08)
+    rows, _ = built(folder.parent)
+    assert rows["forged"].tier == "self-run"
+    entry = submissions.read(forged)
+    assert entry is not None
+    honest = [
+        made_record(DIGITS, "scratch", r.cell.evaluator.name, r.cell.seed, 0.2, sha=entry.set_sha256)
+        for r in entry.records.values()
+    ]
+    submissions.write(forged, verify.logged(entry, honest, who="R. Reader", seed=0))
+    rows, _ = built(folder.parent)
+    row = rows["forged"]
+    assert (row.tier, row.rank) == ("challenged", None) and row.score == pytest.approx(0.2) and rows["made"].rank == 1
+    assert row.claimed == pytest.approx(0.93, abs=0.02), "the submitter's number stays beside"
+
+
+def test_names_are_compared_as_a_reader_sees_them() -> None:
+    alike = [
+        ("Seung Moon", "Seung \u041coon"), ("Seung Moon", "seung moon"), ("Seung Moon", "SEUNG-MOON"), ("HMDC", "H\u041cDC"),
+        ("Zoe", "Zo\u00eb"), ("alice", "\u0430lice"), ("alice", "al\u0456ce"), ("Paul", "Pau1"), ("Bob", "B0b"), ("xerxes", "\u0445\u0435r\u0445\u0435\u0455"),
+        ("fine", "\ufb01ne"), ("A. Author", "\uff21. \uff21uthor"), ("A. Author", "A.\u00a0Author"),
+    ]  # fmt: skip
+    for first, second in alike:
+        assert names.skeleton(first) == names.skeleton(second), (first, second)
+    for first, second in (("Seung Moon", "Seung Noon"), ("A. Author", "B. Author"), ("\u4e2d\u6587", "\u65e5\u672c")):
+        assert names.skeleton(first) != names.skeleton(second)
+
+
+def test_honest_submissions_pass(folder: Path) -> None:
+    entry = submissions.read(folder)
+    assert entry is not None and gates.accept(entry, has_set=False) is entry
+    assert all(not gate.refusals for gate in gates.of_submission(entry, has_set=False))
