@@ -269,6 +269,7 @@ def test_bad_input_gets_a_message_exit_code_2_and_no_file(mabench: Command, tmp_
         (["eval", good, *suite, "--out", inputs / "file"], "is a file"),
         (["eval", good, "--suite", "digits-agnostic"], "examines digits"),
         (["eval", good, "--suite", "cifar10-lite", "--device", "tpu"], "tpu"),
+        (["submit", good, *cifar, "--dry-run"], "Make them with: mabench eval"),
         (["pack", good, "-o", "x.pt"], ".safetensors"),
     ]
     if not torch.cuda.is_available():

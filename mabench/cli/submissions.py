@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 )
 @reading_options
 @click.option(
-    "--records", "records", required=True, multiple=True, type=click.Path(path_type=Path, file_okay=False),
-    help="What mabench eval wrote: the folder of one suite, or of several; may be repeated.",
+    "--records", "records", multiple=True, type=click.Path(path_type=Path, file_okay=False),
+    help="What mabench eval wrote: a suite's folder, or one above it; may be repeated (default: results/SET-HASH).",
 )  # fmt: skip
 @click.option(
     "--card", "card_path", type=click.Path(path_type=Path), default=Path("card.toml"), show_default=True,
@@ -66,6 +66,7 @@ def submit(
         raise MabenchError("--create-pr and --private say how to use a Hub repository. Name it with --repo ORG/NAME.")
     fields = _ask(card_path) if interactive else None
     root = None if repo is not None else submissions
+    records = records or (_where_eval_writes(set_path, reading),)
     case = submitting.examine(Path(set_path), records, card_path, card_fields=fields, reading=reading, root=root)
     _show_gates(case)
     place = repo or str(submissions / case.slug)
@@ -76,6 +77,19 @@ def submit(
     else:
         _send(case, repo, create_pr=create_pr, private=private)
     return {"slug": case.slug, "place": place, "written": not dry_run, "gates": [vars(gate) for gate in case.gates]}
+
+
+def _where_eval_writes(set_path: str, reading: dict[str, Any]) -> Path:
+    """`results/SET-HASH`, with a folder a suite. Raises MabenchError where there is none."""
+    from mabench.runs.plan import set_folder
+    from mabench.sets import readers
+
+    folder = set_folder(readers.read(set_path, **reading))
+    if not folder.is_dir():
+        raise MabenchError(
+            f"{folder}: no records of this set. Make them with: mabench eval {set_path} --suite SUITE, or name their folder with --records."
+        )
+    return folder
 
 
 def _show_gates(case: Examination) -> None:

@@ -226,7 +226,8 @@ def run_cells(
 def _checked(device: str, name: str, launcher: Ray | None, minutes: float | None) -> Wanted:
     """The engine that was asked for. Raises MabenchError for what cannot be run here."""
     if launcher is None:
-        resolve_device(device)
+        if resolve_device(device).type == "mps" and name == "fast":
+            raise MabenchError("--engine fast: is for cpu and cuda. With --device mps use --engine reference, or leave it out.")
     else:
         launcher.check(device)  # a cluster's devices are not known from here
         if minutes is not None:

@@ -116,4 +116,9 @@ def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
 
 def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:
     """`results/<set>-<first 8 of its sha256>/<suite>`: stable, so that the same command resumes."""
-    return Path("results") / f"{synthetic_set.file_stem}-{synthetic_set.sha256[:8]}" / exam.id
+    return set_folder(synthetic_set) / exam.id
+
+
+def set_folder(synthetic_set: SyntheticSet) -> Path:
+    """Where the evaluations of a set are kept, unless the command says otherwise."""
+    return Path("results") / f"{synthetic_set.file_stem}-{synthetic_set.sha256[:8]}"
