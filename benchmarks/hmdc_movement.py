@@ -25,7 +25,7 @@ from mabench_methods.kit import Run
 
 HERE = Path(__file__).parent
 SMALL = {
-    "second": "vit_mini-scratch", "first_width": 32, "iterations": 1, "real_batch": 16, "network_batches": 1, "network_batch": 32,
+    "networks": ("convnet3-scratch", "vit_mini-scratch"), "width": 32, "iterations": 1, "real_batch": 16, "network_batches": 1, "network_batch": 32,
     "period": 1, "pool": 64,
 }  # fmt: skip
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -25,18 +24,21 @@ from mabench_methods.hmdc import condense as hmdc
 from mabench_methods.hmdc import config as settings
 from mabench_methods.hmdc.balance import GradientBalance, Record, normalised
 from mabench_methods.hmdc.config import CHOICES, Config
-from mabench_methods.hmdc.decomposition import Alignment, SpatialNetwork, mutual_distillation, shapes
-from mabench_methods.hmdc.pair import Learner
+from mabench_methods.hmdc.decomposition import Alignment, Distillation, SpatialNetwork, shapes
+from mabench_methods.hmdc.images import augmented, tiles
+from mabench_methods.hmdc.learners import Learner
+from mabench_methods.hmdc.matching import gradient_distance, matching_losses
 from mabench_methods.hmdc.presets import ABLATIONS, METHOD, SMOKE
 from mabench_methods.hmdc.selection import representatives
-from mabench_methods.kit import Run, k_means
+from mabench_methods.hmdc.state import State
+from mabench_methods.kit import RealImages, Run, k_means
 
 CPU = torch.device("cpu")
 DIGITS = data.DATASETS["digits"]
 TINY = Config(
     1,
-    second="lenet-scratch",
-    first_width=4,
+    networks=("convnet3-scratch", "lenet-scratch"),
+    width=4,
     iterations=2,
     steps=2,
     real_batch=4,
@@ -78,8 +80,21 @@ def small(kind: str, side: int = 8, **options: Any) -> SpatialNetwork:
     return SpatialNetwork(at("convnet3-scratch", side), model, DIGITS, **options)
 
 
-def learner(network: SpatialNetwork) -> Any:
-    return SimpleNamespace(network=network.double(), parameters=lambda: list(network.parameters()))
+class Alone(Learner):
+    """A learner around a network that is there, in float64."""
+
+    def __init__(self, network: SpatialNetwork) -> None:
+        self.network = network.double()
+
+
+def pair_of(first: str, second: str, softmax: str = "paper") -> tuple[list[Learner], Distillation]:
+    learners: list[Learner] = [Alone(small(first)), Alone(small(second))]
+    blank = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
+    torch.manual_seed(3)
+    distillation = Distillation([shapes(learner.network.eval()(blank)[1]) for learner in learners], softmax).double()
+    for learner in learners:
+        learner.network.train()
+    return learners, distillation
 
 
 @pytest.mark.parametrize(
@@ -89,20 +104,21 @@ def learner(network: SpatialNetwork) -> Any:
         ("convnet", "vit", "paper", "paper"),
         ("batchnorm", "swin", "paper", "released"),
         ("swin", "vit", "released", "paper"),
+        ("convnet", "vit", "paper", "absolute"),
     ],
 )
 def test_every_matching_loss_has_the_gradient_of_finite_differences(first: str, second: str, softmax: str, distance: str) -> None:
-    pair = [learner(small(first)), learner(small(second))]
+    pair, distillation = pair_of(first, second, softmax)
     torch.manual_seed(0)
     real, own = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    features = [p.network(own)[1] for p in pair]
-    alignment = Alignment(shapes(features[0]), shapes(features[1]), softmax).double()
     with torch.no_grad():
-        alignment.matching.normal_()
+        for alignment in distillation.alignments:
+            cast(Alignment, alignment).matching.normal_()
     config = replace(TINY, distance=distance)
 
     def losses(images: torch.Tensor) -> list[torch.Tensor]:
-        return hmdc.matching_losses(pair, alignment, real, images, 4, config)
+        every = matching_losses(pair, distillation, real[None], images[None], torch.tensor([4]), config)
+        return list(every[:, 0])
 
     step = 1e-5
     found = [torch.autograd.grad(loss, own, retain_graph=True)[0] for loss in losses(own)]
@@ -120,7 +136,7 @@ def test_every_matching_loss_has_the_gradient_of_finite_differences(first: str, 
 
 
 def test_the_gradient_reaches_the_stored_images_through_augmentation_and_tiles() -> None:
-    pair = [learner(small("convnet")), learner(small("vit"))]
+    pair, _ = pair_of("convnet", "vit")
     torch.manual_seed(1)
     stored = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     real = torch.randn(3, 3, 8, 8, dtype=torch.float64)
@@ -128,9 +144,9 @@ def test_the_gradient_reaches_the_stored_images_through_augmentation_and_tiles()
         config = replace(TINY, ipc=2, augmentation=plan)
 
         def loss(images: torch.Tensor, config: Config = config) -> torch.Tensor:
-            own = hmdc._tiles(images, config, torch.Generator())
-            batch, own = (hmdc._augmented(config, x, None, 11, siamese=True)[0] for x in (real, own))
-            return hmdc.matching_losses(pair, None, batch, own, 1, config)[0]
+            own = tiles(images, config, torch.Generator())
+            batch, own = (augmented(config, x, None, 11, siamese=True)[0] for x in (real, own))
+            return matching_losses(pair, None, batch[None], own[None], torch.tensor([1]), config)[0].sum()
 
         (gradient,) = torch.autograd.grad(loss(stored), stored)
         direction = torch.randn_like(gradient)
@@ -138,22 +154,66 @@ def test_the_gradient_reaches_the_stored_images_through_augmentation_and_tiles()
         assert (ahead - behind) / 2e-5 == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
 
 
-def test_gradient_distance_is_a_sum_or_a_mean_of_squares() -> None:
-    own, real = [torch.tensor([1.0, 2.0]), None, torch.tensor([[3.0]])], [torch.tensor([0.0, 4.0]), None, torch.tensor([[1.0]])]
-    assert float(hmdc.gradient_distance(own, real, "released")) == 1 + 4 + 4
-    assert float(hmdc.gradient_distance(own, real, "paper")) == pytest.approx(9 / 3)
+def test_gradient_distance_is_a_sum_or_a_mean_of_squares_or_a_sum_of_differences() -> None:
+    """Two classes; the second parameter takes no part in the loss."""
+    own: list[torch.Tensor | None] = [torch.tensor([[1.0, 2.0], [0.0, 0.0]]), None, torch.tensor([[[3.0]], [[5.0]]])]
+    real: list[torch.Tensor | None] = [torch.tensor([[0.0, 4.0], [0.0, 0.0]]), None, torch.tensor([[[1.0]], [[4.0]]])]
+    assert gradient_distance(own, real, replace(TINY, distance="released")).tolist() == [1 + 4 + 4, 1]
+    assert gradient_distance(own, real, replace(TINY, distance="paper")).tolist() == pytest.approx([9 / 3, 1 / 3])
+    assert gradient_distance(own, real, replace(TINY, distance="absolute")).tolist() == [1 + 2 + 2, 1]
+    kernel: list[torch.Tensor | None] = [torch.ones(2, 3, 3, 1, 1)]
+    only = gradient_distance(own + kernel, real + [torch.zeros(2, 3, 3, 1, 1)], replace(TINY, matched="convolutions"))
+    assert only.tolist() == [9, 9]
+
+
+@pytest.mark.parametrize(("first", "second"), [("convnet", "vit"), ("swin", "vit")])
+def test_classes_side_by_side_give_what_they_give_one_after_the_other(first: str, second: str) -> None:
+    pair, distillation = pair_of(first, second)
+    torch.manual_seed(0)
+    real, labels = torch.randn(3, 4, 3, 8, 8, dtype=torch.float64), torch.tensor([1, 7, 2])
+    images = torch.randn(3, 2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    joint = matching_losses(pair, distillation, real, images, labels, TINY)
+    (gradient,) = torch.autograd.grad(joint.sum(), images)
+    for k in range(3):
+        alone = matching_losses(pair, distillation, real[k : k + 1], images[k : k + 1], labels[k : k + 1], TINY)
+        torch.testing.assert_close(alone[:, 0], joint[:, k], rtol=1e-12, atol=0)
+        (own,) = torch.autograd.grad(alone.sum(), images)
+        torch.testing.assert_close(own[k], gradient[k], rtol=1e-9, atol=1e-12 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["convnet", "vit", "swin"])
+def test_passes_that_are_differentiated_once_give_the_same(kind: str) -> None:
+    """Fused attention and the instance norm of `first_order.py` against the plain modules."""
+    learner = Alone(small(kind))
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+
+    def outputs(once: bool) -> list[torch.Tensor]:
+        with learner.network.configured(once=once):
+            logits, features = learner.network(images)
+        weighted = torch.stack([(x * x.detach().sin()).sum() for x in (logits, *features[0], *features[-1])]).sum()
+        gradients = torch.autograd.grad(weighted, list(learner.network.parameters()), allow_unused=True)
+        return [logits, *(g for g in gradients if g is not None)]
+
+    for fast, plain in zip(outputs(True), outputs(False), strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-11)
 
 
 def test_siamese_augmentation_treats_real_and_synthetic_alike() -> None:
     torch.manual_seed(0)
     images = torch.randn(6, 3, 8, 8)
     for plan in ("paper", "released"):
-        config = replace(TINY, augmentation=plan, first="vit_tiny-pretrained" if plan == "released" else TINY.first)
+        config = replace(
+            TINY,
+            augmentation=plan,
+            networks=("vit_tiny-pretrained",) if plan == "released" else TINY.networks,
+            rates=TINY.rates[: 1 if plan == "released" else 2],
+        )
         for seed in range(12):  # some with CutMix, whose partners may differ
-            whole, _ = hmdc._augmented(config, images, None, seed, siamese=True)
-            same, _ = hmdc._augmented(config, images[:1].expand(3, -1, -1, -1), None, seed, siamese=True)
+            whole, _ = augmented(config, images, None, seed, siamese=True)
+            same, _ = augmented(config, images[:1].expand(3, -1, -1, -1), None, seed, siamese=True)
             assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])  # one operation for all
-            mixed = whole != torch.cat([hmdc._augmented(config, x.unsqueeze(0), None, seed, siamese=True)[0] for x in images])
+            mixed = whole != torch.cat([augmented(config, x.unsqueeze(0), None, seed, siamese=True)[0] for x in images])
             assert plan == "paper" or not mixed.any()  # released: no CutMix when the first network is a transformer
 
 
@@ -162,26 +222,29 @@ def test_siamese_augmentation_treats_real_and_synthetic_alike() -> None:
 
 def test_weights_are_smallest_over_own_accumulator() -> None:
     balance = GradientBalance(2, 3, "released")
-    balance.add(0, [8.0, 2.0, 4.0])
-    balance.add(0, [8.0, 0.0, 4.0])
-    assert balance.weights(0) == [2 / 16, 1.0, 2 / 8]
-    assert balance.weights(1) == [1.0, 1.0, 1.0]  # another class, nothing seen yet
+    first, both = torch.tensor([0]), torch.arange(2)
+    balance.add(first, torch.tensor([[8.0, 2.0, 4.0]]))
+    assert balance.add(first, torch.tensor([[8.0, 0.0, 4.0]])).tolist() == [[2 / 16, 1.0, 2 / 8]]
+    assert balance.weights(both).tolist() == [[2 / 16, 1.0, 2 / 8], [1.0, 1.0, 1.0]]  # of the other class nothing has been seen
     balance.restart()
-    assert balance.weights(0) == [1.0, 1.0, 1.0]
+    assert balance.weights(both).tolist() == [[1.0, 1.0, 1.0]] * 2
 
 
 def test_the_papers_accumulator_is_one_for_all_classes_and_is_never_emptied() -> None:
+    samples, both = torch.tensor([[1.0, 3.0], [1.0, 5.0]]), torch.arange(2)
     balance = GradientBalance(2, 2, "paper")
-    balance.add(0, [1.0, 3.0])
-    balance.add(1, [1.0, 5.0])
+    assert balance.add(both, samples).tolist() == [[1.0, 1 / 3], [1.0, 0.25]]  # each class after those before it
     balance.restart()
-    assert balance.weights(0) == balance.weights(1) == [1.0, 0.25]
+    assert balance.weights(both).tolist() == [[1.0, 0.25]] * 2
+    in_turn = GradientBalance(2, 2, "paper")
+    for label in both.split(1):
+        in_turn.add(label, samples[label])
+    assert torch.equal(in_turn.sums, balance.sums)
 
 
 def test_a_loss_without_a_gradient_has_no_part_in_the_minimum() -> None:
     balance = GradientBalance(1, 3)
-    balance.add(0, [4.0, 0.0, 1.0])
-    assert balance.weights(0) == [0.25, 1.0, 1.0]
+    assert balance.add(torch.tensor([0]), torch.tensor([[4.0, 0.0, 1.0]])).tolist() == [[0.25, 1.0, 1.0]]
 
 
 @pytest.mark.parametrize("way", ["paper", "released"])
@@ -202,8 +265,8 @@ def test_the_unit_of_a_loss_does_not_move_the_images(way: str) -> None:
                 for g in gradients:
                     g[: 2 * label], g[2 * label + 2 :] = 0, 0
                 if step % 10 == 0:
-                    balance.add(label, [float(g.abs().max()) for g in gradients])
-                for weight, g in zip(balance.weights(label), gradients, strict=True):
+                    balance.add(torch.tensor([label]), torch.stack([g.abs().max() for g in gradients])[None])
+                for weight, g in zip(balance.weights(torch.tensor([label]))[0], gradients, strict=True):
                     towards += weight * g
             images -= normalised(towards, way)
         return images
@@ -218,17 +281,15 @@ def test_the_unit_of_a_loss_does_not_move_the_images(way: str) -> None:
 
 
 def test_balanced_gradients_are_equal_after_one_sample() -> None:
-    magnitudes = [3.0, 0.02, 0.4]
+    magnitudes, label = torch.tensor([[3.0, 0.02, 0.4]], dtype=torch.float64), torch.tensor([0])
     balance, record = GradientBalance(1, 3), Record(("L1", "L2", "L3"))
-    balance.add(0, magnitudes)
-    record.add(0, 0, magnitudes, balance.weights(0))
+    record.add(0, label, magnitudes, balance.add(label, magnitudes))
     assert record.rows[0][5:] == pytest.approx([0.02] * 3, rel=1e-12)
 
 
 def test_without_the_module_weights_are_one() -> None:
     balance = GradientBalance(1, 2, enabled=False)
-    balance.add(0, [1.0, 100.0])
-    assert balance.weights(0) == [1.0, 1.0]
+    assert balance.add(torch.tensor([0]), torch.tensor([[1.0, 100.0]])).tolist() == [[1.0, 1.0]]
 
 
 def test_normalisation_per_image_and_per_channel() -> None:
@@ -324,16 +385,37 @@ def test_the_softmax_of_the_paper_and_of_the_released_code() -> None:
         for target in range(2):
             expected = sum(by_hand[target, layer] * tokens[layer] for layer in range(5))
             torch.testing.assert_close(mixed[:, target], expected)
-        distance = mutual_distillation(alignment, *features)
+        distance = distilling(alignment)(features)
         torch.testing.assert_close(distance, ((own - mixed) ** 2).mean())
     # at the start: means of all layers (paper), sums with weight layers / targets (released)
     assert float(Alignment(first, second, "paper").weights().sum(1)[0].detach()) == pytest.approx(1)
     assert float(Alignment(first, second, "released").weights().sum(1)[0].detach()) == pytest.approx(2.5)
 
 
-def test_no_fused_attention_is_left_and_networks_without_a_map_are_refused() -> None:
+def distilling(alignment: Alignment) -> Distillation:
+    distillation = Distillation([[(3, 2)] * 2, [(3, 2)] * 5])
+    distillation.alignments[0] = alignment
+    return distillation
+
+
+def test_three_networks_are_distilled_pair_by_pair() -> None:
+    sizes = [[(3, 2)] * 2, [(4, 2)] * 3, [(5, 4)] * 2]
+    features = [[(torch.randn(2, d), torch.randn(2, d, s, s)) for d, s in own] for own in sizes]
+    distillation = Distillation(sizes)
+    assert distillation.pairs == [(0, 1), (0, 2), (1, 2)]
+    expected = 0.0
+    for (i, j), alignment in zip(distillation.pairs, distillation.alignments, strict=True):
+        first, second = alignment(features[i], features[j])
+        expected += float(((first - second) ** 2).mean().detach())
+    assert float(distillation(features).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fused_attention_is_for_passes_without_a_second_derivative_and_networks_without_a_map_are_refused() -> None:
     network = network_of("vit_mini-scratch")
-    assert not any(getattr(m, "fused_attn", False) for m in network.modules())
+    with network.configured(once=False):
+        assert not any(getattr(m, "fused_attn", False) for m in network.modules())
+    with network.configured(once=True):
+        assert any(getattr(m, "fused_attn", False) for m in network.modules())
     with pytest.raises(MabenchError, match="no spatial features"):
         network_of("mlp-scratch")
 
@@ -361,11 +443,11 @@ def test_tiles_are_what_the_examiner_decodes() -> None:
     decoded, labels = stored.decoded()
     config = replace(TINY, ipc=3)
     for label in (0, 7):
-        own = hmdc._tiles(pixels[label * 3 : label * 3 + 3], config, torch.Generator())
+        own = tiles(pixels[label * 3 : label * 3 + 3], config, torch.Generator())
         torch.testing.assert_close(own, decoded[labels == label])
-    some = hmdc._tiles(pixels[:3], replace(config, synthetic_batch=5), torch.Generator().manual_seed(0))
+    some = tiles(pixels[:3], replace(config, synthetic_batch=5), torch.Generator().manual_seed(0))
     assert len(some) == 5
-    assert torch.equal(hmdc._tiles(pixels[:3], replace(config, formation=1), torch.Generator()), pixels[:3])
+    assert torch.equal(tiles(pixels[:3], replace(config, formation=1), torch.Generator()), pixels[:3])
 
 
 def test_k_means_finds_separate_heaps_and_their_nearest_points() -> None:
@@ -390,9 +472,10 @@ def test_resets_draw_what_they_should() -> None:
     after = released.network.state_dict()
     changed = {k for k in after if not torch.equal(before[k], after[k])}
     assert not any("classifier" in k for k in changed) and any("features.0.weight" in k for k in changed)
-    assert len(released.trained()) == 2 and len(released.parameters()) == 14
+    assert len(released.trained()) == 2 and len(released.named_parameters()) == 14
     whole = Learner(at("lenet-scratch", 32), DIGITS, CPU, 0)
-    whole.start = whole._weights()
+    whole.keep_weights()
+    assert whole.start is not None
     whole.reset(5)
     fresh = whole.network.head().weight.detach().clone()
     assert torch.equal(whole.network.state_dict()["model.features.0.weight"], whole.start["model.features.0.weight"])
@@ -468,7 +551,10 @@ def test_the_switches_of_table_2_and_3(name: str) -> None:
 def test_no_iterations_leave_the_initial_images_and_a_step_moves_them_as_far_as_its_rate_allows() -> None:
     start = made(None, replace(TINY, iterations=0))
     # they depend on seed and first network, not on the second or its training
-    assert start.sha256 == made(None, replace(TINY, second="vit_mini-scratch", iterations=0, pretraining=1)).sha256
+    assert (
+        start.sha256
+        == made(None, replace(TINY, networks=("convnet3-scratch", "vit_mini-scratch"), iterations=0, pretraining=1)).sha256
+    )
     for side in ("paper", "released"):
         config = replace(TINY, iterations=1, steps=1, image_rate=0.01, **(dict.fromkeys(CHOICES, side) | {"initial": "released"}))
         losses: list[Mapping[str, float]] = []
@@ -484,9 +570,11 @@ def test_mistakes_are_refused() -> None:
     with pytest.raises(MabenchError, match="layer_softmax = 'sideways'. Allowed: paper, released"):
         replace(TINY, layer_softmax="sideways")
     with pytest.raises(MabenchError, match="Did you mean"):
-        hmdc.condense(data.load("digits", "train"), replace(TINY, second="lenet-scrath"), 0, CPU)
+        hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch", "lenet-scrath")), 0, CPU)
+    with pytest.raises(MabenchError, match="give one rate a network"):
+        hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch",)), 0, CPU)
     with pytest.raises(MabenchError, match="30 px do not divide into its patches of 4"):
-        assert replace(TINY, second="vit_mini-scratch", second_input=30).pair
+        assert replace(TINY, networks=("convnet3-scratch", "vit_mini-scratch"), input_size=30).evaluators
     with pytest.raises(MabenchError, match="train split"):
         hmdc.condense(data.load("digits", "test"), TINY, 0, CPU)
 
@@ -499,7 +587,7 @@ def test_missing_weights_are_those_of_the_method(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         MabenchError, match="vit_tiny-pretrained: condenses the images.*hf download timm/vit_tiny.*--preset lite"
     ) as error:
-        hmdc.condense(data.load("digits", "train"), replace(TINY, second="vit_tiny-pretrained"), 0, CPU)
+        hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch", "vit_tiny-pretrained")), 0, CPU)
     assert "--evaluator" not in str(error.value)
 
 
@@ -508,9 +596,53 @@ def test_presets_and_tables() -> None:
     assert {"paper-ipc1", "paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(presets)
     assert next(iter(presets)) == "released-ipc1"  # the first of a budget is what `mabench reproduce hmdc --ipc N` runs
     for name, config in presets.items():
-        assert config.pair and (not name.startswith("paper") or all(getattr(config, c) == "paper" for c in CHOICES))
+        assert config.evaluators and (not name.startswith("paper") or all(getattr(config, c) == "paper" for c in CHOICES))
     printed = [49.36, 75.10, 79.96, 74.09, 73.21, 73.40, 39.07, 75.61]  # the paper's column "Average"
     found = papers.tables("hmdc")
     assert [round(sum(v[0] for v in t.values.values()) / 7, 2) for t in found] == printed
     for table in found:
         replace(presets["released-ipc10"], **table.config)
+
+
+@pytest.mark.parametrize("networks", [("convnet3-scratch",), ("convnet3-scratch", "lenet-scratch", "vit_mini-scratch")])
+def test_one_network_or_three_condense_and_resume(tmp_path: Path, networks: tuple[str, ...]) -> None:
+    config = replace(
+        TINY,
+        networks=networks,
+        rates=(0.01,) * len(networks),
+        iterations=1,
+        network_momentum=0.9,
+        distance="absolute",
+        clamp=False,
+    )
+    straight = made(tmp_path / "a", config)
+    with pytest.raises(Interrupted):
+        made(tmp_path / "b", config, 1)
+    assert made(tmp_path / "b", config).sha256 == straight.sha256
+    columns = (tmp_path / "a" / "losses.csv").read_text().splitlines()[0].split(",")
+    assert columns == ["step", *config.losses, "step"] or set(columns) == {"step", *config.losses}
+    assert len(config.losses) == {1: 1, 3: 4}[len(networks)]
+
+
+@pytest.mark.parametrize("way", ["paper", "released"])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_step_does_not_depend_on_how_many_classes_go_side_by_side(way: str, sampled: bool) -> None:
+    """A whole step of a tiny pair in float64: real batches, tiles, augmentation, both networks, balance."""
+    found = []
+    for at_once in (1, 4):
+        config = replace(TINY, classes_at_once=at_once, **dict.fromkeys(CHOICES, way))
+        real = RealImages(data.load("digits", "train"), CPU)
+        # noise: where an image is flat, poolings have ties, which rounding decides
+        real.images = torch.randint(256, real.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        real.mean, real.std = real.mean.double(), real.std.double()
+        state = State(config, real, 3)
+        for learner in state.learners:
+            learner.network.double()
+        state.distillation.double()
+        state.images = state.images.detach().double().requires_grad_()
+        state.begin()
+        if way == "released":
+            state.choose_representatives(0)
+        found.append(hmdc._direction(state, 0, sampled=sampled))
+    for one, several in zip(*found, strict=True):
+        torch.testing.assert_close(one, several, rtol=1e-7, atol=1e-10 * float(one.abs().max()))

@@ -19,9 +19,11 @@ class GradientBalance:
     No absolute constant takes part, so the ratios of the weighted gradients do not depend on the unit of any loss.
     """
 
-    def __init__(self, classes: int, losses: int, accumulator: str = "released", enabled: bool = True) -> None:
+    def __init__(
+        self, classes: int, losses: int, accumulator: str = "released", enabled: bool = True, device: torch.device | None = None
+    ) -> None:
         self.per_class, self.enabled = accumulator == "released", enabled
-        self.sums = torch.zeros(classes if self.per_class else 1, losses, dtype=torch.float64)
+        self.sums = torch.zeros(classes if self.per_class else 1, losses, dtype=torch.float64, device=device)
         """A of Eq. 4: [classes or 1, losses]."""
 
     def restart(self) -> None:
@@ -29,23 +31,31 @@ class GradientBalance:
         if self.per_class:
             self.sums.zero_()
 
-    def add(self, label: int, magnitudes: Sequence[float]) -> None:
-        """One sample: the largest absolute gradient of every loss at the synthetic images of a class."""
-        self.sums[self._row(label)] += torch.tensor(magnitudes, dtype=torch.float64)
+    def add(self, labels: Tensor, magnitudes: Tensor) -> Tensor:
+        """Add one sample: the largest absolute gradient [K,T] of every loss at the synthetic images of the classes `labels` [K].
 
-    def weights(self, label: int) -> list[float]:
-        """min(A) / A for every loss: the one with the smallest gradients has 1, all others less.
+        Returns the classes' weights [K,T]. A sum for all classes takes the classes in their order, so that each is weighted before
+        the next is added.
+        """
+        magnitudes = magnitudes.to(self.sums)
+        if self.per_class:
+            self.sums[labels.to(self.sums.device)] += magnitudes
+            return self.weights(labels)
+        after = self.sums + magnitudes.cumsum(0)
+        self.sums.copy_(after[-1:])
+        return self._weights(after)
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """Return min(A) / A [K,T] of every loss for these classes: the one with the smallest gradients has 1, all others less.
 
         A loss that has shown no gradient yet has weight 1 and no part in the minimum.
         """
-        sums = self.sums[self._row(label)]
-        shown = sums > 0
-        if not self.enabled or not shown.any():
-            return [1.0] * len(sums)
-        return torch.where(shown, sums[shown].min() / sums, 1.0).tolist()
+        return self._weights(self.sums[labels.to(self.sums.device) if self.per_class else torch.zeros_like(labels)])
 
-    def _row(self, label: int) -> int:
-        return label if self.per_class else 0
+    def _weights(self, sums: Tensor) -> Tensor:
+        shown = sums > 0
+        smallest = sums.where(shown, torch.inf).amin(1, keepdim=True)
+        return torch.where(shown, smallest / sums, 1.0) if self.enabled else torch.ones_like(sums)
 
 
 def normalised(gradient: Tensor, way: str) -> Tensor:
@@ -64,17 +74,10 @@ class Record:
         self.rows: list[list[float]] = []
         """[step, class, before of each loss, after of each loss]"""
 
-    def add(self, step: int, label: int, before: Sequence[float], weights: Sequence[float]) -> None:
-        """One sample of one class."""
-        self.rows.append([step, label, *before, *(b * w for b, w in zip(before, weights, strict=True))])
-
-    def state(self) -> Tensor:
-        """For a checkpoint."""
-        return torch.tensor(self.rows, dtype=torch.float64).view(len(self.rows), 2 + 2 * len(self.losses))
-
-    def restore(self, state: Tensor) -> None:
-        """Take up what `state` gave."""
-        self.rows = state.tolist()
+    def add(self, step: int, labels: Tensor, before: Tensor, weights: Tensor) -> None:
+        """Add one sample of some classes: largest gradients and weights, both [K,T]."""
+        values = torch.cat([before, before * weights.to(before)], 1).tolist()
+        self.rows += [[step, label, *row] for label, row in zip(labels.tolist(), values, strict=True)]
 
     def write(self, folder: Path) -> None:
         """`gradient_balance.csv` and `gradient_balance.png`."""
@@ -89,7 +92,7 @@ class Record:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        rows = self.state()
+        rows = torch.tensor(self.rows, dtype=torch.float64)
         steps = sorted(set(rows[:, 0].tolist()))
         figure = Figure(figsize=(9, 4), layout="constrained")
         FigureCanvasAgg(figure)

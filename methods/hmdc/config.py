@@ -57,15 +57,17 @@ class Config:
     """Hyper-parameters of HMDC. Defaults: the released code's for CIFAR-10."""
 
     ipc: int
-    first: str = "convnet3-scratch"
-    second: str = "vit_tiny-pretrained"
-    """The pair, two evaluators with a map of the image in their features (paper, Table 3, varies them)."""
+    networks: tuple[str, ...] = ("convnet3-scratch", "vit_tiny-pretrained")
+    """Evaluators with a map of the image in their features, one or more (paper, Table 3, varies the pair); with one alone nothing
+    is distilled or balanced, which is IDC's and DREAM's loop."""
+    rates: tuple[float, ...] = (0.01, 0.001)
+    """Learning rate of each network."""
     gradient_balance: bool = True
     """The Gradient Balance Module (paper, Table 2)."""
     normalised_step: bool = True
     """Divide each image's gradient by its largest value; the released code does so only together with the module."""
     mutual_distillation: bool = True
-    """L3, and the distillation loss in the networks' training (paper, Table 2)."""
+    """The last loss, and the distillation loss in the networks' training (paper, Table 2)."""
     iterations: int = 100
     steps: int = 100
     real_batch: int = 128
@@ -75,8 +77,6 @@ class Config:
     """Tiles a side in one stored image; 1 = whole images."""
     image_rate: float = 5e-3
     image_momentum: float = 0.5
-    first_rate: float = 0.01
-    second_rate: float = 0.001
     alignment_rate: float = 0.01
     network_batches: int = 17
     network_batch: int = 128
@@ -87,8 +87,10 @@ class Config:
     """`released`: real images nearest to k-means centres; `paper`: random real images; packed either way."""
     representatives: Choice = "released"
     """Real batches. `released`: k-means representatives of the class, by each network in turn; `paper`: random images."""
-    distance: Choice = "released"
-    """Of two gradients. `released`: sum of squared differences; `paper`: their mean."""
+    distance: Choice | Literal["absolute"] = "released"
+    """Of two gradients. `released`: sum of squared differences; `paper`: their mean; `absolute`: sum of absolute differences (IDC)."""
+    matched: Literal["all", "convolutions"] = "all"
+    """Parameters whose gradients are matched; `convolutions`: neither biases, norms nor linear layers (IDC)."""
     layer_softmax: Choice = "released"
     """Axis of the layer matching's softmax, see `decomposition.Alignment`."""
     last_feature: Choice = "released"
@@ -104,6 +106,11 @@ class Config:
     """Divided by its largest value per image and channel (`released`) or per image (`paper`)."""
     augmentation: Choice = "released"
     """A plan of `PLANS`."""
+    network_momentum: float = 0.0
+    network_decay: float = 0.0
+    """Momentum and weight decay of the networks' training; HMDC has neither."""
+    clamp: bool = True
+    """Keep the images within the pixel range after every step."""
     own_statistics: bool = False
     """Normalise for a pretrained network as its weights were trained; the released code uses the dataset's for all."""
     frozen_batch_norm: bool = False
@@ -111,12 +118,16 @@ class Config:
     pool: int = 0
     """Random images of a class among which representatives are sought; 0 = all (both paper and code)."""
     pretraining: int = 0
-    """Real batches on which a second network without pretrained weights is trained before everything else."""
+    """Real batches on which every network after the first that has no pretrained weights is trained before everything else."""
     bfloat16: bool = False
     """Gradients of real batches and trainings multiply bfloat16 where the device does."""
-    first_width: int = 0
-    second_input: int = 0
-    """Width of a ConvNet, side of the second network's input in pixels; 0 = the evaluator's own."""
+    width: int = 0
+    """Width of every ConvNet; 0 = the evaluator's own."""
+    input_size: int = 0
+    """Side in pixels of the inputs of every network of timm; 0 = the evaluator's own."""
+    classes_at_once: int = 0
+    """Classes whose gradients are taken in one pass; 0 = one on a processor, on a GPU as many as its memory holds. Changes the images
+    by rounding alone."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -124,19 +135,31 @@ class Config:
             raise MabenchError("steps, period and formation must be at least 1, iterations at least 0 (the initial images).")
 
     @property
-    def losses(self) -> tuple[str, ...]:
-        """Names of the optimisation targets."""
-        return ("L1", "L2", "L3") if self.mutual_distillation else ("L1", "L2")
+    def distils(self) -> bool:
+        """Whether the networks are distilled into each other, which takes two."""
+        return self.mutual_distillation and len(self.networks) > 1
 
     @property
-    def pair(self) -> tuple[Evaluator, Evaluator]:
-        """The two evaluators. Raises MabenchError for a typo."""
-        first, second = lookup(EVALUATORS, self.first, "evaluator"), lookup(EVALUATORS, self.second, "evaluator")
-        if self.first_width:
-            first = first.model_copy(update={"arguments": first.arguments | {"width": self.first_width}})
-        if self.second_input:
-            second = resized(second, self.second_input)
-        return first, second
+    def losses(self) -> tuple[str, ...]:
+        """Names of the optimisation targets: one of each network, then that of their distillation."""
+        return tuple(f"L{number + 1}" for number in range(len(self.networks) + self.distils))
+
+    @property
+    def evaluators(self) -> tuple[Evaluator, ...]:
+        """The evaluators. Raises MabenchError for a typo, and for another number of rates."""
+        if not self.networks or len(self.rates) != len(self.networks):
+            raise MabenchError(
+                f"networks = {','.join(self.networks)} and rates = {','.join(map(str, self.rates))}: give one rate a network, "
+                "e.g. --config networks=convnet3-scratch,vit_mini-scratch --config rates=0.01,0.01"
+            )
+        return tuple(self._changed(lookup(EVALUATORS, name, "evaluator")) for name in self.networks)
+
+    def _changed(self, evaluator: Evaluator) -> Evaluator:
+        if self.width and evaluator.architecture == "convnet":
+            return evaluator.model_copy(update={"arguments": evaluator.arguments | {"width": self.width}})
+        if self.input_size and evaluator.library == "timm":
+            return resized(evaluator, self.input_size)
+        return evaluator
 
 
 CHOICES = (

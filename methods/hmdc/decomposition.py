@@ -7,7 +7,9 @@ feature, h w sides of its map, L layers, d channels and s side that both network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -19,6 +21,8 @@ from mabench.errors import MabenchError
 from mabench.networks import architectures as networks
 from mabench.networks import evaluators
 from mabench.schema import Evaluator
+
+from .first_order import instance_norm, is_instance_norm
 
 Feature = tuple[Tensor, Tensor]
 Shape = tuple[int, int]
@@ -54,9 +58,7 @@ class SpatialNetwork(nn.Module):
                 f"{evaluator.name}: has no spatial features, which HMDC compares. Choose a convolutional network or a "
                 "transformer with a map of tokens, such as convnet3-scratch or vit_tiny-pretrained (mabench list)."
             )
-        for module in model.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False  # type: ignore[assignment]  # the fused kernels have no second derivative
+        self.once = self.side_by_side = False
         scale, shift = [1.0] * dataset.channels, [0.0] * dataset.channels
         if own_statistics and evaluator.mean is not None and evaluator.std is not None:
             scale = [d / e for d, e in zip(dataset.std, evaluator.std, strict=True)]
@@ -64,6 +66,23 @@ class SpatialNetwork(nn.Module):
         self.moved = own_statistics
         self.register_buffer("scale", torch.tensor(scale).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(1, -1, 1, 1), persistent=False)
+
+    @contextmanager
+    def configured(self, *, once: bool, side_by_side: bool = False) -> Iterator[None]:
+        """Run passes that are differentiated at most `once`, by fused kernels, which have no second derivative; `side_by_side`: with
+        one copy of the parameters a class."""
+        before = self.once, self.side_by_side
+        self._configure(once, side_by_side)
+        try:
+            yield
+        finally:
+            self._configure(*before)
+
+    def _configure(self, once: bool, side_by_side: bool) -> None:
+        self.once, self.side_by_side = once, side_by_side
+        for module in self.model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = once and not side_by_side  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Feature]]:
         last, features = self._walk(images)
@@ -90,12 +109,12 @@ class SpatialNetwork(nn.Module):
             images = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)  # as the released code
-        if self.evaluator.family == "cnn":
+        if self.evaluator.family == "cnn" and not self.side_by_side:
             images = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, networks.Network):
             maps, x = [], images
             for index, layer in enumerate(cast(nn.Sequential, self.model.features)):
-                x = layer(x)
+                x = instance_norm(layer, x) if self.once and is_instance_norm(layer) else layer(x)
                 if index in self.taps:
                     maps.append(x)
             return x, [(m.mean((2, 3)), m) for m in maps]
@@ -172,7 +191,19 @@ class Alignment(nn.Module):
         return torch.cat([semantic.unsqueeze(1), spatial.flatten(2).transpose(1, 2)], 1)
 
 
-def mutual_distillation(alignment: Alignment, first: Sequence[Feature], second: Sequence[Feature]) -> Tensor:
-    """Mean squared difference of the aligned features (Eq. 12)."""
-    own, other = (f.to(torch.promote_types(f.dtype, torch.float32)) for f in alignment(first, second))  # bfloat16 sums are coarse
-    return F.mse_loss(own, other)
+class Distillation(nn.Module):
+    """Mutual distillation of any number of networks: features of each -> the mean squared difference of the aligned features (Eq. 12),
+    summed over the pairs of networks (the paper has one pair). One alignment a pair."""
+
+    def __init__(self, sizes: Sequence[Sequence[Shape]], softmax: str = "paper") -> None:
+        super().__init__()
+        self.pairs = list(itertools.combinations(range(len(sizes)), 2))
+        self.alignments = nn.ModuleList(Alignment(sizes[i], sizes[j], softmax) for i, j in self.pairs)
+
+    def forward(self, features: Sequence[Sequence[Feature]]) -> Tensor:
+        losses = []
+        for (i, j), alignment in zip(self.pairs, self.alignments, strict=True):
+            first, second = alignment(features[i], features[j])
+            wide = torch.promote_types(first.dtype, torch.float32)  # bfloat16 sums are coarse
+            losses.append(F.mse_loss(first.to(wide), second.to(wide)))
+        return torch.stack(losses).sum()

@@ -20,7 +20,7 @@ def released(ipc: int, **changes: Any) -> Config:
 
 def paper(ipc: int, **changes: Any) -> Config:
     """What the paper describes: its rates, and its side of every choice."""
-    return released(ipc, first_rate=0.001, **(dict.fromkeys(CHOICES, "paper") | changes))
+    return released(ipc, rates=(0.001, 0.001), **(dict.fromkeys(CHOICES, "paper") | changes))
 
 
 SWITCHES = {"gbm": "gradient_balance", "md": "mutual_distillation", "step": "normalised_step"}
@@ -34,7 +34,8 @@ TABLE_2 = ("without-md", "without-gbm-step", "without-gbm-md-step")  # released 
 LITE = Config(
     # ours: what two processor cores bear in some 20 minutes; the choices that the README recommends
     1,
-    second="vit_mini-scratch",
+    networks=("convnet3-scratch", "vit_mini-scratch"),
+    rates=(0.01, 0.01),
     pretraining=800,
     iterations=2,
     steps=40,
@@ -44,7 +45,6 @@ LITE = Config(
     period=10,
     pool=256,
     image_rate=0.05,
-    second_rate=0.01,
     layer_softmax="paper",
     last_feature="paper",
     convnet_training="paper",
@@ -53,10 +53,10 @@ LITE = Config(
 )
 LITE_EFFICIENTNET = replace(
     LITE,
-    second="efficientnet_lite0-pretrained",
-    second_input=64,
+    networks=("convnet3-scratch", "efficientnet_lite0-pretrained"),
+    rates=(0.01, 0.001),
+    input_size=64,
     pretraining=0,
-    second_rate=0.001,
     own_statistics=True,
     frozen_batch_norm=True,
     bfloat16=False,  # depthwise convolutions are slower in it
@@ -65,7 +65,7 @@ LITE_EFFICIENTNET = replace(
 
 SMOKE = replace(
     LITE,
-    first_width=16,
+    width=16,
     pretraining=2,
     iterations=1,
     steps=2,
@@ -83,9 +83,9 @@ def _presets() -> list[Preset]:
     full = {f"{name}-ipc{ipc}": make(ipc) for name, make in (("released", released), ("paper", paper)) for ipc in (1, 10, 50)}
     full |= {f"released-ipc10-{name}": released(10, **ABLATIONS[name]) for name in TABLE_2}
     # paper, Table 3; section 4.5: with the lower rate of the alignment "larger models can be accommodated"
-    full["released-ipc10-cnn-cnn"] = released(10, second="resnet18-pretrained")
+    full["released-ipc10-cnn-cnn"] = released(10, networks=("convnet3-scratch", "resnet18-pretrained"))
     full["released-ipc10-large"] = released(
-        10, first="resnet18-pretrained", second="vit_small-pretrained", first_rate=0.001, alignment_rate=0.001
+        10, networks=("resnet18-pretrained", "vit_small-pretrained"), rates=(0.001, 0.001), alignment_rate=0.001
     )
     small = {"lite": LITE, "lite-efficientnet": LITE_EFFICIENTNET}
     small |= {f"lite-{name}": replace(LITE, **changes) for name, changes in ABLATIONS.items()}

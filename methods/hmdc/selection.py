@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import kit
 from ..kit import RealImages
-from .pair import Learner
+from .learners import Learner
 
 
 def representatives(points: Tensor, count: int, generator: torch.Generator, *, distinct: bool) -> Tensor:
@@ -29,6 +29,7 @@ def choose(
         rows = rows[torch.randperm(len(rows), generator=generator)[: max(pool, count)]]
     part = 50 if real.device.type == "cpu" else 1000  # larger parts leave a processor's caches
     learner.network.eval()  # batch norm keeps its running statistics
-    points = torch.cat([learner.network.embed(real.at(r)).float() for r in torch.split(rows, part)])
+    with learner.network.configured(once=True):
+        points = torch.cat([learner.network.embed(real.at(r)).float() for r in torch.split(rows, part)])
     learner.train()
     return rows[representatives(points, count, generator, distinct=distinct)]
