@@ -93,6 +93,8 @@ BUNDLED: dict[str, EntryPoint] = {
         _bundled("dm", "dm.condense:METHOD"),
         _bundled("model-pool", "model_pool.presets:METHOD"),
         _bundled("hmdc", "hmdc.presets:METHOD"),
+        _bundled("idc", "hmdc.rivals:IDC"),
+        _bundled("dream", "hmdc.rivals:DREAM"),
         _bundled("trajectory", "trajectory.presets:AST"),
         _bundled("mtt", "trajectory.presets:MTT"),
         _bundled("gvbsm", "gvbsm.presets:GVBSM"),

@@ -20,6 +20,7 @@ from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import paper_tables as papers
 from mabench.sets import synthetic
+from mabench_methods import Method
 from mabench_methods.hmdc import condense as hmdc
 from mabench_methods.hmdc import config as settings
 from mabench_methods.hmdc.balance import GradientBalance, Record, normalised
@@ -29,6 +30,7 @@ from mabench_methods.hmdc.images import augmented, tiles
 from mabench_methods.hmdc.learners import Learner
 from mabench_methods.hmdc.matching import gradient_distance, matching_losses
 from mabench_methods.hmdc.presets import ABLATIONS, METHOD, SMOKE
+from mabench_methods.hmdc.rivals import DREAM, IDC
 from mabench_methods.hmdc.selection import representatives
 from mabench_methods.hmdc.state import State
 from mabench_methods.kit import RealImages, Run, k_means
@@ -646,3 +648,36 @@ def test_a_step_does_not_depend_on_how_many_classes_go_side_by_side(way: str, sa
         found.append(hmdc._direction(state, 0, sampled=sampled))
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, rtol=1e-7, atol=1e-10 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("method", [IDC, DREAM])
+def test_the_rivals_condense_and_resume(tmp_path: Path, method: Method) -> None:
+    config, train = method.presets["smoke"].config, data.load("digits", "train")
+    straight = method.condense(train, config, 3, CPU, Run(tmp_path / "a"))
+    seen: list[int] = []
+    run = Run(tmp_path / "b", on_progress=lambda done, total, losses: seen.append(done), should_stop=lambda: len(seen) == 1)
+    with pytest.raises(Interrupted):
+        method.condense(train, config, 3, CPU, run)
+    assert method.condense(train, config, 3, CPU, Run(tmp_path / "b")).sha256 == straight.sha256
+    assert method.name.upper() in (tmp_path / "b" / "card.toml").read_text()
+    losses = (tmp_path / "b" / "losses.csv").read_text().splitlines()[0]
+    assert "L1" in losses and "L2" not in losses
+
+
+def test_idc_matches_convolutions_alone_and_trains_its_network_with_cutmix() -> None:
+    config = IDC.presets["released-ipc10"].config
+    assert config.losses == ("L1",) and not config.distils and config.image_rate == 5e-3
+    learner = Alone(small("convnet"))
+    real, images = torch.randn(1, 3, 3, 8, 8).double(), torch.randn(1, 2, 3, 8, 8).double()
+    (loss,) = matching_losses([learner], None, real, images, torch.tensor([2]), config)
+    expected = 0.0
+    for parameter in learner.network.parameters():
+        if parameter.dim() == 4:
+            of = [
+                torch.autograd.grad(
+                    torch.nn.functional.cross_entropy(learner.network(x[0])[0], torch.full((len(x[0]),), 2)), parameter
+                )[0]
+                for x in (real, images)
+            ]
+            expected += float((of[0] - of[1]).square().sum())
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-9)

@@ -50,7 +50,8 @@ PAPERS = {
 def condense(
     train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, *, method: str = "hmdc"
 ) -> SyntheticSet:
-    """Return a set of `config.ipc` stored images per class: float32, pixel space, within [0,1], hard labels, `grid2` by default.
+    """Return a set of `config.ipc` stored images per class: float32, pixel space (within [0,1] if the configuration clamps), hard labels,
+    `grid2` by default.
 
     Leaves `gradient_balance.csv` and `.png` (the paper's Figure 4) in the run's folder. Beside the losses it reports `step`: how
     far a step moved a pixel on average, in 255ths. Resumes to the same images. Raises MabenchError for a test split, too large an
@@ -78,7 +79,7 @@ def condense(
         state.record.write(run.folder)
     decode = "none" if config.formation == 1 else f"grid{config.formation}"
     name = f"{method}-ipc{config.ipc}-seed{seed}"
-    images = state.real.to_set(state.images, config.ipc, name, decode=decode, clamp=True)
+    images = state.real.to_set(state.images, config.ipc, name, decode=decode, clamp=config.clamp)
     return run.finish(images, _card(config, train, method))
 
 

@@ -32,6 +32,9 @@ PLANS = {
         cutout="always",
         space="normalised",
     ),
+    # IDC's released code: cutout where gradients are matched, CutMix in its place where networks are trained
+    "idc": Augmentation(color="full", geometry=("crop",), flip=0.0, cutout="always", space="normalised"),
+    "idc, networks": Augmentation(color="full", geometry=("crop",), flip=0.0, cutmix=0.5, cutout="never", space="normalised"),
 }
 
 
@@ -87,7 +90,7 @@ class Config:
     """`released`: real images nearest to k-means centres; `paper`: random real images; packed either way."""
     representatives: Choice = "released"
     """Real batches. `released`: k-means representatives of the class, by each network in turn; `paper`: random images."""
-    distance: Choice | Literal["absolute"] = "released"
+    distance: Literal["paper", "released", "absolute"] = "released"
     """Of two gradients. `released`: sum of squared differences; `paper`: their mean; `absolute`: sum of absolute differences (IDC)."""
     matched: Literal["all", "convolutions"] = "all"
     """Parameters whose gradients are matched; `convolutions`: neither biases, norms nor linear layers (IDC)."""
@@ -104,7 +107,7 @@ class Config:
     """`released`: per class, started afresh with every iteration; `paper`: one for all classes and the whole run (Eq. 4)."""
     image_gradient: Choice = "released"
     """Divided by its largest value per image and channel (`released`) or per image (`paper`)."""
-    augmentation: Choice = "released"
+    augmentation: Literal["paper", "released", "idc"] = "released"
     """A plan of `PLANS`."""
     network_momentum: float = 0.0
     network_decay: float = 0.0

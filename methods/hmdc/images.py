@@ -47,7 +47,7 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """Augment images [B,C,S,S] and targets [B,K] by the configuration's plan, every draw from `seed`. Without targets CutMix mixes
     within a class, or where nothing reads the labels."""
-    plan = PLANS[config.augmentation]
+    plan = PLANS["idc, networks" if config.augmentation == "idc" and not siamese else config.augmentation]
     mix = config.evaluators[0].family not in plan.cutmix_except
     generator = torch.Generator(images.device).manual_seed(seed)
     labels = images.new_zeros(len(images), 1) if targets is None else targets
