@@ -24,7 +24,7 @@ def make(config: Config, seed: int = 0) -> SyntheticSet:
 
 
 @pytest.mark.parametrize("selection", get_args(baselines.Selection))
-def test_images_are_distinct_real_images_of_their_class(selection: str) -> None:
+def test_images_are_distinct_real_images_of_their_class(selection: baselines.Selection) -> None:
     train = data.load("digits", "train")
     chosen = make(Config(3, selection, epochs=1, width=8))
     assert chosen.class_counts == (3,) * 10
@@ -38,7 +38,7 @@ def test_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("selection", ["k-means", "herding", "k-center"])
-def test_the_first_choice_is_the_image_nearest_to_the_class_mean(selection: str) -> None:
+def test_the_first_choice_is_the_image_nearest_to_the_class_mean(selection: baselines.Selection) -> None:
     train = data.load("digits", "train")
     chosen = make(Config(1, selection, features="pixels"))
     for label in range(10):
@@ -113,4 +113,4 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(MabenchError, match="smallest class"):
         make(Config(5000, "random"))
     with pytest.raises(MabenchError, match="Allowed: random"):
-        Config(1, "randm")
+        Config(1, "randm")  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -132,8 +133,8 @@ def test_batch_norm_takes_the_real_batchs_statistics_and_keeps_them() -> None:
     network = networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=1, width=8, norm="batch")
     images = 2 + 3 * torch.randn(40, 3, 32, 32)
     kit.freeze_batch_norm(network, images)
-    layer = network.features[1]
-    outputs = network.features[0](images)
+    features = cast(torch.nn.Sequential, network.features)
+    layer, outputs = features[1], features[0](images)
     torch.testing.assert_close(layer.running_mean, 0.1 * outputs.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert network.training and not layer.training
 
@@ -153,7 +154,7 @@ def test_the_pool_is_drawn_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) 
             draw(iteration, streams)  # type: ignore[operator]
 
     monkeypatch.setattr(kit, "draw_network", note)
-    monkeypatch.setattr(model_pool.dc, "match", only_draw)
+    monkeypatch.setattr(dc, "match", only_draw)
     model_pool.condense(data.load("digits", "train"), pools.released(1, 4000), 0, CPU)
     others = [i for i, d in enumerate(drawn) if "norm" in d]
     assert min(others) >= 500 and 280 < len(others) < 420  # 350 expected, standard deviation 18

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -29,6 +29,7 @@ from mabench_methods.gvbsm import backbones, labels, matching, teachers, views
 from mabench_methods.gvbsm.condense import Config, image_order
 from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densification, layer_statistics
 from mabench_methods.gvbsm.presets import GVBSM, SMOKE, SRE2L
+from mabench_methods.gvbsm.stages import Stages
 from mabench_methods.gvbsm.teachers import Recording, Squeeze, Teacher
 from mabench_methods.kit import Run
 
@@ -131,7 +132,7 @@ def test_recorded_statistics_are_weighted_means_over_batches_of_the_inputs() -> 
 def test_statistics_belong_to_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     train, config = digits(3), Recording(batch=10)
-    stages = teachers.Stages(Run(tmp_path / "run"), {"statistics": 1}, None)
+    stages = Stages(Run(tmp_path / "run"), {"statistics": 1}, None)
 
     def recorded(network: nn.Module) -> Mapping[str, matching.Statistics]:
         teacher = Teacher("convnet8", network, teachers.weights_sha256(network), {})
@@ -161,7 +162,7 @@ def test_statistics_belong_to_weights(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("norm", ["released", "paper"])
 @pytest.mark.parametrize("convolution", [True, False])
-def test_gradient_of_matching_is_that_of_finite_differences(norm: str, convolution: bool) -> None:
+def test_gradient_of_matching_is_that_of_finite_differences(norm: Literal["released", "paper"], convolution: bool) -> None:
     network = net()
     recorder = Recorder(network, 4)
     recorder.add(noise(6, 3, 8, 8, seed=5), 1.0)
@@ -258,7 +259,7 @@ def test_gradient_of_densification_is_that_of_finite_differences(normalised: boo
 
     def eigenvalues(x: Tensor, label: int) -> Tensor:
         flat = x.flatten(1)[classes == label]
-        values = torch.linalg.eigvalsh(flat @ flat.T)
+        values: Tensor = torch.linalg.eigvalsh(flat @ flat.T)
         return values / values.mean() if normalised else values
 
     fixed = [F.softmax(eigenvalues(start, label) / 4, 0) for label in (0, 1)]
@@ -303,8 +304,8 @@ def test_the_ensemble_with_and_without_logit_normalisation() -> None:
 
     pair = [Teacher(str(f), Scaled(f), "", {}) for f in (1.0, 3.0)]
     x = noise(5, 4).float()
-    torch.testing.assert_close(labels.ensemble(pair, x.split(2), logit_normalisation=False), 2 * x)
-    torch.testing.assert_close(labels.ensemble(pair, x.split(2), logit_normalisation=True), 2 * x)
+    torch.testing.assert_close(labels.ensemble(pair, torch.split(x, 2), logit_normalisation=False), 2 * x)
+    torch.testing.assert_close(labels.ensemble(pair, torch.split(x, 2), logit_normalisation=True), 2 * x)
     opposite = [Teacher(str(f), Scaled(f), "", {}) for f in (-1.0, 3.0)]
     torch.testing.assert_close(labels.ensemble(opposite, [x], logit_normalisation=True), 0 * x)
 
@@ -356,7 +357,7 @@ def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch:
 
 
 def test_a_checkpoint_refuses_other_backbones(tmp_path: Path) -> None:
-    stages = teachers.Stages(Run(), {"recover": 2}, {"stage": "recover", "state": {}, "teachers": {"convnet8": "a" * 64}})
+    stages = Stages(Run(), {"recover": 2}, {"stage": "recover", "state": {}, "teachers": {"convnet8": "a" * 64}})
     stages.identify("convnet8", "a" * 64)
     with pytest.raises(MabenchError, match="trained again"):
         stages.identify("convnet8", "b" * 64)
@@ -378,9 +379,9 @@ def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
     read = adapters.read(tmp_path / "run" / "set.safetensors")
     assert read.recorded.bytes == size["label_bytes"] and read.recorded.epochs == 2
-    stages = teachers.Stages(Run(tmp_path / "again"), {}, None)  # the backbones are read from the cache
+    stages = Stages(Run(tmp_path / "again"), {}, None)  # the backbones are read from the cache
     pool = [teachers.squeeze(train, n, config.squeeze, config.crop, 0, CPU, stages, f"squeeze {n}") for n in config.backbones]
-    for number, rows in enumerate(read.recorded.order(1).split(config.record_batch)):
+    for number, rows in enumerate(torch.split(read.recorded.order(1), config.record_batch)):
         drawn, logits = read.recorded.batch_of(1, number)
         seen = recorded.apply_views(views.normalised(made.images[rows], made.entry), drawn)
         again = labels.ensemble(pool, [seen], logit_normalisation=False)
@@ -472,7 +473,7 @@ def test_torchvisions_backbones_are_for_imagenet(monkeypatch: pytest.MonkeyPatch
     small = nn.Sequential(nn.Flatten(), nn.Linear(192, 1000))
     monkeypatch.setattr(backbones, "build", lambda *_: small)
     with pytest.raises(MabenchError, match="not numbered like"):
-        stages = teachers.Stages(Run(), {}, None)
+        stages = Stages(Run(), {}, None)
         teachers.squeeze(train, "torchvision-resnet18", Squeeze(), "resized", 0, CPU, stages, "squeeze")
 
 
@@ -491,7 +492,7 @@ def test_settings_that_are_not_there_are_refused() -> None:
 
 def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
     """Every table names a suite and fields that exist; what the presets record is what the suite of their budget replays."""
-    known = {}
+    known: dict[tuple[str, int, str], object] = {}
     for method in ("gvbsm", "sre2l"):
         assert METHODS[method].value.startswith("mabench_methods.gvbsm")
         for table in papers.tables(method):

@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 def tutorial() -> str:
     """The method of docs/add-a-method.md, as a file: DM's own."""
     page = (ROOT / "docs" / "add-a-method.md").read_text(encoding="utf-8")
-    return next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "METHOD = Method(" in block)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.S)
+    return next(block for block in blocks if "METHOD = Method(" in block)
 
 
 def test_the_tutorials_method_is_a_file_of_this_package() -> None:
@@ -184,10 +185,10 @@ def test_one_training_is_the_textbook_loop() -> None:
     plain = network()
     sgd = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
     for epoch in range(5):
-        for rows in order(epoch).split(64):
+        for rows in torch.split(order(epoch), 64):
             sgd.param_groups[0]["lr"] = 0.1 / (1 + epoch)
             sgd.zero_grad()
-            torch.nn.functional.cross_entropy(plain(real.at(rows)), real.labels[rows]).backward()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(plain(real.at(rows)), real.labels[rows]))
             sgd.step()
 
     def training() -> kit.Training:
@@ -196,7 +197,7 @@ def test_one_training_is_the_textbook_loop() -> None:
 
         def backward(rows: torch.Tensor, step: int) -> dict[str, float]:
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(student(real.at(rows)), real.labels[rows]).backward()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(student(real.at(rows)), real.labels[rows]))
             return {}
 
         return kit.Training(

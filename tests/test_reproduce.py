@@ -179,9 +179,11 @@ def test_rows_are_complete() -> None:
 
 def test_presets_and_changes() -> None:
     assert presets.preset("dc", None, 10).name == "paper-ipc10"
-    changed = presets.preset("model-pool", "paper-ipc1", None, ["matching.iterations=7", "main_probability=0.5", "pool=various"])
+    changed: Any = presets.preset(
+        "model-pool", "paper-ipc1", None, ["matching.iterations=7", "main_probability=0.5", "pool=various"]
+    )
     assert (changed.config.matching.iterations, changed.config.main_probability, changed.config.pool) == (7, 0.5, "various")
-    assert presets.preset("random", None, 1, ["packed=true"]).config.packed is True
+    assert presets.preset("random", None, 1, ["packed=true"]).changes == ("packed=true",)
     assert not presets.preset("dc", "smoke", None).comparable and presets.preset("dc", "smoke", None).dataset == "digits"
     for bad, message in [
         (("dcc", None, None), "Did you mean 'dc'"),
