@@ -39,7 +39,8 @@ from mabench.board import cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub import cards
-from mabench.board.site import page, sources
+from mabench.board.site import folder as board_folder
+from mabench.board.site import sources
 from mabench.board.submission import AUDIT, CARD, RECORDS
 from mabench.cli import console as display
 from mabench.cli import main as cli
@@ -258,7 +259,7 @@ def read_log(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> None:
-    page._write(folder, [("index.html", b"x")], page._manifest(folder), {})
+    board_folder.write(folder, [("index.html", b"x")], board_folder.earlier(folder), {})
 
 
 def examined(folder: Path) -> None:

@@ -586,7 +586,7 @@ def test_publish_refuses_with_a_cure(
     before = {name: repo.files() for name, repo in server.repos.items()}
     base = environment(server)
     altered, carded, plain = (Path(shutil.copytree(board, tmp_path / name)) for name in ("altered", "carded", "plain"))
-    (altered / "data.js").write_text("window.BOARD={}")
+    (altered / "leaderboard.json").write_text("window.BOARD={}")
     (carded / "README.md").write_text("---\nsdk: gradio\n---\n")
     (plain / "README.md").unlink()
     cases: list[tuple[Path, str, dict[str, str], str]] = [
@@ -600,7 +600,7 @@ def test_publish_refuses_with_a_cure(
         (board, "board/app", base, "kind gradio"),
         (board, "board/other", base, "not of a board"),
         (tmp_path, SPACE, base, "mabench leaderboard build --out"),
-        (altered, SPACE, base, "data.js: was changed after it was built"),
+        (altered, SPACE, base, "leaderboard.json: was changed after it was built"),
         (carded, SPACE, base, "no card of a static Space"),
         (plain, SPACE, base, "README.md: the Space's card is missing"),
     ]
@@ -628,7 +628,7 @@ def test_the_page_is_built_from_the_hub_dataset(
     assert "1 submissions of board/results" in done.stdout and "1 ranked" in done.stdout
     assert tree(tmp_path / "pulled" / "digits-kmeans") == tree(submission)
     assert (tmp_path / "page" / "sets" / "digits-kmeans" / "preview.png").is_file()
-    leaderboard.build(submission.parent, tmp_path / "here", papers.INSTALLED)
+    leaderboard.build(submission.parent, tmp_path / "here", papers.INSTALLED, site=leaderboard.Site(dataset=REPO))
     assert tree(tmp_path / "here") == tree(tmp_path / "page"), "the page of the local folder, byte for byte"
     assert mabench(*build, "again", **clean | {"HF_HUB_OFFLINE": "1"}).returncode == 0
     assert tree(tmp_path / "again") == tree(tmp_path / "page")

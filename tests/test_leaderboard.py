@@ -9,7 +9,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -25,7 +24,7 @@ from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub import cards
-from mabench.board.site import exports
+from mabench.board.site import exports, pictures
 from mabench.board.site.sources import TIERS, plain, read_submission, web_address
 from mabench.board.site.standings import placed, submitted
 from mabench.cli.main import main
@@ -77,9 +76,8 @@ def built(folder: Path, out: Path | None = None) -> Path:
 
 
 def board(out: Path) -> dict[str, Any]:
-    """What the page reads, out of its script."""
-    text = (out / "data.js").read_text()
-    value: dict[str, Any] = json.loads(text.removeprefix("window.BOARD=").removesuffix(";\n"))
+    """The whole board as data."""
+    value: dict[str, Any] = json.loads((out / "leaderboard.json").read_text())
     return value
 
 
@@ -137,7 +135,9 @@ def test_a_maintainer_unranks_and_nobody_raises(tmp_path: Path, tier: str) -> No
 
 def test_differences_are_those_of_scoring(folder: Path) -> None:
     """The page only shows them: nothing statistical is computed in a browser."""
-    pairs = board(built(folder))["differences"]["digits-agnostic@1/scratch/10/hard"]
+    pairs = json.loads((built(folder) / "data" / f"{DIGITS.id}.json").read_text())["differences"][
+        "digits-agnostic@1/scratch/10/hard"
+    ]
     assert {"alpha beta", "alpha gamma", "beta gamma"} <= set(pairs) and not any("paper." in key for key in pairs)
     scores = {
         slug: {
@@ -210,7 +210,10 @@ def test_downloads_agree(folder: Path) -> None:
     csv, parquet = pandas.read_csv(out / "leaderboard.csv"), pandas.read_parquet(out / "leaderboard.parquet")
     assert len(csv) == len(parquet) == sum(len(r["evaluators"]) for r in board(out)["rows"])
     assert csv["evaluator_mean"].tolist() == pytest.approx(parquet["evaluator_mean"].tolist())
-    assert json.loads((out / "leaderboard.json").read_text())["rows"] == board(out)["rows"]
+    parts = [json.loads(path.read_text()) for path in (out / "data").glob("*.json")]
+    assert sorted((r["key"], r["track"]) for part in parts for r in part["rows"]) == sorted(
+        (r["key"], r["track"]) for r in board(out)["rows"]
+    )
     cells = pandas.read_parquet(out / "cells.parquet")
     assert len(cells) == len(pandas.read_csv(out / "cells.csv")) == sum(1 for _ in folder.glob("*/records/*.json"))
     mean = cells[(cells["slug"] == "alpha") & (cells["evaluator"] == "mlp-scratch")]["acc_best"].mean()
@@ -301,7 +304,7 @@ def test_the_images_of_a_set_are_drawn_once(tmp_path: Path, monkeypatch: pytest.
     assert preview.startswith(b"\x89PNG")
     page = (tmp_path / "out" / "sets" / "with-set" / "index.html").read_text()
     assert "mabench eval submissions/with-set/set.safetensors --suite digits-agnostic@1 --track scratch" in page
-    monkeypatch.setattr(synthetic, "preview", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(pictures, "draw", lambda *_: pytest.fail("drawn again"))
     leaderboard.build(tmp_path / "s", tmp_path / "out")
     assert (tmp_path / "out" / "sets" / "with-set" / "preview.png").read_bytes() == preview
 
@@ -317,16 +320,6 @@ def test_the_board_needs_no_torch(folder: Path) -> None:
     assert (folder.parent / "o" / "index.html").exists()
 
 
-def test_bundled_libraries_are_the_ones_listed() -> None:
-    vendor = resources.files("mabench.board.site").joinpath("templates", "vendor")
-    listed = re.findall(r"^\| (\S+?),? .*?\| ([\w-]+) \| ([\d.]+) \|", vendor.joinpath("README.md").read_text(), re.M)
-    assert len(listed) == 4
-    for file, package, version in listed:
-        assert version in vendor.joinpath(file).read_text(encoding="utf-8")
-        name = package.removesuffix("-tables")
-        assert "Copyright" in vendor.joinpath(f"LICENSE-{name}.txt").read_text()
-
-
 def test_serving_needs_a_built_page(folder: Path) -> None:
     result = CliRunner().invoke(main, ["leaderboard", "serve", str(folder)])
     assert result.exit_code == 2 and "mabench leaderboard build --out" in result.output
@@ -337,8 +330,8 @@ def test_serving_needs_a_built_page(folder: Path) -> None:
             assert server.stdout is not None
             address = server.stdout.readline().split()[0]
             assert address.startswith("http://127.0.0.1:")
-            with urlopen(f"{address}data.js", timeout=60) as answer:
-                assert answer.read() == (out / "data.js").read_bytes()
+            with urlopen(f"{address}leaderboard.json", timeout=60) as answer:
+                assert answer.read() == (out / "leaderboard.json").read_bytes()
         finally:
             server.terminate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def leaderboard() -> None:
 )
 @submissions_option
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=Path("leaderboard"), show_default=True, help="Where the page goes."
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("results/board"), show_default=True, help="Where the page goes."
 )
 @click.option(
     "--methods",
@@ -36,15 +37,36 @@ def leaderboard() -> None:
 @click.option(
     "--readme", type=click.Path(path_type=Path, dir_okay=False), help="Also put the tables between the two marks in this file."
 )
+@click.option("--title", help="The board's name on every page.")
+@click.option("--no-papers", is_flag=True, help="Leave out the numbers that papers report, and the claims about them.")
+@click.option("--suite", "suites", multiple=True, help="Only this suite. May be given more than once.")
+@click.option("--address", default="", help="Where the board will be: social cards, badges and the feed need whole addresses.")
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
-def build(submissions: Path, out: Path, methods: Path | None, repo: str | None, readme: Path | None, open_: bool) -> Any:
+def build(
+    submissions: Path,
+    out: Path,
+    methods: Path | None,
+    repo: str | None,
+    readme: Path | None,
+    title: str | None,
+    no_papers: bool,
+    suites: tuple[str, ...],
+    address: str,
+    open_: bool,
+) -> Any:
     """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
     from mabench.board import site
     from mabench.board.site.sources import unfinished
     from mabench.papers import paper_tables
 
+    if no_papers and methods is not None:
+        raise MabenchError("--no-papers and --methods contradict each other. Leave one of the two out.")
     left_out = [] if repo is None else _pull_all(repo, submissions)
-    rows = site.build(submissions, out, methods or paper_tables.INSTALLED, left_out.append)
+    owner = site.Site(dataset=repo or "", address=address.rstrip("/") + "/" if address else "")
+    if title:
+        owner = replace(owner, title=title)
+    papers = None if no_papers else methods or paper_tables.INSTALLED
+    rows = site.build(submissions, out, papers, left_out.append, site=owner, suites=suites)
     for problem in left_out:
         console.say(f"left out: {problem}", err=True)
     for name in unfinished(submissions):
@@ -86,7 +108,7 @@ def _into_readme(readme: Path, rows: Any) -> None:
     short_help="Bring a static Space up to date with a page.",
     epilog="mabench leaderboard publish --repo org/board --dry-run",
 )
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("results/board"))
 @click.option("--repo", metavar="ORG/NAME", required=True, help="A static Space on the Hugging Face Hub (or on HF_ENDPOINT).")
 @click.option("--private", is_flag=True, help="If the Space has to be made, make it private.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be sent and removed; nothing is made or changed.")
@@ -109,7 +131,7 @@ def publish(folder: Path, repo: str, private: bool, dry_run: bool) -> Any:
 @leaderboard.command(
     "serve", short_help="Serve a page on this machine until Ctrl-C.", epilog="mabench leaderboard serve results/board --port 8000"
 )
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("leaderboard"))
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("results/board"))
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 chooses a free one.")
 def serve(folder: Path, port: int) -> None:
     """Serve a built page on this machine only, until Ctrl-C. A browser can also open its index.html as a file."""

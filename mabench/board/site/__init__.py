@@ -1,8 +1,9 @@
-"""Submissions -> one static page, Markdown, CSV, JSON and parquet. A pure function of files: same input, same bytes.
+"""Submissions -> static pages, Markdown, CSV, JSON and parquet. A pure function of files: same input, same bytes.
 
-Importing this package imports no torch; it is loaded only to draw the images of sets whose preview is not there yet.
+Importing this package, and building a board, imports no torch.
 """
 
+from mabench.board.site.content import Site
 from mabench.board.site.page import build
 
-__all__ = ["build"]
+__all__ = ["Site", "build"]

@@ -1,136 +1,92 @@
-"""The columns of the board, each with the note that tells how to read it; the one source for page, Markdown and data files."""
+"""The columns of a table that a reader may add, and the note on every column; the one source for pages and data files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from mabench.board.site import names
+from mabench.board.site.standings import Standing
+
+ABSENT = "\u2013"
 
 
 @dataclass(frozen=True)
 class Column:
-    """`kind` decides how the page shows and sorts it; `shown` is whether it is there before a reader chooses."""
+    """A column that is hidden until a reader asks for it."""
 
     key: str
     title: str
-    kind: str
     note: str
-    shown: bool = True
+    number: Callable[[Standing], float | int | None] | None = None
+    """What it is sorted by; None = its text."""
+    shown: Callable[[Standing], str] | None = None
+    """Its text; None = the number as percent."""
+
+    @property
+    def align(self) -> str:
+        return "c-extra" + (" r" if self.number else "")
+
+    @property
+    def first(self) -> str:
+        """The first direction of sorting."""
+        return "down" if self.number and self.key != "bytes" else "up"
+
+    def text(self, row: Standing) -> str:
+        if self.shown is not None:
+            return self.shown(row) or ABSENT
+        number = self.number(row) if self.number else None
+        return ABSENT if number is None else f"{100 * number:.1f}"
+
+    def value(self, row: Standing) -> str:
+        """What the page sorts by; empty = comes last."""
+        if self.number is None:
+            return self.text(row) if self.text(row) != ABSENT else ""
+        number = self.number(row)
+        return "" if number is None else f"{number:.6g}"
 
 
-COLUMNS = (
+EXTRA = (
     Column(
-        "rank",
-        "Rank",
-        "rank",
-        "Place by score among the complete rows of the same suite, track, images per class and kind of labels. The small "
-        "numbers are the 95 % interval of the place when seeds are drawn anew: rows whose intervals overlap are not "
-        "told apart by this exam. A dash: not ranked, the status says why.",
+        "worst", "Worst %", "Accuracy of the network that learns least from the set.",
+        lambda r: r.worst, lambda r: f"{100 * r.worst:.1f} {names.network(r.worst_evaluator)}" if r.worst is not None else "",
+    ),
+    Column("last", "Last %", "Mean accuracy at the last test pass: no choice of the best pass is in it.", lambda r: r.last),
+    Column(
+        "optimism", "Best - last", "What counting the best test pass adds, in points. 0 where the suite counts the last.",
+        lambda r: r.optimism,
     ),
     Column(
-        "title", "Method", "title", "What its makers call it. It leads to the set's own page; paper and code are their links."
+        "recovery", "Recovery %", "(score - random) / (full data - random): 0 = random images, 100 = the whole training set.",
+        lambda r: r.recovery,
     ),
     Column(
-        "tier",
-        "Trust",
-        "tier",
-        "Who has seen it. verified: all cells run again by somebody else. spot-checked: some of them. self-run: only by the "
-        "submitter. reported: copied from a paper, not run here. challenged, superseded, withdrawn: kept for the record.",
+        "gap", "Seen - unseen", "Networks whose architecture made the set minus the others, in points. Near 0 is model-agnostic.",
+        lambda r: r.gap,
     ),
     Column(
-        "score",
-        "Score %",
-        "percent",
-        "Mean test accuracy over all evaluators of the track, ± the standard deviation of that mean over seeds. Whether best "
-        "or last look of a run counts is the suite's rule and stands above the table. Higher is better.",
+        "bytes", "Size", "Images, soft labels and a decoder, as stored. Sets of one budget can differ fourfold.",
+        lambda r: r.bytes, lambda r: names.kib(r.bytes),
     ),
-    Column(
-        "worst",
-        "Worst %",
-        "worst",
-        "The evaluator that learns least from this set, and its accuracy. A set that suits one kind of network only shows here.",
-    ),
-    Column(
-        "lift",
-        "Lift",
-        "points",
-        "Score minus that of random real images of the same number and kind of labels, in points. At or below 0, "
-        "condensing did not help. A dash: the random baseline was not run for this suite and budget.",
-    ),
-    Column("ipc", "IPC", "count", "Images per class that are stored. What is trained on can be more: see decode and bytes."),
-    Column(
-        "bytes",
-        "Bytes",
-        "bytes",
-        "Size of the images, of the labels where they are soft, and of the decoder where the card names one. Two sets of one IPC can differ by a factor of four: "
-        "8-bit and 32-bit pixels.",
-    ),
-    Column(
-        "labels",
-        "Labels",
-        "text",
-        "hard: a class number an image. soft: a probability a class, which carries more and costs bytes; never ranked with hard.",
-    ),
-    Column("cnn", "CNN %", "percent", "Mean over the convolutional evaluators, where there are two or more.", False),
-    Column("transformer", "Transf. %", "percent", "Mean over the transformers, where there are two or more.", False),
-    Column(
-        "recovery",
-        "Recovery %",
-        "recovery",
-        "(score - random) / (full data - random): 0 = random images, 100 = the whole training set. A dash: one of the two "
-        "was not run, or they are less than 2 points apart.",
-        False,
-    ),
-    Column("seen", "Seen %", "percent", "Mean over evaluators whose architecture made the set, as its card says.", False),
-    Column("unseen", "Unseen %", "percent", "Mean over evaluators whose architecture did not make the set.", False),
-    Column(
-        "gap",
-        "Gap",
-        "points",
-        "Seen minus unseen, in points: what the set owes to the networks it was made with. Near 0 is model-agnostic; "
-        "evaluators differ in strength too, so compare gaps only within a column. A dash: no source network is named.",
-        False,
-    ),
-    Column("last", "Last %", "percent", "Mean accuracy after the last epoch, which needs no look at the test split.", False),
-    Column(
-        "optimism",
-        "Best - last",
-        "points",
-        "Score minus last: how much picking the best look on the test split adds. 0 where the suite counts the last look.",
-        False,
-    ),
-    Column(
-        "decode",
-        "Decode",
-        "text",
-        "How stored images become training images. none: as they are. grid2: each stored image is cut into 2 x 2 images.",
-        False,
-    ),
-    Column("decoded_images", "Trained on", "count", "Images in one epoch, after decoding.", False),
-    Column(
-        "sources",
-        "Source networks",
-        "list",
-        "Architectures that were used to make the set, as its card says.",
-        False,
-    ),
-    Column("authors", "Authors", "text", "As the card says.", False),
-    Column(
-        "status",
-        "Status",
-        "text",
-        "ranked, or why not: runs are missing, another state of the suite, a paper's number, challenged, withdrawn.",
-        False,
-    ),
-    Column(
-        "diverged",
-        "Diverged",
-        "count",
-        "Runs whose loss was not finite. Each counts as chance level, one over the number of classes; a dagger marks the network.",
-        False,
-    ),
-    Column("runs", "Runs", "runs", "Finished cells (evaluator and seed) of those that the suite asks for.", False),
-)
+    Column("decode", "Packing", "grid2 = each stored image is cut into 2 x 2 images.", None, lambda r: r.decode),
+    Column("images", "Trained on", "Images of one epoch, after decoding.", lambda r: r.decoded_images,
+           lambda r: f"{r.decoded_images:,}" if r.decoded_images else ""),
+    Column("made", "Made with", "Networks that made the set, as its card says.", None, lambda r: ", ".join(r.sources)),
+    Column("authors", "Authors", "Who made the set, as its card says.", None, lambda r: r.authors),
+    Column("submitter", "Submitted by", "Who sent it in.", None, lambda r: r.submitter),
+    Column("date", "Date", "Day of the submission.", None, lambda r: r.submitted),
+)  # fmt: skip
 
-EVALUATOR_NOTE = (
-    "Test accuracy of this network trained on the set: mean over seeds ± standard deviation. The darker the shade, the higher "
-    "within this table. Hollow: fewer seeds than the suite asks for. A dagger: a run diverged and counts as chance level."
-)
+NOTES = (
+    ("Rank", "Place by score among the complete rows of one suite, track, budget and kind of labels. “Clear” means that no other "
+     "set can be in its place; “tied 2 to 5” is the 95 % interval of the place over seeds: sets whose intervals overlap are "
+     "not told apart."),
+    ("Score", "Mean test accuracy of all networks of the track. Whether the best or the last test pass of a run counts is the "
+     "suite's rule and stands in the table's caption. ± is half of the 95 % interval over seeds."),
+    ("95 % interval", "The same on one axis for the whole table. Dashed: random real images of the same budget. Solid: the whole "
+     "training set, where it was run."),
+    ("Gain by family", "Accuracy minus that of random real images, by family of networks and for every track of the suite: up "
+     "and blue = the set teaches more than random images, down and orange = less. A full bar is 15 points."),
+    ("Lift", "Score minus that of random real images, in points. At or below 0, condensing did not help. The row of random "
+     "images is one draw against the mean of several, so its own lift is not exactly 0."),
+)  # fmt: skip

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import pandas
 from tabulate import tabulate
 
-from mabench.board.cells import CellRow
 from mabench.board.hub.cards import BEGIN, END
+from mabench.board.site.names import network
 from mabench.board.site.sources import cells, exam, plain, web_address
-from mabench.board.site.standings import Standing
-from mabench.results.tables import percent
-from mabench.errors import MabenchError
+from mabench.board.site.standings import Standing, panel_means
+from mabench.board.site.views import Table
 from mabench.board.submission import Submission
+from mabench.errors import MabenchError
+from mabench.results import scoring
+from mabench.results.tables import percent
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
@@ -106,57 +105,6 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"[^\w ,;'\-%]|www|_", lambda m: "".join(f"&#{ord(c)};" for c in m[0]), text)
 
 
-def record_of(row: Standing) -> dict[str, Any]:
-    """A row as plain values, derived ones included; accuracies are fractions."""
-    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "sittings"}
-    value |= {"sources": list(row.sources), "optimism": row.optimism, "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
-    value["status"] = row.why_unranked or "ranked"
-    value["evaluators"] = {
-        name: {
-            "mean": s.mean,
-            "std": s.std,
-            "last": s.last,
-            "runs": s.runs,
-            "half_width": s.half_width,
-            "diverged": s.diverged,
-            "seeds": {str(seed): v for seed, v in s.seeds},
-        }
-        for name, s in row.sittings.items()
-    }
-    return value
-
-
-def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
-    """A line a row and evaluator (tidy), the row's own values repeated; text that a spreadsheet would run is quoted."""
-    flat = []
-    for row in rows:
-        value = record_of(row)
-        evaluators = value.pop("evaluators")
-        value["sources"] = " ".join(value["sources"])
-        for name, entry in evaluators.items():
-            entry = {f"evaluator_{k}": v for k, v in entry.items() if k != "seeds"}
-            flat.append({k: inert(v) for k, v in value.items()} | {"evaluator": name} | entry)
-    return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
-
-
-def cells_csv(rows: Sequence[CellRow]) -> bytes:
-    """The table of runs as CSV; text that a spreadsheet would run is quoted."""
-    lines = ([inert(plain(value)) if isinstance(value, str) else value for value in row] for row in rows)
-    return pandas.DataFrame(lines, columns=list(CellRow._fields)).to_csv(index=False, lineterminator="\n").encode()
-
-
-def inert(value: Any) -> Any:
-    """Text that a spreadsheet takes for a formula gets an apostrophe before it; anything else is itself."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") and value else value
-
-
-def parquet(frame: pandas.DataFrame) -> bytes:
-    """The frame as a parquet file; same frame, same bytes."""
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return buffer.getvalue()
-
-
 def badge(row: Standing) -> str:
     """A static SVG for a README: suite, score, rank and tier."""
     left = f"mabench {row.suite.partition('@')[0]} {row.track} IPC {row.ipc}"
@@ -204,39 +152,68 @@ def _tex(text: str) -> str:
 
 
 def commands(submission: Submission) -> list[tuple[str, str]]:
-    """(what it does, command line) that run this submission's cells again, from the folder that holds `submissions/`."""
+    """(what it does, command line) that run evaluators of this submission again, once `mabench pull` has fetched it."""
     out = []
     path = f"submissions/{submission.slug}/set.safetensors"
     records = cells(submission)
-    groups = sorted({(r.cell.suite, r.cell.track, r.engine) for r in records})
-    for suite, track, engine in groups:
-        common = f"mabench eval {path} --suite {suite} --track {track} --engine {engine}"
-        first = next(r for r in records if (r.cell.suite, r.cell.track, r.engine) == (suite, track, engine))
-        out.append((f"Every cell of {suite}, {track}", f"{common} --out results/{submission.slug}/{suite}"))
+    for suite, track, engine in sorted({(r.cell.suite, r.cell.track, r.engine) for r in records}):
+        first = min(
+            (r for r in records if (r.cell.suite, r.cell.track, r.engine) == (suite, track, engine)),
+            key=lambda r: (r.seconds, r.cell.name),
+        )
         name = first.cell.evaluator.name
+        minutes = max(1, round(first.seconds / 60))
         out.append(
             (
-                f"One cell: {name}, seed {first.cell.seed}",
-                f"{common} --evaluator {name} --seeds {first.cell.seed} --out results/{submission.slug}/{suite}-one",
+                f"{suite}, {network(name)}, seed {first.cell.seed}: {minutes} {'minute' if minutes == 1 else 'minutes'} where it was first run",
+                f"mabench eval {path} --suite {suite} --track {track} --engine {engine} --evaluator {name} "
+                f"--seeds {first.cell.seed} --out results/{submission.slug}/{suite}",
             )
         )
     return out
 
 
-def json_lines(board: Mapping[str, Any]) -> str:
-    """The board as JSON to read and to compare: a key a line, and under `rows` a row a line."""
+class Rival(NamedTuple):
+    """Another set of the same table, and by how much it is better or worse, seed by seed."""
 
-    def text(value: Any) -> str:
-        return json.dumps(value, sort_keys=True, allow_nan=False)
+    key: str
+    title: str
+    difference: float
+    half_width: float | None
+    seeds: int
 
-    lines = [
-        f"{text(key)}: " + ("[\n" + ",\n".join(map(text, value)) + "\n]" if key == "rows" else text(value))
-        for key, value in sorted(board.items())
+
+def rivals(row: Standing, table: Table) -> list[Rival]:
+    """Up to five sets around the row in its table and the paired difference to each: the row's score minus theirs."""
+    others = [line.row for line in table.ranked if line.row.labels == row.labels]
+    if row.rank is None or row.key not in [r.key for r in others]:
+        return []
+    place = [r.key for r in others].index(row.key)
+    found = []
+    for other in others[max(0, place - 3) : place + 4]:
+        if other.key == row.key:
+            continue
+        paired = scoring.paired(panel_means(row.sittings), panel_means(other.sittings))
+        if paired is not None:
+            found.append(Rival(other.key, other.title, *paired))
+    return found[:6]
+
+
+def badge_markdown(row: Standing, address: str) -> str:
+    """What a README needs to show the badge: an image that leads to the set's page."""
+    page = f"{address or 'https://ORG-BOARD.static.hf.space/'}sets/{row.key}/"
+    return f"[![mabench {row.suite} {row.track}]({page}{badge_name(row)})]({page}index.html)"
+
+
+def space_card(title: str, dataset: str) -> str:
+    """README.md of the static Space that shows the board; its owner may edit it, a build never overwrites it."""
+    head = [
+        f"title: {json.dumps(title)}", "emoji: 🧪", "colorFrom: blue", "colorTo: green", "sdk: static", "app_file: index.html", "pinned: false",
+        "license: mit", "short_description: How well do networks learn from a condensed dataset?", "thumbnail: assets/card.png",
+    ]  # fmt: skip
+    head += [f"datasets: [{dataset}]"] if dataset else []
+    head += [
+        "tags: [leaderboard, 'submission:semiautomatic', 'test:public', 'judge:auto', 'modality:image', dataset-distillation]"
     ]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def json_text(value: Any) -> str:
-    """Canonical, readable JSON, safe inside a script element too: `<` and the line separators are escaped."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    source = f" of <https://huggingface.co/datasets/{dataset}>" if dataset else ""
+    return "---\n" + "\n".join(head) + f"\n---\n\n# {title}\n\nMade by `mabench leaderboard build` from the records{source}.\n"

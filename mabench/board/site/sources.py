@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from mabench.board import gates
+from mabench.board.submission import AUDIT, SLUG, Submission
 from mabench.errors import MabenchError
 from mabench.schema import RunRecord, Tier
-from mabench.board.submission import AUDIT, SLUG, Submission
 from mabench.suites import Exam, load
 
 TIERS: dict[Tier, str] = {

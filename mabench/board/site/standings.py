@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
-from mabench.results import ranking, scoring
 from mabench.board.site.sources import cells, exam, plain, web_address
-from mabench.papers.paper_tables import PaperTable
-from mabench.results.baselines import known_baseline, known_full_data
-from mabench.errors import MabenchError
-from mabench.schema import RunRecord, Tier
 from mabench.board.submission import Submission
+from mabench.errors import MabenchError
+from mabench.papers.paper_tables import PaperTable
+from mabench.results import ranking, scoring
+from mabench.results.baselines import known_baseline, known_full_data
+from mabench.schema import RunRecord, Tier
 from mabench.suites import Exam
 
 
@@ -30,6 +30,8 @@ class Sitting:
     seeds: tuple[tuple[int, float], ...] = ()
     diverged: int = 0
     """Runs whose loss was not finite: they count as chance level."""
+    random: float | None = None
+    """Mean of random real images of the same budget on this evaluator; None where they were not run."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Standing:
     seconds: float | None = None
     diverged: int = 0
     """Runs of all evaluators whose loss was not finite."""
+    method: str = ""
+    submitter: str = ""
+    submitted: str = ""
+    """UTC date of the first entry of the log."""
+    changed: str = ""
+    """UTC date of its last entry."""
 
     @property
     def optimism(self) -> float | None:
@@ -151,10 +159,11 @@ def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Diffe
             here = {
                 e: found
                 for e in first.sittings
-                if e in second.sittings and (found := scoring.paired(dict(first.sittings[e].seeds), dict(second.sittings[e].seeds)))
+                if e in second.sittings
+                and (found := scoring.paired(dict(first.sittings[e].seeds), dict(second.sittings[e].seeds)))
             }
             if len(first.sittings) > 1 and first.score is not None and second.score is not None:
-                panel = scoring.paired(_panel_means(first.sittings), _panel_means(second.sittings))
+                panel = scoring.paired(panel_means(first.sittings), panel_means(second.sittings))
                 here |= {"panel mean": panel} if panel else {}
             pairs[f"{first.key} {second.key}"] = here
     return {name: pairs for name, pairs in tables.items() if pairs}
@@ -183,6 +192,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
             scoring.half_width(list(by_evaluator[line.name].values())),
             tuple(sorted(by_evaluator[line.name].items())),
             line.diverged,
+            line.random,
         )
         for line in lines
         if not line.panel
@@ -214,7 +224,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         score=head.mean if head else None,
         claimed=_claimed(submission, chosen, track) if head else None,
         std=head.std if head else None,
-        half_width=scoring.half_width(list(_panel_means(sittings).values())) if head else None,
+        half_width=scoring.half_width(list(panel_means(sittings).values())) if head else None,
         last=head.last if head else None,
         cnn=names["CNN mean"].mean if "CNN mean" in names else None,
         transformer=names["transformer mean"].mean if "transformer mean" in names else None,
@@ -234,6 +244,10 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         decode=plain(summary.decode, 20),
         set_sha256=summary.sha256,
         diverged=scoring.diverged(records),
+        method=plain(card.method, 80),
+        submitter=plain(card.submitter or submission.audit[0].who, 80),
+        submitted=submission.audit[0].when[:10],
+        changed=submission.audit[-1].when[:10],
     )
 
 
@@ -249,7 +263,7 @@ def _of_track(submission: Submission, chosen: Exam, track: str) -> list[RunRecor
     return [r for r in submission.records.values() if (r.cell.suite, r.cell.track) == (chosen.id, track)]
 
 
-def _panel_means(sittings: dict[str, Sitting]) -> dict[int, float]:
+def panel_means(sittings: dict[str, Sitting]) -> dict[int, float]:
     """Seed -> mean over evaluators: what the spread and the interval of a panel mean are taken over."""
     runs = [dict(s.seeds) for s in sittings.values()]
     return {seed: fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))}
@@ -292,6 +306,7 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
                 },
                 why_unranked="reported",
                 where=plain(table.where, 300),
+                method=plain(table.method, 80),
                 score=fmean(means.values()) if whole else None,
                 cnn=_family_mean(means, families, "cnn") if whole else None,
                 transformer=_family_mean(means, families, "transformer") if whole else None,
