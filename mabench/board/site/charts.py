@@ -1,0 +1,193 @@
+"""Numbers as SVG, drawn when the board is built. Colours are classes of the style sheet; every chart says in words what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+AXIS_WIDTH, AXIS_HEIGHT, MARGIN = 210, 28, 7
+BAR, BAR_HEIGHT, FULL_SCALE = 30, 15, 0.15  # ours: a gain of 15 points fills a bar; larger ones are cut and marked
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The common axis of one table, fractions."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, values: Sequence[float]) -> Axis:
+        """An axis that holds the values with a little air, within [0,1]."""
+        low, high = min(values, default=0.0), max(values, default=1.0)
+        air = max(0.01, 0.06 * (high - low))
+        return cls(max(0.0, low - air), min(1.0, high + air))
+
+    def at(self, value: float, width: float = AXIS_WIDTH, margin: float = MARGIN) -> str:
+        place = (min(max(value, self.low), self.high) - self.low) / max(self.high - self.low, 1e-9)
+        return f"{margin + place * (width - 2 * margin):.1f}"
+
+
+def points(value: float) -> str:
+    """A difference in points with one digit and a true minus sign."""
+    text = f"{100 * abs(value):.1f}"
+    return ("+" if value >= 0 else "\u2212") + text if text != "0.0" else "0.0"
+
+
+def interval(axis: Axis, mean: float | None, half: float | None, random: float | None, full: float | None = None) -> Markup:
+    """A dot with its interval, random images dashed, full data as a bar; for one row of a table."""
+    if mean is None:
+        return Markup("")
+    words = f"{100 * mean:.1f} percent"
+    words += f", 95 percent interval {100 * (mean - half):.1f} to {100 * (mean + half):.1f}" if half is not None else ""
+    words += f"; random images {100 * random:.1f}" if random is not None else ""
+    words += f"; full data {100 * full:.1f}" if full is not None else ""
+    middle = AXIS_HEIGHT // 2
+    parts = [f'<line x1="{MARGIN}" x2="{AXIS_WIDTH - MARGIN}" y1="{middle}" y2="{middle}" class="ax"/>']
+    if random is not None:
+        parts.append(f'<line x1="{axis.at(random)}" x2="{axis.at(random)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="rand"/>')
+    if full is not None:
+        parts.append(f'<line x1="{axis.at(full)}" x2="{axis.at(full)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="full"/>')
+    if half is not None:
+        parts.append(f'<line x1="{axis.at(mean - half)}" x2="{axis.at(mean + half)}" y1="{middle}" y2="{middle}" class="ci"/>')
+    parts.append(f'<circle cx="{axis.at(mean)}" cy="{middle}" r="5" class="pt"/>')
+    return _svg(AXIS_WIDTH, AXIS_HEIGHT, words, parts)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one family gains over random images; `None` where random was not run."""
+
+    label: str
+    """Four letters or so."""
+    name: str
+    value: float | None
+    accuracy: float | None
+    random: float | None
+    apart: bool = False
+    """Belongs to another track than the one before: a gap comes first."""
+    under: str = ""
+    """A second line under the label."""
+
+
+def fingerprint(gains: Sequence[Gain]) -> Markup:
+    """A bar per family, up where the set beats random images, down where it does not."""
+    if not any(gain.value is not None for gain in gains):
+        return Markup("")
+    said, parts, x, base = [], [], 2.0, BAR_HEIGHT + 2
+    width = len(gains) * BAR + 8 * sum(gain.apart for gain in gains) + 4
+    for gain in gains:
+        x += 8 if gain.apart else 0
+        if gain.value is None:
+            parts.append(f'<text x="{x + BAR / 2:.0f}" y="{base + 4}" class="tick" text-anchor="middle">?</text>')
+            said.append(f"{gain.name}: not known")
+        else:
+            height = max(1.2, min(abs(gain.value), FULL_SCALE) / FULL_SCALE * BAR_HEIGHT)
+            kind, y = ("up", base - height) if gain.value >= 0 else ("down", base)
+            told = f"{gain.name}: {points(gain.value)} points"
+            told += f" ({100 * gain.accuracy:.1f} against {100 * gain.random:.1f})" if gain.accuracy and gain.random else ""
+            said.append(told)
+            parts.append(
+                f'<g><title>{escape(told)}</title><rect x="{x + 4:.1f}" width="{BAR - 8}" y="{y:.1f}" height="{height:.1f}" class="{kind}"/></g>'
+            )
+        parts.append(
+            f'<text x="{x + BAR / 2:.0f}" y="{2 * BAR_HEIGHT + 13}" class="tick" text-anchor="middle">{escape(gain.label)}</text>'
+        )
+        if gain.under:
+            parts.append(
+                f'<text x="{x + BAR / 2:.0f}" y="{2 * BAR_HEIGHT + 22}" class="tick" text-anchor="middle">{escape(gain.under)}</text>'
+            )
+        x += BAR
+    parts.insert(0, f'<line x1="0" x2="{width}" y1="{base}" y2="{base}" class="ax"/>')
+    height = 2 * BAR_HEIGHT + (25 if any(gain.under for gain in gains) else 16)
+    return _svg(width, height, "Gain over random images. " + "; ".join(said), parts)
+
+
+def difference(axis: Axis, value: float, half: float | None) -> Markup:
+    """A difference with its interval on an axis that holds zero."""
+    middle = AXIS_HEIGHT // 2
+    kind = "even" if half is not None and abs(value) <= half else "up" if value >= 0 else "down"
+    parts = [
+        f'<line x1="{MARGIN}" x2="{AXIS_WIDTH - MARGIN}" y1="{middle}" y2="{middle}" class="ax"/>',
+        f'<line x1="{axis.at(0)}" x2="{axis.at(0)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="full"/>',
+    ]
+    words = f"difference {points(value)} points"
+    if half is not None:
+        words += f", 95 percent interval {points(value - half)} to {points(value + half)}"
+        parts.append(
+            f'<line x1="{axis.at(value - half)}" x2="{axis.at(value + half)}" y1="{middle}" y2="{middle}" class="ci {kind}"/>'
+        )
+    parts.append(f'<circle cx="{axis.at(value)}" cy="{middle}" r="5" class="pt {kind}"/>')
+    return _svg(AXIS_WIDTH, AXIS_HEIGHT, words, parts)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Mean test accuracy of one network over the epochs of a run, fractions."""
+
+    name: str
+    epochs: Sequence[int]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def curves(lines: Sequence[Line]) -> Markup:
+    """Test accuracy against epoch, a line per network with the band of its seeds; six colours and six dashes."""
+    width, height, left, bottom, right = 620, 260, 40, 30, 190
+    last = max((line.epochs[-1] for line in lines), default=1)
+    first = min((line.epochs[0] for line in lines), default=0)
+    axis = Axis.around([value for line in lines for value in (*line.low, *line.high)])
+
+    def x(epoch: float) -> float:
+        return left + (epoch - first) / max(last - first, 1) * (width - left - right)
+
+    def y(value: float) -> float:
+        return 8 + (axis.high - value) / max(axis.high - axis.low, 1e-9) * (height - bottom - 8)
+
+    parts = []
+    for tick in _ticks(axis.low, axis.high):
+        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" class="ax"/>')
+        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" class="tick">{100 * tick:.0f}</text>')
+    for epoch in sorted({first, (first + last) // 2, last}):
+        parts.append(f'<text x="{x(epoch):.1f}" y="{height - 10}" text-anchor="middle" class="tick">{epoch:,}</text>')
+    ends = _spread_out([y(line.mean[-1]) for line in lines], 15, 12, height - bottom)
+    for place, line in enumerate(lines):
+        band = [f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.high, strict=True)]
+        band += [f"{x(e):.1f},{y(v):.1f}" for e, v in reversed(list(zip(line.epochs, line.low, strict=True)))]
+        path = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in zip(line.epochs, line.mean, strict=True))
+        parts.append(f'<polygon points="{" ".join(band)}" class="band c{place % 6}"/>')
+        parts.append(f'<polyline points="{path}" class="line c{place % 6}"/>')
+        parts.append(
+            f'<text x="{width - right + 8}" y="{ends[place] + 4:.1f}" class="name c{place % 6}">{escape(line.name)}</text>'
+        )
+    told = "; ".join(f"{line.name} ends at {100 * line.mean[-1]:.1f} percent" for line in lines)
+    return _svg(width, height, f"Test accuracy against epoch. {told}", parts, "curves")
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = next((s for s in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / s <= 6), 0.25)
+    first = int(low / step) + 1
+    return [round(step * i, 4) for i in range(first, int(high / step) + 1)]
+
+
+def _spread_out(places: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
+    """The places, moved apart so that labels do not lie on each other."""
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    moved = list(places)
+    lowest = top
+    for index in order:
+        moved[index] = max(moved[index], lowest)
+        lowest = moved[index] + gap
+    over = max(0.0, (moved[order[-1]] if order else 0.0) - bottom)
+    return [value - over for value in moved]
+
+
+def _svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "") -> Markup:
+    inner = "".join(parts)
+    return Markup(
+        f'<svg width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'aria-label="{escape(words)}"{f" class={chr(34)}{kind}{chr(34)}" if kind else ""}>{inner}</svg>'
+    )

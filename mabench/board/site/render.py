@@ -1,0 +1,334 @@
+"""Everything that the board writes, one file at a time. A pure function of what it is given: same input, same bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from types import SimpleNamespace
+from typing import Any
+from xml.sax.saxutils import escape
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mabench import suites
+from mabench.board.site import answers, charts, data_files, exports, names, social
+from mabench.board.site.columns import EXTRA, NOTES
+from mabench.board.site.content import Board, Site
+from mabench.board.site.sources import TIERS, exam, plain
+from mabench.board.site.views import Table, families_of, fingerprint, short_title
+from mabench.networks.evaluators import EVALUATORS
+from mabench.papers.works import normal
+from mabench.results.baselines import known_baseline
+from mabench.results.tables import percent
+
+OWN = ("board.js", "board.css")
+SHOWN = 50  # ours: lines of one table on the landing page; the suite's page has them all
+
+
+def files(board: Board) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of every file of the board, the sets' before the pages that lead to them."""
+    env = _environment(board)
+
+    def page(template: str, path: str, **values: Any) -> tuple[str, bytes]:
+        root = "../" * path.count("/")
+        return path, env.get_template(template).render(path=path, root=root, site=board.site, **values).encode()
+
+    yield from _sets(board, page)
+    yield from _suites(board, page)
+    yield from _methods(board, page)
+    yield from _networks(board, page)
+    yield page("claims.html.j2", "claims/index.html", claims=board.claims, unmeasured=_unmeasured(board))
+    changes = _changes(board)
+    yield page("changes.html.j2", "changes/index.html", changes=changes)
+    yield "feed.xml", _feed(board.site, changes).encode()
+    yield page("scoring.html.j2", "scoring/index.html", notes=NOTES, extra=EXTRA, tiers=TIERS)
+    yield page("submit.html.j2", "submit/index.html", suites=[_suite(s) for s in _ranking(board)])
+    yield page("data.html.j2", "data/index.html", suites=sorted({row.suite for row in board.rows}))
+    yield from _data(board)
+    yield page("index.html.j2", "index.html", **_landing(board))
+
+
+def _environment(board: Board) -> Environment:
+    env = Environment(
+        loader=PackageLoader("mabench.board.site", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        lstrip_blocks=True,
+    )
+    env.filters.update(
+        percent=percent,
+        plain=plain,
+        kib=names.kib,
+        images=names.images,
+        network=names.network,
+        points=charts.points,
+        short_title=short_title,
+        work=lambda method: board.work.get(normal(method)),
+        method_key=lambda method: normal(board.work[normal(method)].name if normal(method) in board.work else method),
+    )
+    return env
+
+
+def _ranking(board: Board) -> list[str]:
+    """Suites that rank methods, CIFAR-10's headline first: those of the board, or every released one."""
+    return [s for s in sorted(board.suite_ids, key=names.suite_order) if names.ranks_methods(s)]
+
+
+def _suite(name: str) -> dict[str, Any]:
+    """What pages say about one suite."""
+    chosen = exam(name)
+    return {
+        "id": chosen.id,
+        "name": chosen.suite.name,
+        "title": chosen.suite.title,
+        "measures": chosen.suite.measures,
+        "dataset": chosen.suite.dataset,
+        "dataset_title": names.dataset(chosen.suite.dataset),
+        "networks": sum(len(entries) for entries in chosen.evaluators.values()),
+        "protocol": names.protocol(chosen, next(iter(chosen.evaluators))),
+        "ranks": names.ranks_methods(name),
+        "chosen": chosen,
+    }
+
+
+def _landing(board: Board) -> dict[str, Any]:
+    ranking = [t for t in board.tables if names.ranks_methods(t.suite) and t.lines]
+    suites_ = _ranking(board)
+    with_rows = {t.suite for t in ranking}
+    leading = next((t for t in ranking if t.ranked), ranking[0] if ranking else None)
+    first = [t.anchor for t in ranking if leading and (t.suite, t.track) == (leading.suite, leading.track)]
+    datasets = dict.fromkeys(
+        [exam(t.suite).suite.dataset for t in ([leading] if leading else [])] + [exam(s).suite.dataset for s in suites_]
+    )
+    waiting = [
+        _suite(s) | {"first": leading is not None and exam(s).suite.dataset == leading.dataset} for s in suites_ if s not in with_rows
+    ]
+    matrix = answers.best_by_family(board.tables, leading.suite) if leading else []
+    return {
+        "answers": answers.best_sets(board.tables),
+        "tables": ranking,
+        "first": first,
+        "waiting": waiting,
+        "columns": EXTRA,
+        "choices": [{"key": name, "title": names.dataset(name)} for name in datasets] if leading else [],
+        "budgets": sorted({t.ipc for t in ranking}),
+        "trains": _trains(ranking),
+        "matrix": matrix,
+        "matrix_suite": leading.suite if leading else "",
+        "matrix_budgets": sorted({ipc for _, _, cells in matrix for ipc in cells}),
+    }
+
+
+def _trains(ranking: Sequence[Table]) -> list[dict[str, str]]:
+    """What the picker offers to train: all networks of a track, then each family of it."""
+    found: dict[str, str] = {}
+    for track in dict.fromkeys(t.track for t in ranking):
+        found[track] = {"scratch": "any network from scratch", "pretrained": "any pretrained network"}.get(
+            track, f"any network of {track}"
+        )
+        for key, family in dict.fromkeys(pair for t in ranking if t.track == track for pair in t.families):
+            found[f"{track}/{key}"] = f"a {family}" + (" from scratch" if track == "scratch" else f" ({names.track(track)})")
+    return [{"key": key, "title": title} for key, title in found.items()]
+
+
+def _sets(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
+    of_suite = {(t.suite, t.track, t.ipc): t for t in board.tables}
+    for sheet in board.sheets:
+        folder, rows = f"sets/{sheet.slug}", board.by_slug[sheet.slug]
+        drawn = dict(board.pictures.get(sheet.slug, {}))
+        background = drawn.get("pixels.png")
+        yield from ((f"{folder}/{name}", content) for name, content in drawn.items())
+        best = next((r for r in rows if r.rank), rows[0])
+        line = f"{best.suite}, {names.track(best.track)}: " + (
+            f"{100 * best.score:.1f} %" if best.score is not None else "not ranked"
+        )
+        yield f"{folder}/card.png", social.card(background, sheet.title, line, board.site.title)
+        for row in rows:
+            yield f"{folder}/{exports.badge_name(row)}", exports.badge(row).encode()
+        prints = {row.suite: fingerprint(families_of([r for r in rows if r.suite == row.suite])) for row in rows}
+        rivals = [(row, exports.rivals(row, of_suite[row.suite, row.track, row.ipc])) for row in rows]
+        same = [r for r in board.rows if r.set_sha256 == sheet.set_sha256 and r.key != sheet.slug]
+        yield page(
+            "set.html.j2", f"{folder}/index.html", **sheet.about, rows=rows, runs=sheet.runs, prints=prints, rivals=rivals,
+            curves=sheet.curves(), has_pictures=bool(drawn), same=list({r.key: r for r in same}.values()),
+            claims=[c for c in board.claims if c.row.key == sheet.slug],
+        )  # fmt: skip
+
+
+def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
+    ids = sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order)
+    here = defaultdict(list)
+    for table in board.tables:
+        here[table.suite].append(table)
+    listed = [
+        _suite(s)
+        | {"sets": len({line.row.key for t in here[s] for line in t.lines}), "reported": sum(len(t.reported) for t in here[s])}
+        for s in ids
+    ]
+    yield page("suites.html.j2", "suites/index.html", suites=listed)
+    tried = {normal(row.method) for row in board.rows if row.tier != "reported"}
+    for entry in listed:
+        present = {normal(line.row.method) for t in here[entry["id"]] for line in t.lines}
+        missing = (
+            sorted({r.method for r in board.rows if r.tier != "reported" and normal(r.method) in tried - present})
+            if entry["ranks"]
+            else []
+        )
+        tracks = [
+            (t, names.protocol(entry["chosen"], t), entry["chosen"].recipes[t], es)
+            for t, es in entry["chosen"].evaluators.items()
+        ]
+        yield page(
+            "suite.html.j2", f"suites/{entry['id']}/index.html", suite=entry, tables=here[entry["id"]], columns=EXTRA, missing=missing,
+            tracks=tracks, baselines=_baselines(entry["chosen"]), matrix=answers.best_by_family(board.tables, entry["id"]),
+        )  # fmt: skip
+
+
+def _baselines(chosen: suites.Exam) -> list[tuple[int, str, str, float, int]]:
+    """(budget, track, network, accuracy, runs) of random real images, as measured for exactly this suite."""
+    found = []
+    for ipc in chosen.suite.ipcs:
+        known = known_baseline(chosen, SimpleNamespace(ipc=ipc, labels="hard")) or {}  # type: ignore[arg-type]
+        for name, (mean, _, runs) in known.items():
+            track, _, network = name.partition("/")
+            found.append((ipc, names.track(track), names.network(network), mean, runs))
+    return found
+
+
+def _methods(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
+    yield page("methods.html.j2", "methods/index.html", methods=list(board.methods.values()))
+    about = {sheet.slug: sheet.about for sheet in board.sheets}
+    for key, entry in board.methods.items():
+        slugs = list(dict.fromkeys(row.key for row in entry["rows"]))
+        prints = {
+            (row.key, row.suite): fingerprint(families_of([r for r in entry["rows"] if (r.key, r.suite) == (row.key, row.suite)]))
+            for row in entry["rows"]
+        }
+        found = [c for c in board.claims if normal(c.row.method) in {key, normal(entry["name"])}]
+        yield page(
+            "method.html.j2", f"methods/{key}/index.html", method=entry, prints=prints, claims=found, pictures=[s for s in slugs if s in board.pictures],
+            sources=sorted({s for row in entry["rows"] for s in row.sources}), about=[about[s] for s in slugs],
+        )  # fmt: skip
+
+
+def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
+    """A page per evaluator: what it is, which suites train it, and how the sets do on it."""
+    asked: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+    for suite in sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order):
+        for track, entries in exam(suite).evaluators.items():
+            for entry in entries:
+                asked[entry.name].append((suite, track, entry))
+    listed = [(name, EVALUATORS[name], names.family(EVALUATORS[name]), asked[name]) for name in EVALUATORS if name in asked]
+    yield page("networks.html.j2", "networks/index.html", networks=listed)
+    for name, entry, family, places in listed:
+        results = [(row, row.sittings[name]) for row in board.rows if name in row.sittings and row.tier != "reported"]
+        results.sort(key=lambda pair: (names.suite_order(pair[0].suite), pair[0].ipc, -pair[1].mean, pair[0].key))
+        yield page(
+            "network.html.j2",
+            f"networks/{name}/index.html",
+            name=name,
+            entry=entry,
+            family=family,
+            places=places,
+            results=results,
+        )
+
+
+def _unmeasured(board: Board) -> list[tuple[str, int]]:
+    """(method, number of papers' tables that nothing was compared with)."""
+    done = {id(claim.table) for claim in board.claims}
+    counts: dict[str, int] = defaultdict(int)
+    for _, table in board.reported:
+        if id(table) not in done:
+            work = board.work.get(normal(table.method))
+            counts[work.name if work else table.method] += 1
+    return sorted(counts.items())
+
+
+def _changes(board: Board) -> list[dict[str, str]]:
+    """Every log entry of every set, newest first."""
+    found = [
+        {
+            "when": e.when,
+            "slug": s.slug,
+            "title": s.title,
+            "who": plain(e.who, 80),
+            "action": e.action,
+            "tier": e.tier,
+            "why": plain(e.why),
+        }
+        for s in board.sheets
+        for e in s.about["audit"]
+    ]
+    return sorted(found, key=lambda entry: (entry["when"], entry["slug"]), reverse=True)[:500]
+
+
+def _feed(site: Site, changes: Sequence[Mapping[str, str]]) -> str:
+    from datetime import datetime
+    from email.utils import format_datetime
+
+    items = []
+    for c in changes[:50]:
+        link = f"{site.address}sets/{c['slug']}/index.html"
+        when = format_datetime(datetime.fromisoformat(c["when"]))
+        items.append(
+            f"<item><title>{escape(c['title'])}: {escape(c['action'])}</title><link>{escape(link)}</link>"
+            f'<guid isPermaLink="false">{escape(c["slug"])}-{escape(c["when"])}</guid><pubDate>{when}</pubDate>'
+            f"<description>{escape(c['who'])}: {escape(c['why'])} ({escape(c['tier'])})</description></item>"
+        )
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n<rss version="2.0"><channel>'
+        f"<title>{escape(site.title)}</title><link>{escape(site.address or 'index.html')}</link>"
+        f"<description>Submissions, re-runs and decisions</description>\n{chr(10).join(items)}\n</channel></rss>\n"
+    )
+
+
+def _data(board: Board) -> Iterator[tuple[str, bytes]]:
+    """What readers download, and what the script loads when somebody searches."""
+    folder = resources.files("mabench.board.site").joinpath("templates")
+    yield from ((f"assets/{name}", folder.joinpath(name).read_bytes()) for name in OWN)
+    yield "assets/icon.svg", social.ICON.encode()
+    yield (
+        "assets/card.png",
+        social.card(None, board.site.headline, f"{board.site.trust.sets} sets, {board.site.trust.runs:,} runs", board.site.title),
+    )
+    yield "assets/index.js", f"window.INDEX={data_files.json_text(_index(board))};\n".encode()
+    yield from data_files.downloads(board.rows, [run for sheet in board.sheets for run in sheet.runs])
+    yield "README.md", exports.space_card(board.site.title, board.site.dataset).encode()
+
+
+def _index(board: Board) -> list[dict[str, str]]:
+    found = []
+    for sheet in board.sheets:
+        rows = board.by_slug[sheet.slug]
+        words = [
+            sheet.title,
+            sheet.slug,
+            sheet.card_text,
+            *(w for r in rows for w in (r.suite, r.tier, r.method, r.dataset, r.authors)),
+        ]
+        words += [names.network(n) for r in rows for n in r.sittings]
+        found.append(
+            {
+                "title": sheet.title,
+                "href": f"sets/{sheet.slug}/index.html",
+                "words": " ".join(dict.fromkeys(" ".join(words).lower().split())),
+            }
+        )
+    for key, entry in board.methods.items():
+        work = entry["work"]
+        about = f"{entry['name']} {work.title if work else ''} {' '.join(work.authors) if work else ''} method".lower()
+        found.append({"title": f"{entry['name']} (method)", "href": f"methods/{key}/index.html", "words": about})
+    for suite in sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order):
+        chosen = exam(suite)
+        networks = " ".join(names.network(e.name) for es in chosen.evaluators.values() for e in es)
+        found.append(
+            {
+                "title": f"{suite} (suite)",
+                "href": f"suites/{suite}/index.html",
+                "words": f"{suite} {chosen.suite.title} {networks}".lower(),
+            }
+        )
+    return found

@@ -1,0 +1,257 @@
+"""Placed rows -> what the pages show: tables with groups, merged sets, words for ranks, gains by family. Nothing is written here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from markupsafe import Markup
+
+from mabench.board.site import charts, names
+from mabench.board.site.sources import exam
+from mabench.board.site.standings import Standing
+from mabench.results.baselines import known_full_data
+
+SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The networks of one family on one track: their mean accuracy on a set, and that of random real images."""
+
+    track: str
+    name: str
+    accuracy: float
+    random: float | None
+    networks: tuple[str, ...]
+    half_width: float | None = None
+    """Of a family of one network."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.track}-{self.name}".lower()
+
+    @property
+    def gain(self) -> float | None:
+        return None if self.random is None else self.accuracy - self.random
+
+    @property
+    def title(self) -> str:
+        """`ViT`, `ViT, pretrained`."""
+        return self.name + (f", {names.track(self.track)}" if self.track == "pretrained" else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a set, with the rows of other names for the same set folded into it."""
+
+    row: Standing
+    same: tuple[Standing, ...]
+    families: tuple[Family, ...]
+    """Of every track of the suite on which the set was run."""
+    place: str
+    """In words: `clear`, `tied 2 to 5`, `only one`, or why there is no rank."""
+    dot: Markup
+    fingerprint: Markup
+    has_pictures: bool
+
+    @property
+    def name(self) -> str:
+        return short_title(self.row)
+
+    def family(self, key: str) -> Family | None:
+        return next((family for family in self.families if family.key == key), None)
+
+    @property
+    def words(self) -> str:
+        """Everything that a search should find the line by."""
+        rows = (self.row, *self.same)
+        parts = [p for r in rows for p in (r.title, r.key, r.method, r.authors, r.submitter, r.tier, *r.sources)]
+        parts += [names.network(n) for n in self.row.sittings]
+        return " ".join(parts).lower()
+
+
+@dataclass(frozen=True)
+class Group:
+    heading: str
+    note: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The sets of one suite, track and budget."""
+
+    suite: str
+    track: str
+    ipc: int
+    groups: tuple[Group, ...]
+    reported: tuple[Line, ...]
+    families: tuple[tuple[str, str], ...]
+    """(key, title) of the families of this track, in the suite's order."""
+    random: float | None
+    full: float | None
+
+    @property
+    def anchor(self) -> str:
+        return f"{self.suite.replace('@', '-')}-{self.track}-{self.ipc}"
+
+    @property
+    def dataset(self) -> str:
+        return exam(self.suite).suite.dataset
+
+    @property
+    def title(self) -> str:
+        return f"{names.dataset(self.dataset)} · {names.images(self.ipc)} · {names.track_title(self.suite, self.track)}"
+
+    @property
+    def protocol(self) -> str:
+        return names.protocol(exam(self.suite), self.track)
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(line for group in self.groups for line in group.lines)
+
+    @property
+    def ranked(self) -> tuple[Line, ...]:
+        return tuple(line for line in self.lines if line.row.rank is not None)
+
+
+def short_title(row: Standing) -> str:
+    """The title without the budget, which stands above the table."""
+    for end in (f", IPC {row.ipc}", f" IPC {row.ipc}", f" (IPC {row.ipc})"):
+        if row.title.endswith(end) and len(row.title) > len(end):
+            return row.title.removesuffix(end)
+    return row.title.replace(f", IPC {row.ipc}, ", ", ")
+
+
+def tables(rows: Sequence[Standing], drawn: Iterable[str]) -> list[Table]:
+    """Every table of the board, suites that rank first; `drawn` are the slugs of the sets whose images are here."""
+    pictures = set(drawn)
+    everywhere: dict[tuple[str, str, int], list[Standing]] = defaultdict(list)
+    grouped: dict[tuple[str, str, int], list[Standing]] = defaultdict(list)
+    for row in rows:
+        everywhere[row.key, row.suite, row.ipc].append(row)
+        grouped[row.suite, row.track, row.ipc].append(row)
+    order = {suite: names.suite_order(suite) for suite, _, _ in grouped}
+
+    def place(name: tuple[str, str, int]) -> tuple[object, ...]:
+        suite, track, ipc = name
+        return order[suite], list(exam(suite).evaluators).index(track), ipc
+
+    return [_table(name, grouped[name], everywhere, pictures) for name in sorted(grouped, key=place)]
+
+
+def _table(
+    name: tuple[str, str, int],
+    rows: Sequence[Standing],
+    everywhere: dict[tuple[str, str, int], list[Standing]],
+    pictures: set[str],
+) -> Table:
+    suite, track, ipc = name
+    measured = [row for row in rows if row.tier != "reported"]
+    random = next((row.random for row in measured if row.random is not None), None)
+    full = _full_data(suite, track)
+    spans = [(row.score or 0) + side * (row.half_width or 0) for row in measured if row.score is not None for side in (-1, 1)]
+    axis = charts.Axis.around([*spans, *([random] if random is not None else []), *([full] if full is not None else [])])
+
+    def line(row: Standing, same: Sequence[Standing]) -> Line:
+        families = families_of(everywhere[row.key, row.suite, row.ipc])
+        dot = charts.interval(axis, row.score, row.half_width, row.random, full)
+        tied = [r for r in measured if r.labels == row.labels and r.rank is not None and r.set_sha256 != row.set_sha256]
+        return Line(row, tuple(same), families, place_in_words(row, tied), dot, fingerprint(families), row.key in pictures)
+
+    groups = [
+        Group("Hard labels", "one class per image", _merged([r for r in measured if r.labels == "hard"], line)),
+        Group(
+            "Soft labels",
+            "they carry a teacher's knowledge, so they are ranked apart",
+            _merged([r for r in measured if r.labels == "soft"], line),
+        ),
+    ]
+    reported = tuple(line(row, ()) for row in rows if row.tier == "reported")
+    seen = dict.fromkeys(names.family(e) for e in exam(suite).evaluators[track])
+    return Table(
+        suite,
+        track,
+        ipc,
+        tuple(group for group in groups if group.lines),
+        reported,
+        tuple((f"{track}-{family}".lower(), family) for family in seen),
+        random,
+        full,
+    )
+
+
+def _merged(rows: Sequence[Standing], line: object) -> tuple[Line, ...]:
+    """Lines in the order of the rows, one a set: what has the same sha256 is one line with several names."""
+    assert callable(line)
+    by_set: dict[str, list[Standing]] = {}
+    for row in rows:
+        by_set.setdefault(row.set_sha256 if row.rank is not None and row.set_sha256 else f"{row.key}:", []).append(row)
+    return tuple(line(first, rest) for first, *rest in by_set.values())
+
+
+def families_of(rows: Sequence[Standing]) -> tuple[Family, ...]:
+    """The families of one set in one suite, every track that was run, in the suite's order."""
+    found = []
+    for row in sorted(rows, key=lambda r: list(exam(r.suite).evaluators).index(r.track)):
+        members: dict[str, list[str]] = defaultdict(list)
+        for entry in exam(row.suite).evaluators[row.track]:
+            members[names.family(entry)].append(entry.name)
+        for name, networks in members.items():
+            here = [row.sittings[n] for n in networks if n in row.sittings]
+            if len(here) < len(networks):
+                continue  # a mean over whichever networks were run would be another number
+            randoms = [s.random for s in here if s.random is not None]
+            found.append(
+                Family(
+                    row.track,
+                    name,
+                    fmean(s.mean for s in here),
+                    fmean(randoms) if len(randoms) == len(here) else None,
+                    tuple(networks),
+                    here[0].half_width if len(here) == 1 else None,
+                )
+            )
+    return tuple(found)
+
+
+def fingerprint(families: Sequence[Family]) -> Markup:
+    """The gains of a set over random images by family."""
+    gains, before = [], families[0].track if families else ""
+    for family in families:
+        label = SHORT.get(family.name, family.name[:4])
+        gains.append(
+            charts.Gain(
+                label,
+                family.title,
+                family.gain,
+                family.accuracy,
+                family.random,
+                apart=family.track != before,
+                under="pre" if family.track == "pretrained" else "",
+            )
+        )
+        before = family.track
+    return charts.fingerprint(gains)
+
+
+def place_in_words(row: Standing, others: Sequence[Standing]) -> str:
+    """How sure the rank is: `clear`, `tied 2 to 5`; why there is none."""
+    if row.rank is None:
+        return row.why_unranked
+    if not others:
+        return "only one"
+    if row.rank_low is None or row.rank_high is None:
+        return "one seed: no interval"
+    return "clear" if row.rank_low == row.rank_high else f"tied {row.rank_low} to {row.rank_high}"
+
+
+def _full_data(suite: str, track: str) -> float | None:
+    """Mean accuracy of the track's networks on the whole training split, where it was run."""
+    known = known_full_data(exam(suite)) or {}
+    values = [known.get(f"{track}/{entry.name}") for entry in exam(suite).evaluators[track]]
+    return fmean(v[0] for v in values if v is not None) if values and all(v is not None for v in values) else None
