@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
@@ -34,7 +36,15 @@ class MabenchError(Exception):
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
+        super().__init__(printable(without_secrets(text)))
+
+
+def without_secrets(text: str) -> str:
+    """`text` without tokens: libraries quote the headers of a request that failed, and messages end up in logs that others read."""
+    for name, value in os.environ.items():
+        if len(value) >= 8 and re.search("TOKEN|SECRET|PASSWORD|API_?KEY", name):
+            text = text.replace(value, "[secret]")
+    return re.sub(r"(Bearer |Basic )[^\s'\",)]+|\bhf_[A-Za-z0-9]{16,}", lambda found: (found[1] or "") + "[secret]", text)
 
 
 class Interrupted(Exception):

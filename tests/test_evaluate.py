@@ -184,7 +184,7 @@ def test_a_caller_can_stop_it(real: tuple[Tensor, Tensor], tmp_path: Path) -> No
 def state_of_the_process() -> dict[str, object]:
     return {
         "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index, union-attr]
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]
         "random": random.getstate(),
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
@@ -226,7 +226,7 @@ def test_the_callers_process_stays_as_it_was_and_does_not_matter(
         torch.set_default_dtype(torch.float32)
         torch.use_deterministic_algorithms(False)
         signal.signal(signal.SIGTERM, handler)
-    loss.backward()  # the graph of the caller's tensors is whole
+    loss.backward()  # type: ignore[no-untyped-call]  # the graph of the caller's tensors is whole
     assert images.grad is not None and torch.allclose(images.grad, 2 * real[0])
 
 
@@ -301,7 +301,7 @@ def test_the_public_names_are_there_and_lazy() -> None:
     )
     assert mabench.load_set(str(BUNDLED)).ipc == 5
     with pytest.raises(AttributeError):
-        mabench.evaluat  # type: ignore[attr-defined]  # noqa: B018
+        mabench.evaluat  # noqa: B018
 
 
 @pytest.mark.parametrize("module", [evaluation, probe, synthetic])
@@ -321,7 +321,7 @@ def test_a_condensation_with_a_probe_every_few_steps(real: tuple[Tensor, Tensor]
     seen = []
     for step in range(9):
         optimizer.zero_grad()
-        ((images - means) ** 2).mean().backward()
+        ((images - means) ** 2).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 4 == 0:
             seen.append(float(watch(images, range(10))))

@@ -32,6 +32,7 @@ from mabench.board.cells import CellRow
 from mabench.errors import MabenchError
 from mabench.networks import evaluators
 from mabench.sets import pickles, readers, sandbox
+from mabench.sets.synthetic import SyntheticSet
 
 X = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10)
@@ -482,3 +483,38 @@ def test_a_network_that_cannot_be_built_is_a_message(fields: dict[str, Any]) -> 
 def test_a_suite_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + SUITE.replace("\n", "\r\n").encode())
     assert suites.load(str(tmp_path / "mine.toml")).digest == suites.load("digits-agnostic").digest
+
+
+# -- names and messages -------------------------------------------------------------------------------------------------
+
+FORGED = "set\n\n# mabench\n\n| mlp | **99.99** |\n![x](https://example.org/x.png)<img src=x onerror=alert(1)>"
+
+
+def test_a_name_is_one_line_and_stays_text(tmp_path: Path, mabench: Command) -> None:
+    (tmp_path / "a").mkdir()
+    SyntheticSet(images=(X * 255).to(torch.uint8), labels=Y, dataset="digits", ipc=1, name=FORGED).save(
+        tmp_path / "a" / "set.safetensors"
+    )
+    assert "\n" not in readers.read(tmp_path / "a" / "set.safetensors").name
+    done = mabench(
+        "eval", "a/set.safetensors", "--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--out", "out"
+    )
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("\n# ") == 0 and "99.99** |" not in table and "![" not in table and "<img" not in table
+    assert "\n| mlp |" not in done.stdout
+
+
+def test_no_message_holds_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "a secret that\x0bis odd")
+    for message in (
+        "Illegal header value b'Bearer hf_abcdefghijklmnopqrst\\x0bx'",
+        "401 for hf_abcdefghijklmnopqrstuvwxyz",
+        "sent a secret that\x0bis odd to the server",
+        "{'authorization': 'Bearer xyzxyzxyz'}",
+    ):
+        shown = str(MabenchError(message))
+        assert (
+            "[secret]" in shown and "hf_" not in shown and "xyzxyz" not in shown and "odd" not in shown.replace("is odd to", "")
+        )
+    assert str(MabenchError("results/hf_sets_cifar10.pt")) == "results/hf_sets_cifar10.pt"

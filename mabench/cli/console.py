@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -196,7 +196,7 @@ class Screen:
         seeds = ", ".join(map(str, sorted({cell.seed for cell in event.cells})))
         self.runs = len(event.cells)
         say(f"\n{event.exam.id}: {event.exam.suite.title}")
-        say(f"{len(event.cells)} runs (seeds {seeds}) on {where}, engine {event.engine}, {kept}\n")
+        say(f"{len(event.cells)} evaluator runs, seeds {seeds}, on {where}, engine {event.engine}, {kept}\n")
 
     def finished(self, event: Finished) -> None:
         from mabench.results import scoring
@@ -220,18 +220,6 @@ def screen() -> Iterator[Screen]:
         yield listener
     if listener.resumed and not is_muted():
         say(f"{listener.resumed} of {listener.runs or listener.resumed} runs were finished before and not repeated", err=True)
-
-
-@contextmanager
-def condensing(name: str) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
-    """A bar for a condensation: what it yields takes steps done, steps in all, and the losses by name."""
-    with bar() as shown:
-
-        def on_progress(done: int, total: int, losses: Mapping[str, float]) -> None:
-            values = ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
-            shown.update(f"{name} {done}/{total} {values}", done, total)
-
-        yield on_progress
 
 
 def plan_line(line: PlanLine) -> None:

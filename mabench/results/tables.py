@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,8 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     out = [f"accuracy: {'best of the test passes' if best else 'last test pass'}, {exam.suite.std} std over seeds"]
     for answer in (status(exam, track, records) for track in exam.evaluators):
         if answer.finished and not answer.ranked:
-            first = f" (missing: {first_line(answer.missing)}); a panel mean needs them all" if answer.missing else ""
+            networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))
+            first = f" (missing: {networks}); a panel mean needs them all" if answer.missing else ""
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     low = worst(lines)
     if low is not None and sum(not line.panel for line in lines) > 1:
@@ -201,6 +203,12 @@ def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[str]:
     return [warning] if warning is not None else []
 
 
+def _markdown_text(text: str) -> str:
+    """Text of a stranger in one line that stays text: no heading, table, link, picture or tag begins in it."""
+    marks = r"[<>\[\]|*`#!&\\]|(?<=http):|(?<=https):|www"
+    return re.sub(marks, lambda found: "".join(f"&#{ord(c)};" for c in found[0]), " ".join(text.split()))
+
+
 def as_json(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> dict[str, Any]:
     """The content of results.json."""
     return {
@@ -214,13 +222,22 @@ def as_json(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> d
 
 def _markdown(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> str:
     summary = records[0].synthetic_set
-    text = [f"# {summary.name} on {exam.id}", "", f"{exam.suite.title}", "", table(exam, lines, "markdown"), ""]
+    text = [
+        f"# {_markdown_text(summary.name)} on {exam.id}",
+        "",
+        _markdown_text(exam.suite.title),
+        "",
+        table(exam, lines, "markdown"),
+        "",
+    ]
     text += [f"- {note}" for note in notes(exam, lines, records)]
     text += [
         f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
         f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"
     ]
-    text += [f"- read as: {finding.field} {finding.value} ({finding.reason})" for finding in summary.findings]
+    text += [
+        f"- read as: {_markdown_text(f'{finding.field} {finding.value} ({finding.reason})')}" for finding in summary.findings
+    ]
     if summary.recorded_bytes:
         text += [
             f"- labels recorded for every epoch: {summary.recorded_bytes:,} bytes more, record {str(records[0].cell.labels_sha256)[:16]}"
