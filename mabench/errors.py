@@ -46,6 +46,27 @@ def without_secrets(text: str) -> str:
             text = text.replace(value, "[secret]")
     return re.sub(r"(Bearer |Basic )[^\s'\",)]+|\bhf_[A-Za-z0-9]{16,}", lambda found: (found[1] or "") + "[secret]", text)
 
+    def __str__(self) -> str:
+        """The text; where the Hub refused for too many requests, what helps comes first: other advice is for other troubles."""
+        text = super().__str__()
+        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__) and RATE_LIMITED not in text else text
+
+
+RATE_LIMITED = (
+    "the Hub answers 429, too many requests: wait some minutes and run the same command, or log in first: hf auth login"
+)
+
+
+def _is_rate_limited(error: BaseException | None) -> bool:
+    """Whether a server's 429 is among the causes of this error."""
+    for _ in range(20):  # chains are short; a circle of causes would not end
+        if error is None:
+            return False
+        if getattr(getattr(error, "response", None), "status_code", None) == 429:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
 
 class Interrupted(Exception):
     """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""

@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,30 @@ def test_an_ascii_terminal_shows_everything(mabench: Command, tmp_path: Path) ->
 def test_an_apple_gpu_that_is_not_there_is_refused(mabench: Command, tmp_path: Path) -> None:
     done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--device", "mps", "--out", "out")
     assert done.returncode == 2 and "no Apple GPU" in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_the_hubs_429_says_wait_or_log_in(mabench: Command, tmp_path: Path) -> None:
+    """A real server that answers 429 to whatever is asked of it."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(429)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    torch.save((torch.rand(10, 3, 32, 32), torch.arange(10)), tmp_path / "a_cifar10.pt")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    empty = {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "hub"), "MABENCH_CACHE": str(tmp_path / "cache")}
+    here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "OMP_NUM_THREADS": "4"}  # a process of its own: asked once
+    done = mabench("eval", "a_cifar10.pt", "--suite", "cifar10-lite", "--seeds", "0", "--out", "out", **empty, **here)
+    server.shutdown()
+    server.server_close()
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "mabench: the Hub answers 429" in done.stderr and "wait some minutes" in done.stderr and "hf auth login" in done.stderr
