@@ -38,6 +38,11 @@ class MabenchError(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(printable(without_secrets(text)))
 
+    def __str__(self) -> str:
+        """The text; where the Hub refused for too many requests, what helps comes first: other advice is for other troubles."""
+        text = super().__str__()
+        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__) and RATE_LIMITED not in text else text
+
 
 def without_secrets(text: str) -> str:
     """`text` without tokens: libraries quote the headers of a request that failed, and messages end up in logs that others read."""
@@ -45,11 +50,6 @@ def without_secrets(text: str) -> str:
         if len(value) >= 8 and re.search("TOKEN|SECRET|PASSWORD|API_?KEY", name):
             text = text.replace(value, "[secret]")
     return re.sub(r"(Bearer |Basic )[^\s'\",)]+|\bhf_[A-Za-z0-9]{16,}", lambda found: (found[1] or "") + "[secret]", text)
-
-    def __str__(self) -> str:
-        """The text; where the Hub refused for too many requests, what helps comes first: other advice is for other troubles."""
-        text = super().__str__()
-        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__) and RATE_LIMITED not in text else text
 
 
 RATE_LIMITED = (
@@ -62,7 +62,8 @@ def _is_rate_limited(error: BaseException | None) -> bool:
     for _ in range(20):  # chains are short; a circle of causes would not end
         if error is None:
             return False
-        if getattr(getattr(error, "response", None), "status_code", None) == 429:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status == 429 or "429 Too Many Requests" in str(error):  # where the cache is asked next only the text is kept
             return True
         error = error.__cause__ or error.__context__
     return False
