@@ -64,8 +64,7 @@ def read_images(folder: Path, names: Sequence[str], side: int) -> Array:
     """The image files `names` of a folder, all of `side` x `side` pixels: uint8 [N,H,W,3], in this order."""
     from PIL import Image
 
-    limits.declare(len(names) * side * side * 3, folder)
-    images = np.empty((len(names), side, side, 3), np.uint8)
+    images: Array = limits.allocate((len(names), side, side, 3), "u1", folder)
     for number, name in enumerate(names):
         file = folder / name
         try:

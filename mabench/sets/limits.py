@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import struct
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 from mabench.errors import MabenchError
 
@@ -18,6 +21,7 @@ except ImportError:  # Windows: the parent's clock is the only limit there
     resource = None  # type: ignore[assignment]
 
 SPARE_BYTES = 96 * 2**20  # ours: libraries that are imported late, and their buffers
+MAPPED_BYTES = 2**30  # ours
 TIMES_DECLARED = 3  # ours: what was packed, what it unpacks to, and one copy in another order
 
 
@@ -28,6 +32,8 @@ class _Budget:
     bytes_a_second: int = 1
     declared: int = 0
     limited: bool = False
+    scratch: list[IO[bytes]] = field(default_factory=list)
+    """Open files for large arrays: images, and once more where the first were grey."""
 
 
 _BUDGET = _Budget()
@@ -42,6 +48,19 @@ def declare(size: int, path: Path) -> None:
         _grant()
 
 
+def allocate(shape: tuple[int, ...], kind: str, path: Path) -> Any:
+    """Declare and return an empty numpy array for contents of `path`; a large one lies in a temporary file, so that memory holds what
+    is in use. The file was opened before this process lost the right to make any."""
+    import numpy as np
+
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    declare(size, path)
+    if size < MAPPED_BYTES:
+        return np.empty(shape, kind)
+    file = _BUDGET.scratch.pop() if _BUDGET.scratch else tempfile.TemporaryFile()  # noqa: SIM115 - the array keeps it
+    return np.memmap(file, kind, "w+", shape=shape)
+
+
 def start(max_bytes: int) -> None:
     """Begin to count what is declared, up to `max_bytes`."""
     _BUDGET.max_bytes, _BUDGET.declared = max_bytes, 0
@@ -54,6 +73,8 @@ def enter(max_bytes: int, cpu_seconds: int, bytes_a_second: int) -> None:
     """
     start(max_bytes)
     _BUDGET.cpu_seconds, _BUDGET.bytes_a_second, _BUDGET.limited = cpu_seconds, bytes_a_second, True
+    if max_bytes >= MAPPED_BYTES:
+        _BUDGET.scratch = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)  # no child outlives its parent

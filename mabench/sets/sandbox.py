@@ -63,6 +63,7 @@ def _run(request: dict[str, Any], answer: Path, wall: int) -> int:
     """Start the child, wait for it, and return its exit code."""
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
+    environment["MALLOC_ARENA_MAX"] = "1"  # each thread's own heap would count as memory
     program = [sys.executable, "-P", str(Path(__file__).with_name("_open_in_child.py"))]
     with answer.open("xb") as file:
         return subprocess.run(
