@@ -194,10 +194,13 @@ def read_bytes(path: Path, limit: int, cure: str) -> bytes:
 
 
 def check_header(path: Path) -> None:
-    """Raise MabenchError where the header of a safetensors file is longer than any of ours, before the library parses it."""
+    """Raise MabenchError where the header of a safetensors file is longer than any of ours, before the library parses it.
+
+    One that is longer than its file is the library's to refuse, which it does at once.
+    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-    if size > MAX_HEADER_BYTES:
+    if MAX_HEADER_BYTES < size <= path.stat().st_size:
         raise MabenchError(
             f"{path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read. Fetch it again, or save it again."
         )

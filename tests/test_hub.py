@@ -673,6 +673,29 @@ def test_what_was_altered_on_the_way_is_refused(
         assert not (tmp_path / "submissions").exists(), "nothing is written"
 
 
+def test_pull_looks_at_sizes_first_and_overwrites_nothing_of_the_users(
+    server: Hub, push: Client, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    assert push(server).returncode == 0
+    repo, place = server.repos[REPO], "submissions/digits-kmeans/"
+    good, large = dict(repo.files()), bytes(5 * 2**20)
+    for number, name in enumerate((f"{place}records/large.json", place + CARD)):
+        repo.commit("main", repo.refs["main"], good | {name: Blob(large)}, "mallory")
+        variables = environment(server, machine=f"l{number}")
+        done = mabench("pull", "digits-kmeans", "--repo", REPO, **variables)
+        assert done.returncode == 2 and "at most" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        caches = [p for p in tmp_path.parent.rglob("*") if p.is_file() and p.stat().st_size >= len(large)]
+        assert not caches, "nothing of it was fetched"
+    repo.commit("main", repo.refs["main"], good, "mallory")
+    own = tmp_path / "submissions" / "digits-kmeans" / CARD
+    own.parent.mkdir(parents=True)
+    own.write_text("title = 'not submitted yet'\n")
+    done = mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, machine="l9"))
+    assert done.returncode == 2 and "was never submitted" in done.stderr and own.read_text() == "title = 'not submitted yet'\n"
+    own.unlink()
+    assert mabench("pull", "digits-kmeans", "--repo", REPO, **environment(server, machine="l9")).returncode == 0
+
+
 def test_a_slug_on_the_hub_belongs_to_its_submission(
     server: Hub, push: Client, mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
 ) -> None:

@@ -6,6 +6,8 @@ The repository holds `submissions/<slug>/` as a local folder does, `data/cells.p
 
 from __future__ import annotations
 
+import glob
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +15,19 @@ from typing import TYPE_CHECKING
 from mabench.board import submission as submissions
 from mabench.board.gates import accept
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
-from mabench.board.hub.errors import explained
+from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import submission_at, tables
 from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission
 from mabench.errors import MabenchError
 from mabench.files import write_bytes
+from mabench.runs.folder import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 __all__ = ["Pushed", "may_write", "pull", "pull_all", "push", "refresh", "whoami"]
+
+MAX_FILES = 10_000  # ours: of a submission; a large one has some hundred records
 
 Make = Callable[["Submission | None"], Mapping[str, bytes]]
 """What is there -> the files that change, by path in the submission's folder; empty for nothing."""
@@ -67,14 +72,14 @@ def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tu
     folder holds another submission or log entries that the repository lacks.
     """
     submissions.check_slug(slug)
-    place = _fetched(repo, slug, revision)
+    place, _ = _fetched(repo, slug, revision)
     return root / slug, _taken(repo, place / slug, root / slug)
 
 
 def pull_all(repo: str, root: Path, *, revision: str | None = None) -> tuple[list[Submission], tuple[str, ...]]:
     """`pull` every submission of the repository: those that could be taken, by slug, and why others could not."""
-    place = _fetched(repo, "*", revision)
-    found, problems = [], []
+    place, left_out = _fetched(repo, "*", revision)
+    found, problems = [], [f"{repo}: {why} It was not fetched." for why in left_out]
     for path in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
         try:
             found.append(_taken(repo, path, root / submissions.check_slug(path.name)))
@@ -83,14 +88,53 @@ def pull_all(repo: str, root: Path, *, revision: str | None = None) -> tuple[lis
     return found, tuple(problems)
 
 
-def _fetched(repo: str, slug: str, revision: str | None) -> Path:
-    """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there."""
+def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str]]:
+    """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there; why some are not."""
     from huggingface_hub import snapshot_download
 
     patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET)]
     patterns.append(f"{FOLDER}/{BOARD}")
     with explained(repo):
-        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)) / FOLDER
+        too_large = _too_large(repo, slug, revision)
+        if too_large and slug != "*":
+            raise MabenchError(f"{repo}: {next(iter(too_large.values()))} Nothing was fetched: tell the repository's owners.")
+        left_out = [f"{FOLDER}/{glob.escape(name)}/*" for name in too_large]
+        place = snapshot_download(
+            repo, repo_type="dataset", revision=revision, allow_patterns=patterns, ignore_patterns=left_out or None
+        )
+        return Path(place) / FOLDER, list(too_large.values())
+
+
+def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
+    """Submissions that are not fetched, and why: sizes are looked at before anything is. Empty where the Hub is not reachable: then
+    only its cache is read."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
+    from mabench.sets.synthetic import MAX_BYTES
+
+    place = FOLDER if slug == "*" else f"{FOLDER}/{slug}"
+    try:
+        tree = list(HfApi().list_repo_tree(repo, place, recursive=True, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
+        return {}
+    except failures() as error:
+        if status(error) is None:
+            return {}
+        raise
+    found: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for entry in tree:
+        parts, size = entry.path.split("/"), getattr(entry, "size", 0)
+        limit = MAX_BYTES if parts[-1] == SET else MAX_RECORD_BYTES
+        if len(parts) < 3:
+            continue
+        counts[parts[1]] += 1
+        if size > limit:
+            found[parts[1]] = f"{entry.path} has {size:,} bytes; at most {limit:,} are read."
+        if counts[parts[1]] > MAX_FILES:
+            found[parts[1]] = f"{'/'.join(parts[:2])} has more than {MAX_FILES:,} files."
+    return found
 
 
 def _taken(repo: str, source: Path, target: Path) -> Submission:
@@ -114,8 +158,19 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
             f"{repo}: the set of {source.name} is {chosen.sha256[:16]}, its audit log says {submission.set_sha256[:16]}. Do not use it; "
             "tell the repository's owners."
         )
+    files = {**submission.files, SET: (source / SET).read_bytes()}
+    if local is None:
+        _check_nothing_is_lost(target, files)
     board = source.parent / BOARD
     if board.is_file():
         write_bytes(target.parent / BOARD, board.read_bytes())
-    submissions.write(target, {**submission.files, SET: (source / SET).read_bytes()})
+    submissions.write(target, files)
     return submission
+
+
+def _check_nothing_is_lost(target: Path, files: Mapping[str, bytes]) -> None:
+    """Raise MabenchError where a folder without a log holds a file of the user's own; what an interrupted pull left is the same."""
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target).as_posix()
+        if path.is_file() and not name.endswith(".partial") and (name not in files or path.read_bytes() != files[name]):
+            raise MabenchError(f"{path}: was never submitted, and pulling would replace it. Move {target} away, and pull again.")

@@ -29,7 +29,8 @@ def failures() -> tuple[type[BaseException], ...]:
     """What huggingface_hub raises, its HTTP library included without naming it: that changes with versions."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    return (HfHubHTTPError, HFValidationError, OSError, RuntimeError, *HfHubHTTPError.__bases__)
+    # ValueError: a token that is not ASCII, a file name that leads out of the repository
+    return (HfHubHTTPError, HFValidationError, OSError, RuntimeError, ValueError, *HfHubHTTPError.__bases__)
 
 
 def _explain(repo: str, kind: Kind, error: BaseException) -> MabenchError:
