@@ -664,7 +664,7 @@ def test_what_was_altered_on_the_way_is_refused(
         (place + "set.safetensors", (tmp_path / "swapped.safetensors").read_bytes(), "its audit log says"),
         (place + "set.safetensors", good[place + "card.toml"].content, "not a complete"),
         (record, good[record].content.replace(b'"seconds"', b'"seconds" '), "was changed after it was submitted"),
-        (place + CARD, b"title = 1", "title"),
+        (place + CARD, b"title = 1", "not the card that the audit log names"),
     ]  # fmt: skip
     for number, (name, content, words) in enumerate(cases):
         repo.commit("main", repo.refs["main"], good | {name: Blob(content)}, "mallory")

@@ -111,7 +111,12 @@ def claims(tables: Sequence[tuple[str, PaperTable]], rows: Sequence[Standing], c
         suite = load(table.suite).id
         for row in rows:
             same = (row.suite, row.ipc, row.labels) == (suite, table.ipc, table.labels)
-            if row.tier == "reported" or not same or not _about(table, row) or not _configured(table, row, commands.get(row.key, "")):
+            if (
+                row.tier == "reported"
+                or not same
+                or not _about(table, row)
+                or not _configured(table, row, commands.get(row.key, ""))
+            ):
                 continue
             pairs = tuple(_pair(table, row, name) for name in table.values if name in row.sittings)
             if pairs:

@@ -103,7 +103,9 @@ def _landing(board: Board) -> dict[str, Any]:
         [exam(t.suite).suite.dataset for t in ([leading] if leading else [])] + [exam(s).suite.dataset for s in suites_]
     )
     waiting = [
-        _suite(s) | {"first": leading is not None and exam(s).suite.dataset == leading.dataset} for s in suites_ if s not in with_rows
+        _suite(s) | {"first": leading is not None and exam(s).suite.dataset == leading.dataset}
+        for s in suites_
+        if s not in with_rows
     ]
     matrix = answers.best_by_family(board.tables, leading.suite) if leading else []
     return {
