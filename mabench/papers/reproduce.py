@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -224,10 +225,15 @@ class Reproduction:
         """What repeats it, in the order in which it happened."""
         making = command(self.preset, self.seed, self.named)
         if self.given is not None:
-            making += f" --from-set {self.from_set}"
+            making += f" --from-set {shlex.quote(self.from_set)}"
         if self.sets > 1:
             making += f" --sets {self.sets}"
-        return (" ".join([making, *(f"--suite {exam.id}" for exam in self.exams), f"--out {self.folder}"]),)
+        parts = [f"--suite {exam.id}" for exam in self.exams]
+        for option, names in (("--track", self.tracks), ("--evaluator", self.evaluators)):
+            parts += [f"{option} {shlex.quote(name)}" for name in ([names] if isinstance(names, str) else names or ())]
+        asked = {",".join(map(str, seeds)) for seeds in self.seeds.values() if seeds is not None}
+        parts += [f"--seeds {seeds}" for seeds in asked if len(asked) == 1 and self.sets == 1]
+        return (" ".join([making, *parts, f"--out {shlex.quote(str(self.folder))}"]),)
 
 
 def plan(
