@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from urllib.request import urlopen
 
@@ -25,8 +26,9 @@ from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub import cards
 from mabench.board.site import exports, pictures
+from mabench.board.site.placing import placed
 from mabench.board.site.sources import TIERS, plain, read_submission, web_address
-from mabench.board.site.standings import placed, submitted
+from mabench.board.site.standings import submitted
 from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
@@ -92,17 +94,9 @@ def test_rows_are_ranked_by_scoring(folder: Path) -> None:
     rows = {(r["key"], r["suite"], r["track"]): r for r in board(built(folder))["rows"]}
     ranked = {slug: rows[slug, DIGITS.id, "scratch"] for slug in ("alpha", "beta", "gamma")}
     records = {slug: records_of(folder / slug) for slug in ranked}
-    expected = scoring.ranks(
-        {
-            slug: {
-                e.name: {r.cell.seed: scoring.score(r) for r in rs if r.cell.evaluator.name == e.name}
-                for e in DIGITS.evaluators["scratch"]
-            }
-            for slug, rs in records.items()
-        }
-    )
     for slug, row in ranked.items():
-        assert (row["rank"], row["rank_low"], row["rank_high"]) == tuple(vars(expected[slug]).values())
+        place = ("alpha", "beta", "gamma").index(slug) + 1
+        assert (row["rank"], row["rank_low"], row["rank_high"]) == (place, place, place), "ten points apart"
         lines = {line.name: line for line in scoring.rows(DIGITS, records[slug])}
         assert (row["score"], row["std"], row["last"]) == tuple(vars(lines["panel mean"])[k] for k in ("mean", "std", "last"))
         assert {n: e["mean"] for n, e in row["evaluators"].items()} == {n: x.mean for n, x in lines.items() if not x.panel}
@@ -147,9 +141,10 @@ def test_differences_are_those_of_scoring(folder: Path) -> None:
         }
         for slug in ("alpha", "beta")
     }
-    for name, (mean, half, seeds) in pairs["alpha beta"].items():
+    for name, (mean, half, degrees) in pairs["alpha beta"].items():
         if name != "panel mean":
-            assert (mean, half, seeds) == scoring.paired(scores["alpha"][name], scores["beta"][name])
+            first, second = (list(scores[slug][name].values()) for slug in ("alpha", "beta"))
+            assert mean == pytest.approx(fmean(first) - fmean(second)) and half > 0 and degrees >= 10
     assert pairs["alpha beta"]["panel mean"][0] == pytest.approx(0.1)
 
 

@@ -8,20 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, pstdev, stdev
-from typing import TYPE_CHECKING
 
 from mabench.data import DATASETS
 from mabench.errors import lookup
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 CONFIDENCE = 0.95  # ours: what every interval on a board means
-DRAWS = 1000  # ours: rank intervals of 2,000 sets in a second; the percentiles of ranks are stable to about one rank
-BLOCK = 50  # ours: draws whose places are found at once; any value gives the same places
 
 Baseline = Mapping[str, tuple[float, float, int]]
 """`track/evaluator` -> (mean, std, number of runs) of random real images of the same budget, fractions."""
@@ -171,6 +164,12 @@ def _panel(
     ]
 
 
+def weights(exam: Exam, track: str) -> dict[str, float]:
+    """Evaluator -> its weight in the panel mean."""
+    names = [entry.name for entry in exam.evaluators[track]]
+    return {name: 1 / len(names) for name in names}
+
+
 def worst(table: Sequence[Row]) -> Row | None:
     """The evaluator that learns least from the set."""
     return min((row for row in table if not row.panel), key=lambda row: row.mean, default=None)
@@ -214,74 +213,3 @@ def half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % t interval of a mean, from the unbiased spread; None for fewer than two values."""
     quantile = t_quantile(len(values))
     return None if quantile is None else quantile * stdev(values) / math.sqrt(len(values))
-
-
-def paired(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float | None, int] | None:
-    """Mean of first - second over the seeds that both have, its half-width, and their number; None without common seeds.
-
-    A seed fixes initial weights and order, so two sets under one seed are compared under the same circumstances.
-    """
-    differences = [first[seed] - second[seed] for seed in sorted(set(first) & set(second))]
-    return (fmean(differences), half_width(differences), len(differences)) if differences else None
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Place in a table, 1 = highest mean; ties share a place. `low` to `high` is the 95 % bootstrap interval of the place."""
-
-    place: int
-    low: int | None
-    high: int | None
-
-
-def ranks(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Rank]:
-    """Set -> evaluator -> seed -> score, complete and of one shape, to places with intervals.
-
-    The bootstrap draws seeds with replacement, for every evaluator anew and for all sets alike (a seed pairs them);
-    evaluators are the fixed panel. Deviations are stretched by sqrt(n/(n-1)), for few seeds would look too certain.
-    One seed gives no interval. The draws have a fixed seed: a board is a function of its records.
-    """
-    import numpy as np
-
-    if not scores:
-        return {}
-    names = sorted(scores)
-    evaluators = sorted(scores[names[0]])
-    seeds = sorted(scores[names[0]][evaluators[0]])
-    if any(sorted(scores[n]) != evaluators or any(sorted(r) != seeds for r in scores[n].values()) for n in names):
-        raise ValueError("ranks needs every evaluator and seed of every set")
-    values = np.array([[[scores[n][e][s] for s in seeds] for e in evaluators] for n in names])  # [set, evaluator, seed]
-    means = values.mean(2, keepdims=True)
-    places = _places(means.mean((1, 2))[:, None])[:, 0]
-    if len(seeds) < 2:
-        return {name: Rank(int(place), None, None) for name, place in zip(names, places, strict=True)}
-    stretched = means + (values - means) * math.sqrt(len(seeds) / (len(seeds) - 1))
-    generator = np.random.default_rng(0)
-    drawn = np.zeros((len(names), DRAWS))
-    for index in range(len(evaluators)):
-        weights = generator.multinomial(len(seeds), [1 / len(seeds)] * len(seeds), DRAWS) / len(seeds)  # [draw, seed]
-        drawn += stretched[:, index] @ weights.T
-    tail = 50 * (1 - CONFIDENCE)
-    drawn_places = np.empty(drawn.shape, np.int32)
-    for first in range(0, DRAWS, BLOCK):  # sorting needs several times the memory of what it sorts
-        drawn_places[:, first : first + BLOCK] = _places(drawn[:, first : first + BLOCK])
-    low, high = np.percentile(drawn_places, [tail, 100 - tail], axis=1, method="nearest")
-    return {
-        name: Rank(int(place), int(min(place, a)), int(max(place, b)))
-        for name, place, a, b in zip(names, places, low, high, strict=True)
-    }
-
-
-def _places(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
-    """[set, draw] scores -> places: 1 + the number of sets that are better; rounding errors are ties."""
-    import numpy as np
-
-    rounded = np.round(drawn, 9)
-    order = np.argsort(-rounded, axis=0, kind="stable")
-    falling = np.take_along_axis(rounded, order, axis=0)
-    fresh = np.ones(falling.shape, dtype=bool)
-    fresh[1:] = falling[1:] != falling[:-1]
-    ranked = np.maximum.accumulate(np.where(fresh, np.arange(1, len(falling) + 1)[:, None], 0), axis=0)
-    places = np.empty_like(ranked)
-    np.put_along_axis(places, order, ranked, axis=0)
-    return places

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from markupsafe import Markup
@@ -141,7 +142,7 @@ def _configured(table: PaperTable, row: Standing, command: str) -> bool:
     words = command.split()
     if "reproduce" not in words or not table.presets:
         return False
-    options = list(zip(words, words[1:], strict=False))
+    options = list(pairwise(words))
     changes = dict(value.partition("=")[::2] for name, value in options if name == "--config")
     preset = next((value for name, value in options if name == "--preset"), None)
     wanted = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in table.config.items()}

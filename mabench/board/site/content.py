@@ -17,7 +17,6 @@ from mabench.board.site.views import Table, tables
 from mabench.papers.paper_tables import PaperTable
 from mabench.papers.works import Work, by_method, normal
 
-
 NO_TRUST = answers.Trust(0, 0, 0, "")
 
 

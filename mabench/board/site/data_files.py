@@ -14,8 +14,9 @@ import mabench
 from mabench.board import cells as table
 from mabench.board.cells import CellRow
 from mabench.board.site import exports
+from mabench.board.site.placing import differences
 from mabench.board.site.sources import TIERS, exam, plain
-from mabench.board.site.standings import Standing, differences
+from mabench.board.site.standings import Standing
 
 
 def suite_facts(name: str) -> dict[str, Any]:

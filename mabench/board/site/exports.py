@@ -14,12 +14,13 @@ from tabulate import tabulate
 
 from mabench.board.hub.cards import BEGIN, END
 from mabench.board.site.names import network
+from mabench.board.site.placing import estimate
 from mabench.board.site.sources import cells, exam, plain, web_address
-from mabench.board.site.standings import Standing, panel_means
+from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import scoring
+from mabench.results import uncertainty
 from mabench.results.tables import percent
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
@@ -174,17 +175,16 @@ def commands(submission: Submission) -> list[tuple[str, str]]:
 
 
 class Rival(NamedTuple):
-    """Another set of the same table, and by how much it is better or worse, seed by seed."""
+    """Another set of the same table, and by how much it is worse, by the suite's pooled spread."""
 
     key: str
     title: str
     difference: float
     half_width: float | None
-    seeds: int
 
 
 def rivals(row: Standing, table: Table) -> list[Rival]:
-    """Up to five sets around the row in its table and the paired difference to each: the row's score minus theirs."""
+    """Up to five sets around the row in its table and the difference to each: the row's score minus theirs."""
     others = [line.row for line in table.ranked if line.row.labels == row.labels]
     if row.rank is None or row.key not in [r.key for r in others]:
         return []
@@ -193,9 +193,9 @@ def rivals(row: Standing, table: Table) -> list[Rival]:
     for other in others[max(0, place - 3) : place + 4]:
         if other.key == row.key:
             continue
-        paired = scoring.paired(panel_means(row.sittings), panel_means(other.sittings))
-        if paired is not None:
-            found.append(Rival(other.key, other.title, *paired))
+        if (one := estimate(row)) is not None and (two := estimate(other)) is not None:
+            gap = uncertainty.between(one, two)
+            found.append(Rival(other.key, other.title, gap.mean, gap.half))
     return found[:6]
 
 

@@ -14,8 +14,9 @@ from mabench import suites as released
 from mabench.board.site import folder, pictures, render
 from mabench.board.site.answers import Trust
 from mabench.board.site.content import Board, Site
+from mabench.board.site.placing import placed
 from mabench.board.site.setpage import Sheet, read
-from mabench.board.site.standings import Standing, of_paper, placed
+from mabench.board.site.standings import Standing, of_paper
 from mabench.board.submission import SET, folders
 from mabench.errors import MabenchError
 from mabench.papers import paper_tables as papers

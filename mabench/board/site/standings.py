@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from mabench.board.site.sources import cells, exam, plain, web_address
@@ -65,6 +64,11 @@ class Standing:
     """The score by the submitter's own records, where others' re-runs count instead; None where they are the same."""
     std: float | None = None
     half_width: float | None = None
+    """Half of the score's 95 % interval, from the suite's pooled spread."""
+    error: float | None = None
+    """Standard error of the score."""
+    degrees: float | None = None
+    """Degrees of freedom of that error."""
     last: float | None = None
     cnn: float | None = None
     transformer: float | None = None
@@ -120,55 +124,6 @@ class Standing:
         return (self.suite, self.track, self.ipc, self.labels)
 
 
-def placed(rows: Iterable[Standing]) -> list[Standing]:
-    """All rows of the board with their places: by table, ranked ones first, then by score and key."""
-    tables: dict[tuple[str, str, int, str], list[Standing]] = defaultdict(list)
-    for row in rows:
-        tables[row.table].append(row)
-    out = []
-    for name in sorted(tables):
-        fit = [row for row in tables[name] if not row.why_unranked]
-        places = scoring.ranks({row.key: {e: dict(s.seeds) for e, s in row.sittings.items()} for row in fit})
-        ranked = [
-            replace(row, rank=place.place, rank_low=place.low, rank_high=place.high)
-            if (place := places.get(row.key)) is not None
-            else row
-            for row in tables[name]
-        ]
-        out += sorted(ranked, key=lambda r: (r.rank is None, r.rank or 0, r.score is None, -(r.score or 0.0), r.key))
-    return out
-
-
-MAX_COMPARED = 30  # ours: rows of one table that are compared pair by pair; 30 rows with 15 columns take 300 KB
-
-Difference = tuple[float, float | None, int]
-"""Mean difference, a fraction; half of its 95 % interval; seeds behind it."""
-
-
-def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Difference]]]:
-    """Table -> `first second` (keys of two rows) -> evaluator -> first minus second, over the seeds that both have.
-
-    A table is `suite/track/IPC/labels`; `panel mean` stands beside its evaluators. The first rows of each table are compared.
-    """
-    tables: dict[str, dict[str, dict[str, Difference]]] = {}
-    for row in rows:
-        tables.setdefault("/".join(map(str, row.table)), {})
-    for name, pairs in tables.items():
-        compared = [row for row in rows if "/".join(map(str, row.table)) == name and row.runs and row.tier != "reported"]
-        for first, second in combinations(compared[:MAX_COMPARED], 2):
-            here = {
-                e: found
-                for e in first.sittings
-                if e in second.sittings
-                and (found := scoring.paired(dict(first.sittings[e].seeds), dict(second.sittings[e].seeds)))
-            }
-            if len(first.sittings) > 1 and first.score is not None and second.score is not None:
-                panel = scoring.paired(panel_means(first.sittings), panel_means(second.sittings))
-                here |= {"panel mean": panel} if panel else {}
-            pairs[f"{first.key} {second.key}"] = here
-    return {name: pairs for name, pairs in tables.items() if pairs}
-
-
 def submitted(submission: Submission) -> list[Standing]:
     """A row for every suite and track of a submission, not placed yet."""
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
@@ -189,7 +144,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
             line.std,
             line.last,
             line.runs,
-            scoring.half_width(list(by_evaluator[line.name].values())),
+            None,
             tuple(sorted(by_evaluator[line.name].items())),
             line.diverged,
             line.random,
@@ -224,7 +179,6 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         score=head.mean if head else None,
         claimed=_claimed(submission, chosen, track) if head else None,
         std=head.std if head else None,
-        half_width=scoring.half_width(list(panel_means(sittings).values())) if head else None,
         last=head.last if head else None,
         cnn=names["CNN mean"].mean if "CNN mean" in names else None,
         transformer=names["transformer mean"].mean if "transformer mean" in names else None,
@@ -261,12 +215,6 @@ def _claimed(submission: Submission, chosen: Exam, track: str) -> float | None:
 
 def _of_track(submission: Submission, chosen: Exam, track: str) -> list[RunRecord]:
     return [r for r in submission.records.values() if (r.cell.suite, r.cell.track) == (chosen.id, track)]
-
-
-def panel_means(sittings: dict[str, Sitting]) -> dict[int, float]:
-    """Seed -> mean over evaluators: what the spread and the interval of a panel mean are taken over."""
-    runs = [dict(s.seeds) for s in sittings.values()]
-    return {seed: fmean(r[seed] for r in runs) for seed in sorted(set.intersection(*(set(r) for r in runs)))}
 
 
 def of_paper(key: str, table: PaperTable) -> list[Standing]:

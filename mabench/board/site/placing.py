@@ -1,0 +1,113 @@
+"""Rows -> their places, intervals and differences, within their own table and by the suite's pooled spread."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from mabench.board.site.sources import exam
+from mabench.board.site.standings import Standing
+from mabench.results import scoring, uncertainty
+from mabench.results.uncertainty import Estimate, Spread
+
+
+def placed(rows: Iterable[Standing]) -> list[Standing]:
+    """All rows of the board with their places: by table, ranked ones first, then by score and key."""
+    tables: dict[tuple[str, str, int, str], list[Standing]] = defaultdict(list)
+    for row in rows:
+        tables[row.table].append(row)
+    out = []
+    spreads = spread_of(row for group in tables.values() for row in group)
+    for name in sorted(tables):
+        fit = [row for row in tables[name] if not row.why_unranked]
+        places = uncertainty.ranks(
+            {row.key: _scores(row) for row in fit},
+            scoring.weights(exam(name[0]), name[1]),
+            spreads[name[0], name[1]],
+            {row.key: row.set_sha256 for row in fit},
+        )
+        ranked = [
+            replace(row, rank=place.place, rank_low=place.low, rank_high=place.high)
+            if (place := places.get(row.key)) is not None
+            else row
+            for row in (_estimated(row, spreads[row.suite, row.track]) for row in tables[name])
+        ]
+        out += sorted(ranked, key=lambda r: (r.rank is None, r.rank or 0, r.score is None, -(r.score or 0.0), r.key))
+    return out
+
+
+def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
+    """The row with the intervals of its score and of its evaluators, from the suite's pooled spread."""
+    scores = _scores(row)
+    alone = {name: uncertainty.of_set(scores, {name: 1.0}, spreads) for name in scores}
+    sittings = {
+        name: replace(sitting, half_width=found.half if (found := alone.get(name)) else None)
+        for name, sitting in row.sittings.items()
+    }
+    if row.score is None or not scores:
+        return replace(row, sittings=sittings)
+    score = uncertainty.of_set(scores, scoring.weights(exam(row.suite), row.track), spreads)
+    if score is None:
+        return replace(row, sittings=sittings, half_width=None)
+    return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees)
+
+
+MAX_COMPARED = 30  # ours: rows of one table that are compared pair by pair; 30 rows with 15 columns take 300 KB
+
+Difference = tuple[float, float | None, float | None]
+"""Mean difference, a fraction; half of its 95 % interval; degrees of freedom of its pooled spread."""
+
+
+def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Difference]]]:
+    """Table -> `first second` (keys of two rows) -> evaluator -> first minus second, by the suite's pooled spread.
+
+    A table is `suite/track/IPC/labels`; `panel mean` stands beside its evaluators. The first rows of each table are compared.
+    """
+    spreads = spread_of(rows)
+    tables: dict[str, list[Standing]] = defaultdict(list)
+    for row in rows:
+        if row.runs and row.tier != "reported":
+            tables["/".join(map(str, row.table))].append(row)
+    return {
+        name: {
+            f"{first.key} {second.key}": _differences(first, second, spreads[first.suite, first.track])
+            for first, second in combinations(group[:MAX_COMPARED], 2)
+        }
+        for name, group in tables.items()
+        if len(group) > 1
+    }
+
+
+def _differences(first: Standing, second: Standing, spreads: Mapping[str, Spread]) -> dict[str, Difference]:
+    """Per evaluator that both have, and for the panel where it is complete."""
+    one, other = _scores(first), _scores(second)
+    groups: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in one if name in other}
+    if len(one) > 1 and first.score is not None and second.score is not None:
+        groups["panel mean"] = scoring.weights(exam(first.suite), first.track)
+    out: dict[str, Difference] = {}
+    for name, weights in groups.items():
+        found = uncertainty.difference(one, other, weights, spreads)
+        mean = uncertainty.mean_of(one, weights) - uncertainty.mean_of(other, weights)
+        out[name] = (mean, None, None) if found is None else (mean, found.half, round(found.degrees, 1))
+    return out
+
+
+def estimate(row: Standing) -> Estimate | None:
+    """What is known of a row's score; None for an incomplete row and where no spread is known."""
+    if row.score is None or row.error is None or row.degrees is None:
+        return None
+    return Estimate(row.score, row.half_width or 0.0, row.error, row.degrees)
+
+
+def _scores(row: Standing) -> dict[str, dict[int, float]]:
+    return {name: dict(sitting.seeds) for name, sitting in row.sittings.items() if sitting.seeds}
+
+
+def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Spread]]:
+    """(suite, track) -> evaluator -> spread over seeds, pooled over all rows of the suite; the same set counts once."""
+    groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
+    for row in rows:
+        groups[row.suite, row.track].append(row)
+    return {key: uncertainty.pooled((row.set_sha256, _scores(row)) for row in group) for key, group in groups.items()}

@@ -1,0 +1,210 @@
+"""How sure a number is: pooled spread of runs, t intervals, differences, and ranks that are intervals.
+
+Three runs of one set are no estimate of their spread, so it is pooled per evaluator over all sets of a suite. What is said here
+is about one set; a statement about a method takes several sets of it, whose means are compared as draws of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev, variance
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CONFIDENCE = 0.95  # ours: what every interval on a board means
+METHOD_SETS = 3  # sets of one method that a statement about the method takes (protocol, section 3)
+
+Scores = Mapping[str, Mapping[int, float]]
+"""Evaluator -> seed -> score of one set, fractions."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation over seeds, a fraction, and the degrees of freedom behind it."""
+
+    std: float
+    degrees: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean or a difference, half of its 95 % interval, and the degrees of freedom of its standard error."""
+
+    mean: float
+    half: float
+    error: float
+    degrees: float
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Place in a table, 1 = highest mean; equal means and equal sets share one.
+
+    `low` to `high` are the places that the runs do not exclude, all pairs of the table tested together (Holm, 5 %); None where
+    nothing is known of the spread.
+    """
+
+    place: int
+    low: int | None
+    high: int | None
+
+
+def pooled(sets: Iterable[tuple[str, Scores]]) -> dict[str, Spread]:
+    """(digest of a set, its scores) -> evaluator -> spread. A set that comes several times counts once."""
+    squares: dict[str, float] = defaultdict(float)
+    degrees: dict[str, int] = defaultdict(int)
+    seen: set[tuple[str, str]] = set()
+    for digest, scores in sets:
+        for name, runs in scores.items():
+            if len(runs) > 1 and (digest, name) not in seen:
+                seen.add((digest, name))
+                degrees[name] += len(runs) - 1
+                squares[name] += (len(runs) - 1) * variance(runs.values())
+    return {name: Spread(math.sqrt(squares[name] / count), count) for name, count in degrees.items()}
+
+
+def quantile(degrees: float) -> float:
+    """Student's t of a two-sided 95 % interval."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+
+
+def _estimate(mean: float, terms: Iterable[tuple[float, float]]) -> Estimate | None:
+    """From (variance, degrees of freedom) of independent terms, by Welch and Satterthwaite; None where a term has none."""
+    known = list(terms)
+    if any(degrees <= 0 for _, degrees in known):
+        return None
+    total = sum(value for value, _ in known)
+    if total <= 0:
+        return Estimate(mean, 0.0, 0.0, sum(degrees for _, degrees in known))
+    degrees = total**2 / sum(value**2 / count for value, count in known)
+    return Estimate(mean, quantile(degrees) * math.sqrt(total), math.sqrt(total), degrees)
+
+
+def _terms(scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> list[tuple[float, float]]:
+    return [
+        (weight**2 * spreads[name].std ** 2 / len(scores[name]), spreads[name].degrees) if name in spreads else (0.0, 0)
+        for name, weight in weights.items()
+    ]
+
+
+def mean_of(scores: Scores, weights: Mapping[str, float]) -> float:
+    """The weighted mean over evaluators of the means over seeds."""
+    return sum(weight * fmean(scores[name].values()) for name, weight in weights.items())
+
+
+def of_set(scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
+    """The score of one set. None where nothing is known of an evaluator's spread."""
+    return _estimate(mean_of(scores, weights), _terms(scores, weights, spreads))
+
+
+def difference(first: Scores, second: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
+    """First minus second, two sets."""
+    mean = mean_of(first, weights) - mean_of(second, weights)
+    terms = [
+        (a + b, degrees)
+        for (a, degrees), (b, _) in zip(_terms(first, weights, spreads), _terms(second, weights, spreads), strict=True)
+    ]
+    return _estimate(mean, terms)
+
+
+def between(first: Estimate, second: Estimate) -> Estimate:
+    """First minus second, from what is known of each. The degrees of freedom are the smaller: both draw on one pooled spread."""
+    error, degrees = math.hypot(first.error, second.error), min(first.degrees, second.degrees)
+    return Estimate(first.mean - second.mean, quantile(degrees) * error, error, degrees)
+
+
+def lift(
+    scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread], baseline: Mapping[str, tuple[float, float, int]]
+) -> Estimate | None:
+    """Score minus a baseline of evaluator -> (mean, standard deviation over draws, draws), whose own error counts too.
+
+    Draws of the baseline are sets: their spread holds that of seeds. The evaluators of one draw are taken as independent.
+    """
+    if set(weights) - set(baseline):
+        return None
+    mean = mean_of(scores, weights) - sum(weight * baseline[name][0] for name, weight in weights.items())
+    draws = [(weight**2 * baseline[name][1] ** 2 / baseline[name][2], baseline[name][2] - 1) for name, weight in weights.items()]
+    return _estimate(mean, [*_terms(scores, weights, spreads), *draws])
+
+
+def of_method(sets: Sequence[Scores], weights: Mapping[str, float]) -> Estimate | None:
+    """The score of a method from several sets of it: their means are the draws. None for fewer than METHOD_SETS sets."""
+    if len(sets) < METHOD_SETS:
+        return None
+    means = [mean_of(scores, weights) for scores in sets]
+    return _estimate(fmean(means), [(stdev(means) ** 2 / len(means), len(means) - 1)])
+
+
+def methods_differ(first: Sequence[Scores], second: Sequence[Scores], weights: Mapping[str, float]) -> bool | None:
+    """Whether two methods are told apart at 5 %, by Welch's t test over their sets; None where one has too few sets."""
+    estimates = of_method(first, weights), of_method(second, weights)
+    if estimates[0] is None or estimates[1] is None:
+        return None
+    found = _estimate(estimates[0].mean - estimates[1].mean, [(e.error**2, e.degrees) for e in estimates if e is not None])
+    return found is not None and abs(found.mean) > found.half
+
+
+def ranks(
+    sets: Mapping[str, Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread], digests: Mapping[str, str]
+) -> dict[str, Rank]:
+    """Row -> place with its interval. `digests`: row -> digest of its set; rows of one set share the place of the best of them.
+
+    Two sets are told apart where the t test of their difference, with the pooled spread, is significant after Holm's correction
+    for all pairs of the table. So on a table of equal sets any pair is told apart in at most 5 % of tables.
+    """
+    import numpy as np
+
+    best: dict[str, str] = {}
+    for row in sorted(sets, key=lambda name: (-round(mean_of(sets[name], weights), 9), name)):
+        best.setdefault(digests[row], row)
+    distinct = list(best.values())
+    if not distinct:
+        return {}
+    means = np.array([mean_of(sets[row], weights) for row in distinct])
+    places = 1 + (np.round(means, 9)[:, None] < np.round(means, 9)[None, :]).sum(1)
+    apart = _apart(means, [of_set(sets[row], weights, spreads) for row in distinct])
+    result = {}
+    for row in sets:
+        index = distinct.index(best[digests[row]])
+        if apart is None:
+            result[row] = Rank(int(places[index]), None, None)
+            continue
+        better = int((apart[index] & (means > means[index])).sum())
+        worse = int((apart[index] & (means < means[index])).sum())
+        result[row] = Rank(int(places[index]), 1 + better, len(distinct) - worse)
+    return result
+
+
+def _apart(means: NDArray[np.float64], estimates: Sequence[Estimate | None]) -> NDArray[np.bool_] | None:
+    """[set, set]: told apart, by Holm over all pairs; None where the spread of an evaluator is not known.
+
+    The degrees of freedom of a pair are the smaller of its two sets': all draw on the same pooled spreads.
+    """
+    import numpy as np
+    from scipy.special import stdtr
+
+    if any(estimate is None for estimate in estimates):
+        return None
+    errors = np.array([e.error for e in estimates if e is not None])
+    degrees = np.array([e.degrees for e in estimates if e is not None])
+    first, second = np.triu_indices(len(means), 1)
+    gap = np.abs(means[first] - means[second])
+    error = np.sqrt(errors[first] ** 2 + errors[second] ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = np.where(error > 0, gap / error, np.where(gap > 1e-12, np.inf, 0.0))
+    chance = 2 * stdtr(np.minimum(degrees[first], degrees[second]), -statistic)
+    order = np.argsort(chance, kind="stable")
+    limits = (1 - CONFIDENCE) / (len(order) - np.arange(len(order)))
+    failed = np.flatnonzero(chance[order] > limits)
+    told = order[: failed[0]] if len(failed) else order
+    apart = np.zeros((len(means), len(means)), dtype=bool)
+    apart[first[told], second[told]] = apart[second[told], first[told]] = True
+    return apart

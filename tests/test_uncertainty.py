@@ -1,0 +1,109 @@
+"""Intervals and ranks: against scipy's own tests and by simulation of what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mabench.results import uncertainty
+from mabench.results.uncertainty import Scores, Spread
+
+EVEN = {"a": 0.5, "b": 0.5}
+
+
+def drawn(generator: np.random.Generator, truth: float, names: str = "ab", seeds: int = 3, noise: float = 0.01) -> Scores:
+    return {name: {s: truth + generator.normal(0, noise) for s in range(seeds)} for name in names}
+
+
+def test_one_evaluator_is_the_textbooks_t_test() -> None:
+    """With two sets alone the pooled spread is that of Student's test."""
+    first, second = {"a": dict(enumerate((0.50, 0.52, 0.51)))}, {"a": dict(enumerate((0.47, 0.49, 0.47)))}
+    spreads = uncertainty.pooled([("x", first), ("y", second)])
+    found = uncertainty.difference(first, second, {"a": 1.0}, spreads)
+    expected = stats.ttest_ind(list(first["a"].values()), list(second["a"].values()))
+    low, high = expected.confidence_interval(0.95)
+    assert found is not None and found.degrees == pytest.approx(4)
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+    assert found.mean / found.error == pytest.approx(expected.statistic)
+
+
+def test_a_methods_interval_is_that_of_its_sets_means() -> None:
+    sets: list[Scores] = [{"a": {0: value, 1: value + 0.02}} for value in (0.40, 0.43, 0.41)]
+    found = uncertainty.of_method(sets, {"a": 1.0})
+    low, high = stats.t.interval(0.95, 2, loc=np.mean([0.41, 0.44, 0.42]), scale=stats.sem([0.41, 0.44, 0.42]))
+    assert found is not None
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+    assert uncertainty.of_method(sets[:2], {"a": 1.0}) is None, "two sets say nothing of a method"
+
+
+def test_lift_counts_the_baselines_own_error() -> None:
+    scores: Scores = {"a": dict(enumerate((0.50, 0.52, 0.51)))}
+    spreads = {"a": Spread(0.01, 30)}
+    found = uncertainty.lift(scores, {"a": 1.0}, spreads, {"a": (0.40, 0.02, 5)})
+    assert found is not None and found.mean == pytest.approx(0.11)
+    assert found.error == pytest.approx(math.sqrt(0.01**2 / 3 + 0.02**2 / 5)) and 4 < found.degrees < 34
+    assert uncertainty.lift(scores, {"a": 1.0}, spreads, {}) is None
+    assert uncertainty.lift(scores, {"a": 1.0}, {}, {"a": (0.4, 0.02, 5)}) is None, "a spread that nobody knows gives no interval"
+
+
+@pytest.mark.parametrize(("names", "sets"), [("a", 2), ("ab", 2), ("a", 9), ("abcdef", 9)])
+def test_equal_sets_are_told_apart_in_at_most_five_percent_of_tables(names: str, sets: int) -> None:
+    """Any pair of a table of equal sets, not only a given one."""
+    generator = np.random.default_rng(0)
+    weights = dict.fromkeys(names, 1 / len(names))
+    tables, told = 600, 0
+    for _ in range(tables):
+        rows = {f"{k}": drawn(generator, 0.5, names) for k in range(sets)}
+        found = uncertainty.ranks(rows, weights, uncertainty.pooled(rows.items()), {k: k for k in rows})
+        told += any((rank.low, rank.high) != (1, sets) for rank in found.values())
+    assert told / tables <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tables), told
+
+
+def test_what_differs_is_found() -> None:
+    """Power, stated: two networks, three seeds, spread of a point, nine sets of which one is three points better: 167 of 200."""
+    generator = np.random.default_rng(1)
+    tables, found = 200, 0
+    for _ in range(tables):
+        rows = {f"{k}": drawn(generator, 0.53 if k == 0 else 0.50) for k in range(9)}
+        first = uncertainty.ranks(rows, EVEN, uncertainty.pooled(rows.items()), {k: k for k in rows})["0"]
+        found += (first.low, first.high) == (1, 1)
+    assert found / tables >= 0.75
+
+
+def test_equal_methods_are_told_apart_in_at_most_five_percent() -> None:
+    """Sets of one method differ by more than runs of one set do: the test over sets knows that, one over seeds would not."""
+    generator = np.random.default_rng(2)
+
+    def method() -> list[Scores]:
+        return [drawn(generator, 0.5 + generator.normal(0, 0.015), noise=0.004) for _ in range(3)]
+
+    pairs, told = 1500, 0
+    for _ in range(pairs):
+        told += bool(uncertainty.methods_differ(method(), method(), EVEN))
+    assert told / pairs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / pairs), told
+
+
+def test_one_set_under_ten_names_has_one_rank_and_pushes_nobody_down() -> None:
+    generator = np.random.default_rng(3)
+    copied, other = drawn(generator, 0.6), drawn(generator, 0.4)
+    rows = {f"copy{k}": copied for k in range(10)} | {"other": other}
+    digests = {f"copy{k}": "same" for k in range(10)} | {"other": "other"}
+    found = uncertainty.ranks(rows, EVEN, uncertainty.pooled((digests[k], v) for k, v in rows.items()), digests)
+    assert {(r.place, r.low, r.high) for k, r in found.items() if k != "other"} == {(1, 1, 1)}
+    assert vars(found["other"]) == {"place": 2, "low": 2, "high": 2}
+    spread = uncertainty.pooled((digests[k], v) for k, v in rows.items())
+    assert spread["a"].degrees == 4, "ten copies are one estimate"
+
+
+def test_one_run_each_gives_places_without_intervals() -> None:
+    rows: dict[str, Scores] = {"x": {"a": {0: 0.5}}, "y": {"a": {0: 0.4}}, "z": {"a": {0: 0.4}}}
+    found = uncertainty.ranks(rows, {"a": 1.0}, uncertainty.pooled(rows.items()), {k: k for k in rows})
+    assert {k: vars(r) for k, r in found.items()} == {
+        "x": {"place": 1, "low": None, "high": None},
+        "y": {"place": 2, "low": None, "high": None},
+        "z": {"place": 2, "low": None, "high": None},
+    }
+    assert uncertainty.ranks({}, {"a": 1.0}, {}, {}) == {}
