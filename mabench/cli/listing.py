@@ -207,8 +207,9 @@ def show_dataset(dataset: Dataset) -> Any:
     )
     ids: tuple[str, ...] = getattr(dataset, "wordnet_ids", ()) or ()
     console.say(f"\n{dataset.num_classes:,} classes, in label order")
-    for number, name in enumerate(dataset.class_names):
-        console.say(f"  {number:>4}  {ids[number] + '  ' if ids else ''}{name}")
+    for number in range(dataset.num_classes if ids or dataset.class_names else 0):
+        name = dataset.class_names[number] if dataset.class_names else ""
+        console.say(f"  {number:>4}  {ids[number] + '  ' if ids else ''}{name}".rstrip())
     return {
         "name": dataset.name, "num_classes": dataset.num_classes, "image_size": dataset.image_size,
         "class_names": dataset.class_names, "wordnet_ids": ids,
