@@ -16,6 +16,7 @@ import click
 import pytest
 import torch
 from builders import Command
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 import mabench as package
@@ -94,6 +95,21 @@ def test_every_command_takes_json_and_quiet() -> None:
     assert isinstance(board, click.Group)
     for command in [*(set(cli.main.commands.values()) - {board}), *board.commands.values()]:
         assert {"--json", "--quiet"} <= {name for option in command.params for name in option.opts}, command.name
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "name"),
+    [
+        (["eval", "set.pt", "--suite"], "cifar10-l", "cifar10-lite@1"),
+        (["eval", "set.pt", "--evaluator"], "convnet3", "convnet3-scratch"),
+        (["check", "set.pt", "--dataset"], "imagew", "imagewoof"),
+        (["reproduce"], "hm", "hmdc"),
+        (["show"], "cifar10-agn", "cifar10-agnostic"),
+    ],
+)
+def test_the_shell_completes_names(words: list[str], begun: str, name: str) -> None:
+    completed = BashComplete(cli.main, {}, "mabench", "_MABENCH_COMPLETE").get_completions(words, begun)
+    assert name in [item.value for item in completed] and all(item.value.startswith(begun) for item in completed)
 
 
 def test_the_environment_gives_defaults(mabench: Command) -> None:
