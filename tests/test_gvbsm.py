@@ -312,9 +312,9 @@ def test_the_ensemble_with_and_without_logit_normalisation() -> None:
 
 def test_static_labels_keep_the_class_of_every_image() -> None:
     logits, classes = noise(50, 10, seed=1) * 8, torch.arange(50) % 10
-    soft, mended = labels.static(logits, classes, 2.0)
+    soft, corrected = labels.static(logits, classes, 2.0)
     right = logits.argmax(1) == classes
-    assert torch.equal(soft.argmax(1), classes) and mended == int((~right).sum())
+    assert torch.equal(soft.argmax(1), classes) and corrected == int((~right).sum())
     torch.testing.assert_close(soft.sum(1), torch.ones(50))
     torch.testing.assert_close(soft[right], (logits[right] / 2).softmax(1).float(), atol=2e-3, rtol=0)
 

@@ -150,9 +150,11 @@ def condense(
 
     classes = torch.arange(train.dataset.num_classes).repeat_interleave(config.ipc)
     stored = recover(train, config, classes, batches, matchers, seed, device, stages)
-    made, mended = labelled(train, config, stored, classes, teachers, f"{method}-ipc{config.ipc}-seed{seed}", device)
+    made, corrected = labelled(train, config, stored, classes, teachers, f"{method}-ipc{config.ipc}-seed{seed}", device)
     findings = [
-        Finding(field="labels", value=f"{mended} of {len(classes)} mended", reason="the ensemble took them for another class")
+        Finding(
+            field="labels", value=f"{corrected} of {len(classes)} corrected", reason="the ensemble took them for another class"
+        )
     ]
     if recorded and run.folder is not None:
         size = labels.record(
@@ -332,11 +334,11 @@ def _before(config: Config, num_classes: int, number: int, label: int) -> int:
 def labelled(
     train: RealData, config: Config, stored: Tensor, classes: Tensor, teachers: list[Teacher], name: str, device: torch.device
 ) -> tuple[SyntheticSet, int]:
-    """The set of these images with the ensemble's labels, and how many of the labels were mended."""
+    """The set of these images with the ensemble's labels, and how many of the labels were corrected."""
     entry = train.dataset
     parts = (views.normalised(part.to(device), entry) for part in torch.split(stored, labels.PART))
     logits = labels.ensemble(teachers, parts, logit_normalisation=config.logit_normalisation)
-    soft, mended = labels.static(logits, classes, config.label_temperature)
+    soft, corrected = labels.static(logits, classes, config.label_temperature)
     made = SyntheticSet(
         images=stored,
         labels=soft,
@@ -345,4 +347,4 @@ def labelled(
         class_names=entry.class_names,
         name=name,
     )
-    return made, mended
+    return made, corrected

@@ -24,7 +24,7 @@ from .stages import Stages
 from .teachers import Teacher
 
 PART = 250  # ours: images a forward pass
-MARGIN = 1e-3  # ours: by how much an image's own class leads after it was mended
+MARGIN = 1e-3  # ours: by how much an image's own class leads after it was corrected
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def ensemble(teachers: Sequence[Teacher], parts: Iterable[Tensor], *, logit_norm
 
 
 def static(logits: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor, int]:
-    """Soft labels softmax(logits / temperature), float32 [N,K] on the CPU (Eq. 3), and how many were mended.
+    """Soft labels softmax(logits / temperature), float32 [N,K] on the CPU (Eq. 3), and how many were corrected.
 
     An image belongs to the class of its largest label. Where the ensemble takes it for another class, the label is mixed with
     as much of the true class as makes that the largest again.
@@ -51,8 +51,8 @@ def static(logits: Tensor, classes: Tensor, temperature: float) -> tuple[Tensor,
     behind = others - own  # in (-1, 1)
     share = ((behind + MARGIN) / (1 + behind)).clamp(min=0)
     truth = torch.nn.functional.one_hot(classes, soft.shape[1]).double()
-    mended = share * truth + (1 - share) * soft
-    return mended.float(), int((behind >= 0).sum())
+    corrected = share * truth + (1 - share) * soft
+    return corrected.float(), int((behind >= 0).sum())
 
 
 def record(

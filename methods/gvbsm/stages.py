@@ -22,7 +22,7 @@ class Stages:
         """Backbone -> sha256 of its weights, as far as they are known."""
 
     def resume(self, stage: str) -> State | None:
-        """What this stage saved when it was interrupted; None where it starts afresh."""
+        """What this stage saved when it was interrupted; None where it starts from the beginning."""
         if self.saved is None or self.saved["stage"] != stage:
             return None
         found: State = self.saved["state"]
