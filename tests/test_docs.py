@@ -19,7 +19,7 @@ import pytest
 
 from mabench import suites
 from mabench.cli.main import main
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.results.scoring import half_width, spread
 from mabench_methods import METHODS, presets
 

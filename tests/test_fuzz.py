@@ -46,7 +46,7 @@ from mabench.cli import console as display
 from mabench.cli import main as cli
 from mabench.errors import MabenchError, printable
 from mabench.files import read_bytes
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES, Folder, read_record, read_records
 from mabench.schema import Card, RunRecord
 from mabench.sets import readers as adapters

@@ -21,7 +21,7 @@ from mabench.board.site.standings import of_paper
 from mabench.data import DATASETS, RealData, augment
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks.architectures import Network
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.sets import readers as adapters
 from mabench.sets import recorded
 from mabench_methods import METHODS, load

@@ -18,7 +18,7 @@ from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
 from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.sets import synthetic
 from mabench_methods import Method
 from mabench_methods.hmdc import condense as hmdc

@@ -25,7 +25,7 @@ from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub.errors import CONFLICTS
 from mabench.board.submission import AUDIT, CARD, Submission
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 
 REPO = "board/results"
 SPACE = "board/page"

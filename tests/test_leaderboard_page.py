@@ -13,7 +13,7 @@ from builders import DIGITS, HOSTILE, LITE, PAPER, Command
 from builders import write_submission as submit
 
 from mabench.board import site as leaderboard
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 
 REPOSITORY = Path(__file__).parents[1]
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

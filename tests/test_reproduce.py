@@ -20,8 +20,8 @@ from mabench.errors import MabenchError
 from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import compare as comparing
 from mabench.papers import matching, presets, reproduce
-from mabench.papers import paper_tables as papers
 from mabench.papers.compare import Line
+from mabench.results import paper_tables as papers
 from mabench.sets.synthetic import SyntheticSet
 
 

@@ -20,7 +20,7 @@ from mabench import data, suites
 from mabench.data import DATASETS, RealData, augment
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.sets import synthetic
 from mabench_methods import METHODS, load
 from mabench_methods.kit import RealImages, Run

@@ -18,7 +18,7 @@ from mabench.files import size_of
 from mabench.results import ranking, scoring
 
 if TYPE_CHECKING:
-    from mabench.papers.paper_tables import PaperTable
+    from mabench.results.paper_tables import PaperTable
 
 CELLS = "cells.parquet"
 PAPERS = "papers.parquet"

@@ -9,7 +9,7 @@ from typing import Any
 from mabench.board import site, submit
 from mabench.board import submission as submissions
 from mabench.errors import MabenchError
-from mabench.papers import paper_tables
+from mabench.results import paper_tables
 
 
 def trial_page(set_path: Path, run: Path, card: dict[str, Any]) -> Path:

@@ -57,7 +57,7 @@ def build(
     """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
     from mabench.board import site
     from mabench.board.site.sources import unfinished
-    from mabench.papers import paper_tables
+    from mabench.results import paper_tables
 
     if no_papers and methods is not None:
         raise MabenchError("--no-papers and --methods contradict each other. Leave one of the two out.")

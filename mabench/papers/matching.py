@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mabench.papers.paper_tables import PaperTable, tables
 from mabench.papers.presets import differences, preset
+from mabench.results.paper_tables import PaperTable, tables
 from mabench_methods import Method, Preset
 
 SHOWN = 4  # ours: changed fields that are named before "and N more"

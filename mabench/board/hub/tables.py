@@ -13,7 +13,7 @@ from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
 from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission
 from mabench.errors import MabenchError
-from mabench.papers import paper_tables as papers
+from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from mabench.board.site import charts, names
 from mabench.board.site.standings import Standing
-from mabench.papers.paper_tables import PaperTable
-from mabench.papers.works import normal
 from mabench.results import scoring
+from mabench.results.paper_tables import PaperTable
+from mabench.results.works import normal
 from mabench.suites import load
 
 

@@ -14,8 +14,8 @@ from mabench.board.site.setpage import Sheet
 from mabench.board.site.sources import exam
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, tables
-from mabench.papers.paper_tables import PaperTable
-from mabench.papers.works import Work, by_method, normal
+from mabench.results.paper_tables import PaperTable
+from mabench.results.works import Work, by_method, normal
 
 NO_TRUST = answers.Trust(0, 0, 0, "")
 

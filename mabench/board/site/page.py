@@ -19,8 +19,8 @@ from mabench.board.site.setpage import Sheet, read
 from mabench.board.site.standings import Standing, of_paper
 from mabench.board.submission import SET, folders
 from mabench.errors import MabenchError
-from mabench.papers import paper_tables as papers
-from mabench.papers import works
+from mabench.results import paper_tables as papers
+from mabench.results import works
 
 MANY = 500  # ours: submissions from which helpers pay: each takes a second to start, 500 submissions take two or more
 MAX_PROCESSES = 8  # ours: beyond that the one process that writes is what takes time

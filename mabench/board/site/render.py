@@ -18,9 +18,9 @@ from mabench.board.site.content import Board, Site
 from mabench.board.site.sources import TIERS, exam, plain
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
-from mabench.papers.works import normal
 from mabench.results.baselines import known_baseline
 from mabench.results.tables import percent
+from mabench.results.works import normal
 
 OWN = ("board.js", "board.css")
 SHOWN = 50  # ours: lines of one table on the landing page; the suite's page has them all

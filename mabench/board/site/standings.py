@@ -10,9 +10,9 @@ from statistics import fmean
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.papers.paper_tables import PaperTable
 from mabench.results import ranking, scoring
 from mabench.results.baselines import known_baseline, known_full_data
+from mabench.results.paper_tables import PaperTable
 from mabench.schema import RunRecord, Tier
 from mabench.suites import Exam
 
