@@ -634,6 +634,25 @@ def test_the_page_is_built_from_the_hub_dataset(
     assert tree(tmp_path / "again") == tree(tmp_path / "page")
 
 
+def test_an_owner_makes_a_board(
+    server: Hub, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Dataset, Space and workflows out of nothing; a second run changes nothing and keeps what the owner edited."""
+    init = ("board", "init", "board/new", "--space", "board/new-page", "--title", "Ours", "--out", "kit")
+    done = mabench(*init, **environment(server))
+    assert done.returncode == 0, done.stderr
+    assert "README.md" in server.repos["board/new"].files()
+    page = server.repos["spaces/board/new-page"].files()
+    assert {"index.html", "README.md", "manifest.json"} <= set(page)
+    workflow = tmp_path / "kit" / ".github" / "workflows" / "board.yml"
+    assert "mabench refresh --repo board/new\n" in workflow.read_text() and "ORG/" not in workflow.read_text()
+    assert (tmp_path / "kit" / "submissions" / "board.toml").is_file()
+    workflow.write_text("mine")
+    before = {name: repo.files() for name, repo in server.repos.items()}
+    assert mabench(*init, **environment(server)).returncode == 0
+    assert workflow.read_text() == "mine" and {name: repo.files() for name, repo in server.repos.items()} == before
+
+
 # -- refusals ------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 import mabench
-from mabench.cli import audits, leaderboard, listing, reproduce, sets, submissions
+from mabench.cli import audits, board, leaderboard, listing, reproduce, sets, submissions
 from mabench.cli import eval as evaluating
 from mabench.cli.options import Group
 
@@ -16,7 +16,7 @@ SECTIONS = {
     "Inspect": ("list", "show", "check", "pack"),
     "Evaluate": ("demo", "eval", "table", "reproduce"),
     "Submit": ("submit", "pull", "verify", "audit"),
-    "Board": ("leaderboard", "refresh"),
+    "Board": ("board", "leaderboard", "refresh"),
 }
 
 
@@ -34,6 +34,7 @@ def main() -> None:
 for command in (
     listing.list_, listing.show, sets.check, sets.pack, evaluating.demo, evaluating.eval_, evaluating.table, reproduce.reproduce,
     submissions.submit, submissions.pull, audits.verify, audits.audit, submissions.refresh, leaderboard.leaderboard,
+    board.board,
 ):  # fmt: skip
     main.add_command(command)
 

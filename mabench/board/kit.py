@@ -1,0 +1,64 @@
+"""What the owner of a new board gets: the dataset and the Space on the Hub, and a folder with workflows to keep them current."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from mabench.board import site
+from mabench.board.hub import client, space
+from mabench.board.hub.commits import Pushed
+from mabench.errors import MabenchError
+from mabench.files import write_text
+
+WORKFLOWS = ("review-submission.yml", "board.yml")
+BOARD_TOML = """# Who maintains this board, and which sets are not stored here because their authors publish them themselves.
+maintainers = []
+
+[external]
+# slug = "sha256 of the set"
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `init` made."""
+
+    dataset: Pushed
+    page: Pushed
+    files: tuple[Path, ...]
+
+
+def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = False) -> Made:
+    """Make the dataset `repo` and the static Space `page`, and write the workflows to `out`; what is there already is kept.
+
+    Raises MabenchError for a name that is no ORG/NAME and for everything that the Hub may answer.
+    """
+    if repo == page:
+        raise MabenchError(f"{repo}: is named for both. Give the Space another name with --space ORG/NAME.")
+    dataset = client.refresh(repo)
+    address = f"https://{page.replace('/', '-').lower()}.static.hf.space/"
+    owner = site.Site(title=title or site.Site.title, dataset=repo, address=address)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "submissions").mkdir()
+        site.build(Path(scratch) / "submissions", Path(scratch) / "board", site=owner)
+        published = space.publish(page, Path(scratch) / "board", private=private)
+    return Made(dataset, published, write_files(out, repo, page, title))
+
+
+def write_files(out: Path, repo: str, page: str, title: str = "") -> tuple[Path, ...]:
+    """Write the workflows and the list of maintainers to `out`, but over nothing that is there; returns what was written."""
+    folder = resources.files("mabench.board").joinpath("workflows")
+    wanted = {out / ".github" / "workflows" / name: folder.joinpath(name).read_text(encoding="utf-8") for name in WORKFLOWS}
+    wanted[out / "submissions" / "board.toml"] = BOARD_TOML
+    written = []
+    for path, text in wanted.items():
+        if not path.exists():
+            filled = (
+                text.replace("ORG/BOARD", repo).replace("ORG/PAGE", page).replace("BOARD_TITLE", title or "mabench leaderboard")
+            )
+            write_text(path, filled)
+            written.append(path)
+    return tuple(written)

@@ -1,0 +1,66 @@
+"""The owner's commands: make a board, judge what a pull request brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mabench.cli import console
+from mabench.cli.options import Group
+
+
+@click.group(cls=Group, short_help="Make a board of your own, review submissions to it.")
+def board() -> None:
+    """For the owner of a board: its repositories on the Hub, and the gates on a pull request."""
+
+
+@board.command("init", short_help="Make a board on the Hub.", epilog="mabench board init org/board --space org/leaderboard")
+@click.argument("repo", metavar="ORG/NAME")
+@click.option("--space", metavar="ORG/NAME", help="The Space with the page (default: the dataset's name and -page).")
+@click.option("--title", default="", help="The board's name on every page.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("."), show_default=True,
+    help="Where the workflows and the list of maintainers go.",
+)  # fmt: skip
+@click.option("--private", is_flag=True, help="Make the Space private.")
+def init(repo: str, space: str | None, title: str, out: Path, private: bool) -> Any:
+    """Make the dataset ORG/NAME, the Space that shows it, and the workflows that keep both current. Safe to run again."""
+    from mabench.board import kit
+
+    made = kit.init(repo, space or f"{repo}-page", out, title=title, private=private)
+    console.say(f"submissions: {made.dataset.url}\npage: {made.page.url}")
+    for path in made.files:
+        console.say(f"written: {path}")
+    console.say("Next: commit these files; docs/run-a-board.md says how the Hub learns to trust the workflows.")
+    return {"dataset": made.dataset.url, "page": made.page.url, "files": [str(path) for path in made.files]}
+
+
+@board.command(
+    "review", short_help="Judge the submissions of a pull request.", epilog="mabench board review incoming/submissions"
+)
+@click.argument("head", type=click.Path(path_type=Path))
+@click.option(
+    "--base", type=click.Path(path_type=Path), default=Path("submissions"), show_default=True, help="The folder as it is."
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the Markdown here.")
+def review(head: Path, base: Path, out: Path | None) -> Any:
+    """Run the gates on every submission in HEAD that differs from --base. Reads files and runs nothing of them.
+
+    Exits with 1 if a submission is refused.
+    """
+    from mabench import files
+    from mabench.board import review as reviewing
+
+    judged = reviewing.review(base, head)
+    text = reviewing.comment(judged)
+    if out is not None:
+        files.write_text(out, text)
+    for one in judged:
+        for line in (*one.problems, *one.notes):
+            console.say(f"{'ok     ' if one.accepted else 'refused'}  {one.slug}: {line}", err=not one.accepted)
+    console.say(f"{sum(one.accepted for one in judged)} of {len(judged)} changed submissions pass the gates")
+    if not all(one.accepted for one in judged):
+        raise SystemExit(1)
+    return {"changed": len(judged), "accepted": sum(one.accepted for one in judged)}

@@ -1,0 +1,82 @@
+"""A pull request is judged by its files: good ones pass, and every kind of bad one is named."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from builders import HOSTILE, write_submission
+from click.testing import CliRunner
+
+from mabench.board.review import comment, review
+from mabench.cli.main import main
+from mabench.errors import MabenchError
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """The folder of submissions as it is, and as a pull request would leave it."""
+    write_submission(tmp_path / "base", "alpha", 0.5)
+    shutil.copytree(tmp_path / "base", tmp_path / "head")
+    return tmp_path / "base", tmp_path / "head"
+
+
+def test_nothing_changed(folders: tuple[Path, Path]) -> None:
+    assert review(*folders) == [] and "No submission was changed" in comment([])
+
+
+def test_a_new_submission_passes(folders: tuple[Path, Path]) -> None:
+    base, head = folders
+    write_submission(head, "beta", 0.6)
+    (one,) = review(base, head)
+    assert (one.slug, one.is_new, one.problems) == ("beta", True, ())
+
+
+def _shorten(head: Path) -> None:
+    write_submission(head, "alpha", 0.7)
+
+
+def _edit_record(head: Path) -> None:
+    first = sorted((head / "alpha" / "records").iterdir())[0]
+    first.write_text(first.read_text().replace('"seconds": 2.5', '"seconds": 2.4'))
+
+
+def _link(head: Path) -> None:
+    (head / "alpha" / "secret").symlink_to("/etc/passwd")
+
+
+def _unfinished(head: Path) -> None:
+    (write_submission(head, "beta", 0.6) / "audit.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda head: shutil.rmtree(head / "alpha"), "was removed"),
+        (_shorten, "append-only"),
+        (_edit_record, "was changed after it was submitted"),
+        (_link, "not a plain file"),
+        (_unfinished, "never finished"),
+        (lambda head: write_submission(head, "beta", 0.6).rename(head / "Beta Two"), "the folder's name"),
+        (lambda head: (head / "alpha" / "card.toml").write_text("title = "), "not the card that the audit log names"),
+    ],
+)
+def test_a_bad_pull_request_is_refused(folders: tuple[Path, Path], change: Callable[[Path], object], words: str) -> None:
+    base, head = folders
+    change(head)
+    (one,) = review(base, head)
+    assert not one.accepted and words in " ".join(one.problems)
+    result = CliRunner().invoke(main, ["board", "review", str(head), "--base", str(base), "--out", str(head.parent / "c.md")])
+    assert result.exit_code == 1 and "refused" in (head.parent / "c.md").read_text()
+
+
+def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:
+    base, head = folders
+    (head / HOSTILE.replace("/", "-")[:60]).mkdir()
+    ((head / HOSTILE.replace("/", "-")[:60]) / "x").write_text("x")
+    text = comment(review(base, head))
+    assert "<script>" not in text and "refused" in text
+    with pytest.raises(MabenchError, match="no such folder"):
+        review(base, head / "missing")
