@@ -35,12 +35,14 @@ QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
 def test_every_command_has_help_with_an_example() -> None:
     assert set(cli.main.commands) == {
         "list", "show", "check", "pack", "demo", "eval", "table", "reproduce", "submit", "pull", "verify", "audit", "refresh",
-        "leaderboard",
+        "board", "leaderboard",
     }  # fmt: skip
     assert sorted(name for names in cli.SECTIONS.values() for name in names) == sorted(cli.main.commands)
-    board = cli.main.commands["leaderboard"]
-    assert isinstance(board, click.Group) and set(board.commands) == {"build", "publish", "serve"}
-    for name in [*(set(cli.main.commands) - {"leaderboard"}), *(f"leaderboard {name}" for name in board.commands)]:
+    groups = {"leaderboard": {"build", "publish", "serve"}, "board": {"init", "review"}}
+    for group, names in groups.items():
+        found = cli.main.commands[group]
+        assert isinstance(found, click.Group) and set(found.commands) == names
+    for name in [*(set(cli.main.commands) - set(groups)), *(f"{group} {name}" for group in groups for name in groups[group])]:
         done = CliRunner().invoke(cli.main, [*name.split(), "--help"], prog_name="mabench")
         assert done.exit_code == 0 and f"\n  mabench {name}" in done.output.split("\nOptions:")[1], done.output
 
