@@ -72,7 +72,9 @@ def test_a_submission_is_written_once(mabench: Command, tmp_path: Path, digits_r
     again = mabench(*arguments)
     assert again.returncode == 0 and "nothing to add" in again.stdout and tree(folder) == before
     shown = mabench("audit", "digits-kmeans")
-    assert shown.stdout.count("\n") == 1 and "A. Author: submitted, 12 records" in shown.stdout
+    assert (
+        shown.stdout.count("\n") == 2 and "tier: self-run" in shown.stdout and "A. Author: submitted, 12 records" in shown.stdout
+    )
 
 
 def test_recorded_labels_cannot_be_submitted_yet(mabench: Command, tmp_path: Path, part: Path) -> None:
