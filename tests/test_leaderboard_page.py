@@ -379,6 +379,8 @@ def test_claims_stand_beside_measurements(browser: Any, real: Path) -> None:
     tab = Reader(browser, real).go(page="claims/index.html")
     row = tab.page.locator("table.claims >> nth=0 >> tbody tr", has_text="Model Pool, 10 images per class")
     text = row.inner_text()
+    rows = tab.page.locator("table.claims >> nth=0 >> tbody tr").all_inner_texts()
+    assert not any("total random" in line for line in rows), "a variant's row is no claim about another configuration"
     assert "30.6" in text and "30.8" in text and "the published file, run again" in text
     row.locator("a").click()
     section = tab.page.locator("section:target")

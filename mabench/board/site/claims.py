@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,8 +147,9 @@ def _configured(table: PaperTable, row: Standing, command: str) -> bool:
     changes = dict(value.partition("=")[::2] for name, value in options if name == "--config")
     preset = next((value for name, value in options if name == "--preset"), None)
     wanted = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in table.config.items()}
-    # without --preset the command takes the first preset of the budget, which stands for the paper's own configuration
-    return changes == wanted and (preset in table.presets if preset else True)
+    # without --preset the command takes the first preset of the budget, which is no variant: paper-ipc1, released-ipc10
+    plain = any(re.fullmatch(r"[a-z]+-ipc\d+", name) for name in table.presets)
+    return changes == wanted and (preset in table.presets if preset else plain)
 
 
 def _pair(table: PaperTable, row: Standing, name: str) -> Pair:

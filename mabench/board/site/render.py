@@ -63,6 +63,7 @@ def _environment(board: Board) -> Environment:
         kib=names.kib,
         images=names.images,
         network=names.network,
+        dataset=names.dataset,
         points=charts.points,
         short_title=short_title,
         work=lambda method: board.work.get(normal(method)),
