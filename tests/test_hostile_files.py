@@ -388,6 +388,22 @@ def test_our_reader_reads_what_torch_reads(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+def test_the_cure_that_a_refusal_names_works(tmp_path: Path) -> None:
+    """Also where a file's name is made to be a command."""
+    import pathlib
+    import subprocess
+
+    path = tmp_path / "'; touch executed; '$(touch executed).pt"
+    torch.save({"images": X, "labels": Y, "from": pathlib.PurePosixPath("x")}, path)
+    with pytest.raises(MabenchError, match="NOT executed") as caught:
+        sandbox.open_in_child(pickles.load, path, 2**30)
+    command = str(caught.value).partition("alone: ")[2].replace("python -c", f"{sys.executable} -c", 1)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    assert sorted(os.listdir(tmp_path)) == [path.name, "set.pt"] and equal(
+        torch.load(tmp_path / "set.pt"), {"images": X, "labels": Y}
+    )
+
+
 def test_a_file_that_changes_while_it_is_read_is_one_of_the_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is examined is what is loaded: there is no second look at the file."""
     monkeypatch.setattr(sandbox, "_run", run_in_this_process)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickletools
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,8 +296,8 @@ class _Unpickler:
         except _Refused as error:
             raise MabenchError(
                 f"{self.path}: its pickle {error}, which is not data. It was NOT executed. If you trust where the file comes from, keep "
-                f"its tensors alone: python -c \"import torch; d = torch.load('{self.path}', 'cpu', weights_only=False); "
-                "torch.save({'images': d['images'], 'labels': d['labels']}, 'set.pt')\""
+                "its tensors alone: python -c \"import sys, torch; d = torch.load(sys.argv[1], 'cpu', weights_only=False); "
+                f"torch.save({{'images': d['images'], 'labels': d['labels']}}, 'set.pt')\" {shlex.quote(str(self.path))}"
             ) from None
         except (IndexError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
             first = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
