@@ -242,7 +242,7 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
         (("submit", "classes.safetensors", "--records", run), 2, "is called"),
         (("submit", "named.safetensors", "--records", run, "--card", "hostile.toml"), 2, "\\x1b[2J"),
         (("audit", "digits-kmeans"), 2, "line 1 is no audit entry"),
-        (("leaderboard", "build", "--out", "page"), 2, "line 1 is no audit entry"),
+        (("leaderboard", "build", "--out", "page"), 1, "line 1 is no audit entry"),
         (("eval", "named.safetensors", "--suite", "mine.toml"), 2, "mine.toml"),
     ]
     for arguments, code, words in calls:
@@ -582,7 +582,7 @@ def test_a_rerun_challenges_inflated_records(mabench: Command, tmp_path: Path, p
 
 def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: Path) -> None:
     assert "--who" in mabench("verify", folder.name).stderr
-    assert "Here are: digits-kmeans" in mabench("verify", "digits-kmean", "--who", "R").stderr
+    assert "Found: digits-kmeans" in mabench("verify", "digits-kmean", "--who", "R").stderr
     (folder / "set.safetensors").unlink()
     done = mabench("verify", folder.name, "--who", "R")
     assert done.returncode == 2 and "mabench pull digits-kmeans" in done.stderr and "mabench pack" in done.stderr
