@@ -52,7 +52,7 @@ from mabench.papers import reproduce  # noqa: E402, F401
 from mabench.results import tables as report  # noqa: E402, F401
 from mabench.runs import local  # noqa: E402, F401
 from mabench.sets import readers as adapters  # noqa: E402, F401
-from mabench.training import loop as protocol  # noqa: E402
+from mabench.training import progress  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CHECKPOINT_SECONDS = 0.05  # instead of a minute
@@ -113,7 +113,7 @@ def start(argv: list[str], cwd: Path, *, before: Callable[[], None] = lambda: No
         os.chdir(cwd)
         os.environ.update(environment)
         tempfile.tempdir = None
-        protocol.CHECKPOINT_SECONDS = mabench_methods.kit.run.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+        progress.CHECKPOINT_SECONDS = mabench_methods.kit.run.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
         sys.argv = ["mabench", *argv]
         before()
         cli.run()

@@ -1,8 +1,8 @@
 """What makes a GPU fast, step by step: python benchmarks/gpu_variants.py SET --suite SUITE --evaluator NAME
 
 One evaluator in PyTorch as it comes, in bfloat16, with its steps recorded as CUDA graphs, compiled, and both: milliseconds of a training
-step on all images of SET and of a look at all test images, in windows of several sizes, whole and sorted for pruning. Mean of 60
-steps, one look each; cuDNN as PyTorch leaves it. Pretrained networks have random weights. Prints one JSON line a variant.
+step on all images of SET and of a test pass over all test images, in windows of several sizes, whole and sorted for pruning. Mean of 60
+steps, one test pass each; cuDNN as PyTorch leaves it. Pretrained networks have random weights. Prints one JSON line a variant.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 
 from mabench import data, engine, suites
+from mabench.engine import fast
 from mabench.runs import costs
 from mabench.runs.plan import plan
 from mabench.sets import readers as adapters
-from mabench.training.loop import Sitting
+from mabench.training.loop import Trainer
+from mabench.training.material import Material
 
 STEPS, WARM = 60, 6
 VARIANTS = (
@@ -33,26 +35,26 @@ VARIANTS = (
 
 
 @torch.inference_mode()
-def look(sitting: Sitting, size: int) -> float:
-    """Milliseconds of one look in windows of `size`."""
-    sitting.engine.test_batch = size
-    count = len(sitting.test_labels)
+def test_pass(trainer: Trainer, size: int) -> float:
+    """Milliseconds of one test pass in windows of `size`."""
+    trainer.engine.test_batch = size
+    count = len(trainer.material.test_labels)
     for begin in range(2):  # the first time compiles
-        sitting.begin_look()
+        trainer.tester.take_weights()
         torch.cuda.synchronize()
         begun = time.perf_counter()
         for first in range(0, count - size + 1, size) if begin else (0, size):
-            sitting.answers(slice(first, first + size))
+            trainer.tester.logits(slice(first, first + size))
         torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - begun) * count / (count // size * size)
 
 
-def sorted_look(sitting: Sitting) -> float:
-    """Milliseconds of one look that could stop early and does not."""
-    sitting.engine.prunes, sitting.curve, sitting.tested = True, [], 0
-    sitting.looks.begin()
-    sitting._saved_at = begun = time.monotonic()
-    sitting._look()
+def sorted_test_pass(trainer: Trainer) -> float:
+    """Milliseconds of one test pass that could stop early and does not."""
+    trainer.engine.prunes, trainer.state.curve = True, []
+    trainer.tester.begin(trainer.state)
+    begun = time.monotonic()
+    trainer.tester.run(trainer.state, whole=False, advance=lambda images: None)
     torch.cuda.synchronize()
     return 1000 * (time.monotonic() - begun)
 
@@ -69,28 +71,28 @@ def main() -> None:
     cell = costs.with_random_weights(cell)
     recording = engine.FastEngine.graph
     for name, which, compiled, recorded in VARIANTS:
-        engine.COMPILE_FROM_FLOPS["cuda"] = 0.0 if compiled else float("inf")
+        fast.COMPILE_FROM_FLOPS["cuda"] = 0.0 if compiled else float("inf")
         engine.FastEngine.graph = recording if recorded else engine.Engine.graph  # type: ignore[method-assign]
         torch.cuda.reset_peak_memory_stats()
-        sitting = Sitting(one, cell, test, device, which)  # type: ignore[arg-type]
-        batch = torch.arange(min(cell.recipe.batch_size, len(sitting.images)), device=device)
-        sitting.set_training()
+        trainer = Trainer(Material(one, cell, test, device), cell.evaluator, which)  # type: ignore[arg-type]
+        batch = torch.arange(min(cell.recipe.batch_size, len(trainer.material.images)), device=device)
+        trainer.set_training()
         for step in range(WARM + STEPS):
             if step == WARM:
                 torch.cuda.synchronize()
                 begun = time.perf_counter()
-            sitting.again(batch)
+            trainer.graphed_step(batch)
         torch.cuda.synchronize()
         step_ms = 1000 * (time.perf_counter() - begun) / STEPS
-        own = sitting.engine.test_batch
-        looks = {size: round(look(sitting, size), 2) for size in sorted({own // 2, own, own * 2})}
-        sitting.engine.test_batch = own
+        default = trainer.engine.test_batch
+        passes = {size: round(test_pass(trainer, size), 2) for size in sorted({default // 2, default, default * 2})}
+        trainer.engine.test_batch = default
         found = {
-            "evaluator": chosen.evaluator, "variant": name, "step_ms": round(step_ms, 3), "look_ms": looks,
-            "sorted_look_ms": round(sorted_look(sitting), 1), "peak_bytes": torch.cuda.max_memory_allocated(),
+            "evaluator": chosen.evaluator, "variant": name, "step_ms": round(step_ms, 3), "test_pass_ms": passes,
+            "sorted_test_pass_ms": round(sorted_test_pass(trainer), 1), "peak_bytes": torch.cuda.max_memory_allocated(),
         }  # fmt: skip
         print(json.dumps(found), flush=True)
-        del sitting
+        del trainer
         gc.collect()
         torch.cuda.empty_cache()
 

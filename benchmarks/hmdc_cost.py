@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
+from mabench import training
 from mabench.data import DATASETS, RealData
 from mabench.errors import Interrupted
 from mabench.files import write_text
 from mabench.networks.compiling import processor
 from mabench.networks.evaluators import EVALUATORS
 from mabench.runs.process import resolve_device
-from mabench.training import loop as protocol
 from mabench_methods.hmdc.condense import Config, condense
 from mabench_methods.hmdc.presets import METHOD
 from mabench_methods.kit import Run
@@ -87,7 +87,7 @@ def main() -> None:
     print(tabulate(body, ["preset", "steps run", "of", "seconds a step", "hours the whole", "peak GiB"], disable_numparse=True))
     value = {
         "what": "HMDC, its first steps, random images and random weights",
-        "environment": protocol.environment(device, "as each preset says"),
+        "environment": training.environment(device),
         "processor": processor(),
         "date": datetime.now(UTC).date().isoformat(),
         "presets": found,

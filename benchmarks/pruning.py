@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from mabench import data, suites
+from mabench import data, suites, training
 from mabench.files import write_text
 from mabench.runs.plan import plan
 from mabench.schema import Cell, RunRecord
 from mabench.sets import readers as adapters
-from mabench.training.loop import Sitting
 
 HERE = Path(__file__).parent
 
@@ -37,9 +36,7 @@ def main() -> None:
     test = data.load(exam.suite.dataset, "test")
 
     def sit(cell: Cell, prunes: bool) -> RunRecord:
-        sitting = Sitting(condensed, cell, test, torch.device("cpu"), "fast")
-        sitting.engine.prunes = prunes
-        return sitting.finish()
+        return training.run(condensed, cell, test, device=torch.device("cpu"), engine="fast", whole_test_passes=not prunes)
 
     rows, body = [], []
     for cell in plan(exam, condensed, evaluator=chosen.evaluator):

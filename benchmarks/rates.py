@@ -22,14 +22,13 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from mabench import data, suites
+from mabench import data, suites, training
 from mabench.data import RealData
 from mabench.errors import Interrupted
 from mabench.files import write_text
 from mabench.runs import local as runner
 from mabench.schema import Cell
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import loop
 from mabench_methods.baselines.condense import Config, condense
 
 HELD_OUT = 5000
@@ -98,7 +97,7 @@ def run(exam: suites.Exam, out: Path, shard: tuple[int, int]) -> None:
                 continue
             drawn = sets.setdefault(subset, sets.get(subset) or draw(pool, subset))
             own = cell.model_copy(update={"set_sha256": drawn.sha256})
-            record = loop.run(drawn, own, held_out, device=torch.device("cpu"), should_stop=should_stop)
+            record = training.run(drawn, own, held_out, device=torch.device("cpu"), should_stop=should_stop)
             entry = {
                 "evaluator": cell.evaluator.name,
                 "subset": subset.name,

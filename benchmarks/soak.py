@@ -26,7 +26,7 @@ from mabench.runs import local
 from mabench.runs.folder import Folder
 from mabench.runs.plan import plan
 from mabench.sets import readers as adapters
-from mabench.training import loop as protocol
+from mabench.training import progress
 
 EVERY = 20
 CHECKPOINT_SECONDS = 0.2  # instead of a minute: every cell writes some
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--evaluator", default="*", help="only networks of digits-agnostic whose name matches this glob")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    protocol.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
+    progress.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
     exam, test = suites.load("digits-agnostic"), data.load("digits", "test")
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)

@@ -25,24 +25,24 @@ import plain_loop
 import torch
 from tabulate import tabulate
 
-from mabench import data, suites
+from mabench import data, suites, training
 from mabench.files import write_text
-from mabench.networks import evaluators
+from mabench.networks import sizes
 from mabench.networks.compiling import processor
 from mabench.runs import costs
 from mabench.runs.plan import plan
 from mabench.runs.process import resolve_device
-from mabench.schema import Cell
+from mabench.schema import Cell, RunRecord
 from mabench.sets import readers as adapters
-from mabench.training import loop as protocol
 
 HERE = Path(__file__).parent
 SHORT, LONG, PLAIN_LONG = 10, 50, 30  # epochs
 
 
-def ours(cell: Cell, one: Any, test: data.RealData, device: torch.device, epochs: int) -> protocol.RunRecord:
+def ours(cell: Cell, one: Any, test: data.RealData, device: torch.device, epochs: int, work: float) -> RunRecord:
     recipe = cell.recipe.model_copy(update={"epochs": epochs})
-    return protocol.run(one, cell.model_copy(update={"recipe": recipe}), test, device=device, engine="fast")
+    shortened = cell.model_copy(update={"recipe": recipe})
+    return training.run(one, shortened, test, device=device, engine="fast", panel_work=work)
 
 
 def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
@@ -52,12 +52,11 @@ def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
     (cell, *_) = plan(exam, one, evaluator=name, seeds=[0])
     cell = costs.with_random_weights(cell)
     decoded = len(one.decoded()[0])
-    with protocol.deterministic(device):
+    with training.deterministic(device):
         # whether to compile is decided by the length of the cell: the whole one's
-        whole = protocol.work(cell, decoded, len(test.labels))
-        protocol.work = lambda *_: whole
+        whole = costs.flops(cell, test.dataset, decoded, len(test.labels))
         begun = time.monotonic()
-        ours(cell, one, test, device, SHORT)
+        ours(cell, one, test, device, SHORT, whole)
         startup = time.monotonic() - begun
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -65,26 +64,25 @@ def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
         sys.stdin.readline()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        runs = [ours(cell, one, test, device, epochs) for epochs in (SHORT, LONG)]
+        runs = [ours(cell, one, test, device, epochs, whole) for epochs in (SHORT, LONG)]
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     job = {"set": set_path, "suite": suite, "evaluator": name, "device": str(device), "random_weights": True}
     plain_loop.run({**job, "epochs": 3, "test_images": 512})
     plain = [plain_loop.run({**job, "epochs": epochs}) for epochs in (SHORT, PLAIN_LONG)]
     looks = max(1, (LONG - SHORT) // cell.recipe.test_every)
     fast = (runs[1].seconds - runs[0].seconds) / (LONG - SHORT)
-    training, testing = (
+    plain_training, plain_testing = (
         (float(str(plain[1][part])) - float(str(plain[0][part]))) / (PLAIN_LONG - SHORT) for part in ("training", "testing")
     )
-    model = protocol.build(cell.evaluator, cell.recipe, exam.suite.dataset, 0)
-    flops = evaluators.flops(model, image_size=cell.evaluator.input_size, channels=3)
+    flops = sizes.of(cell.evaluator, test.dataset.num_classes, test.dataset.channels).flops
     tested = runs[1].images_tested - runs[0].images_tested
-    passes = (LONG - SHORT) * decoded * protocol.TRAIN_COST + tested
+    passes = (LONG - SHORT) * decoded * training.TRAIN_COST + tested
     result = {
         "startup_seconds_beside_the_others": round(startup, 2),
         "fast_seconds_an_epoch": fast,
-        "plain_seconds_an_epoch": training + testing,
-        "plain_seconds_of_it_testing": testing,
-        "ratio": (training + testing) / fast,
+        "plain_seconds_an_epoch": plain_training + plain_testing,
+        "plain_seconds_of_it_testing": plain_testing,
+        "ratio": (plain_training + plain_testing) / fast,
         "flops_an_image": flops,
         "fast_flops_a_second": passes * flops / fast / (LONG - SHORT),
         "test_images_skipped": 1 - tested / (looks * len(test.labels)),
@@ -140,7 +138,7 @@ def main() -> None:
         )  # fmt: skip
         value = {
             "what": f"{exam.id} on {chosen.set.name}, epochs {SHORT} to {LONG} (plain: {PLAIN_LONG}) of each network, random weights",
-            "environment": protocol.environment(device, "as each evaluator says"),
+            "environment": training.environment(device),
             "processor": processor(),
             "date": datetime.now(UTC).date().isoformat(),
             "evaluators": results,

@@ -316,6 +316,10 @@ class RunRecord(Frozen):
     """Epochs whose look stopped when the best so far could not be beaten: there the curve holds an upper bound."""
     images_tested: Whole | None = None
     """Test images that went through the network, all looks together; None = all of every look."""
+    initial_weights_sha256: str = ""
+    """Of the network's parameters and buffers before the first step; empty in records of before the field."""
+    first_losses: tuple[float, ...] = ()
+    """Losses of the first ten steps, -1 where not finite: from which step on two machines differ."""
     environment: dict[str, str]
     seconds: float
     started: str

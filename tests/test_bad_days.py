@@ -19,9 +19,9 @@ import torch
 from builders import BUNDLED, Command
 
 import mabench as package
+from mabench import training
 from mabench.runs import events
 from mabench.runs.folder import read_records
-from mabench.training import loop
 
 ONE = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--seeds", "0", "--device", "cpu", "--out", "out")
 LONG = """name = "long"
@@ -71,7 +71,7 @@ def test_a_picture_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_network_that_does_not_fit_is_named_and_the_panel_goes_on(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.run
+    real = training.run
     batches = []
 
     def run(synthetic_set: Any, cell: Any, *arguments: Any, **named: Any) -> Any:
@@ -80,7 +80,7 @@ def test_a_network_that_does_not_fit_is_named_and_the_panel_goes_on(
             raise error
         return real(synthetic_set, cell, *arguments, **named)
 
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(training, "run", run)
     how: dict[str, Any] = {
         "suite": "digits-agnostic",
         "evaluators": "[lm]*",
@@ -97,7 +97,7 @@ def test_a_network_that_does_not_fit_is_named_and_the_panel_goes_on(
         and "run the same command" in failed.cure
     )
     assert result.missing == (failed.cell.name,) and result.missing == ("scratch--lenet-scratch--seed0",)
-    monkeypatch.setattr(loop, "run", real)
+    monkeypatch.setattr(training, "run", real)
     assert len(package.evaluate(BUNDLED, **how).records) == 2, "and the same call goes on"
 
 
@@ -105,18 +105,18 @@ def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) 
     def run(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("size mismatch")
 
-    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(training, "run", run)
     with pytest.raises(RuntimeError, match="size mismatch"):
         package.evaluate(BUNDLED, suite="digits-agnostic", evaluators="mlp*", seeds=[0], device="cpu")
 
 
 def test_the_command_names_what_is_missing_and_ends_with_1(tmp_path: Path) -> None:
     code = (
-        "import sys, torch\nfrom mabench.training import loop\nreal = loop.run\n"
+        "import sys, torch\nfrom mabench import training\nreal = training.run\n"
         "def run(s, cell, *a, **k):\n"
         "    if cell.evaluator.name == 'lenet-scratch': raise torch.OutOfMemoryError('CUDA out of memory. Tried')\n"
         "    return real(s, cell, *a, **k)\n"
-        "loop.run = run\nfrom mabench.cli.main import run\nrun()\n"
+        "training.run = run\nfrom mabench.cli.main import run\nrun()\n"
     )
     words = [
         "eval",

@@ -17,13 +17,16 @@ from builders import CPU, PLAIN, STRONG, TEST, cell, small_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mabench import engine, files, suites
-from mabench.engine import PrunedLooks
+from mabench import engine, files, suites, training
+from mabench.engine import Workload
+from mabench.engine import fast as fast_engine
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import compiling, evaluators
 from mabench.networks.evaluators import EVALUATORS
+from mabench.runs import costs
 from mabench.schema import Augmentation, Distillation, RunRecord
-from mabench.training import loop as protocol
+from mabench.suites import equivalence
+from mabench.training.testing import VisitingOrder
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
@@ -54,7 +57,7 @@ def test_pruned_looks_find_the_same_best(
     history = logits.argmax(2) == labels  # [looks,N]: which images are hit
     whole = history.sum(1).tolist()
 
-    pruned, best, stored = PrunedLooks(labels), -1, []
+    pruned, best, stored = VisitingOrder(labels), -1, []
     pruned.SORT_EVERY = sort_every
     for look in range(looks):
         pruned.begin()
@@ -64,7 +67,7 @@ def test_pruned_looks_find_the_same_best(
             assert 1 <= len(window) <= batch
             pruned.note(window, logits[look][window])
             hits, visited = hits + int(history[look][window].sum()), visited + window.tolist()
-            if look < looks - 1 and pruned.hopeless(hits, images - len(visited), best):
+            if look < looks - 1 and pruned.cannot_beat_best(hits, images - len(visited), best):
                 break
         tested = len(visited)
         assert len(set(visited)) == tested, "every image at most once"
@@ -75,7 +78,7 @@ def test_pruned_looks_find_the_same_best(
 
 
 def run(name: str, recipe: Any = LOOKS, evaluator: str = "mlp-scratch", **arguments: Any) -> RunRecord:
-    return protocol.run(small_set(), cell(recipe, evaluator), TEST, device=CPU, engine=name, **arguments)  # type: ignore[arg-type]
+    return training.run(small_set(), cell(recipe, evaluator), TEST, device=CPU, engine=name, **arguments)  # type: ignore[arg-type]
 
 
 def test_pruning_alone_changes_nothing_but_the_hopeless_looks() -> None:
@@ -114,10 +117,10 @@ def test_a_checkpoint_of_the_other_engine_is_not_continued(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["convnet3-scratch", pytest.param("vit_mini-scratch", marks=pytest.mark.slow), "batch norm"])
 def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One trained network, tested by both engines; the arithmetic of the compiled twin, uncompiled to save the time."""
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "can_compile", lambda device: True)
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
     torch.manual_seed(0)
     narrow = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
     evaluator = EVALUATORS.get(name, narrow)
@@ -130,14 +133,11 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    plain, fast = (
-        engine.build(e, model, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
-        for e in ("reference", "fast")
-    )  # type: ignore[arg-type]
+    plain, fast = (engine.build(e, model, CPU, Workload(evaluator, False, 0.0, 500, 0.0)) for e in ("reference", "fast"))  # type: ignore[arg-type]
     assert (plain.dtype, fast.dtype) == (torch.float32, torch.bfloat16)
     answers = []
     for own in (plain, fast):
-        own.begin_look()
+        own.begin_test_pass()
         with torch.inference_mode():
             answers.append(torch.cat([own.predict(part.to(own.dtype)).argmax(1) for part in images.split(own.test_batch)]))
     assert (answers[0] == labels).float().mean() > 0.25, "it has learnt something"
@@ -146,11 +146,11 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
 
 def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same learning as uncompiled; the program is compiled once."""
-    if not engine.can_compile(CPU):
+    if not compiling.can_compile(CPU):
         pytest.skip("no C++ compiler here")
     recipe = LOOKS.model_copy(update={"epochs": 8})
     plain = run("fast", recipe)
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     compiled = run("fast", recipe)
     if compiled.environment["arithmetic"].endswith("eager"):
         pytest.skip("the C++ compiler here lacks something")
@@ -173,26 +173,17 @@ def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     changing = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"depth": 3, "width": 32, "norm": "batch"}})
     model = evaluators.build(changing, num_classes=10, channels=3, image_size=32, seed=0).requires_grad_(False)
     evaluators.head(model).requires_grad_(True)
-    moving = engine.build("fast", model, changing, CPU, splittable=False, work=0.0, test_images=500, look=0.0)
+    moving = engine.build("fast", model, CPU, Workload(changing, True, 0.0, 500, 0.0))
     assert moving.head is None, "statistics of batch norm move, so features do"
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), STRONG])
 def test_a_teacher_is_asked_once_where_every_epoch_asks_the_same(augmentation: Augmentation) -> None:
-    """Its answers are those that it would give to each batch; with augmentation it must be asked again."""
+    """The engines agree, whether the teacher is asked once (fast, no augmentation) or at every step."""
     distillation = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=2.0)
     recipe = PLAIN.model_copy(update={"distillation": distillation, "augmentation": augmentation})
-    records = [protocol.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]  # type: ignore[arg-type]
+    records = [training.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]  # type: ignore[arg-type]
     assert abs(records[0].last - records[1].last) <= 0.01
-    sitting = protocol.Sitting(small_set(), cell(recipe), TEST, CPU, "fast")
-    sitting._graduate()
-    assert sitting.teacher is not None
-    if augmentation is STRONG:
-        assert sitting.lessons is None
-        return
-    assert sitting.lessons is not None
-    batch = torch.tensor([3, 39, 0])
-    torch.testing.assert_close(sitting.lessons[batch], sitting.teacher(sitting._inputs(sitting.images[batch])))
 
 
 def test_what_is_fastest_here_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,28 +213,28 @@ def test_what_is_fastest_here_is_measured_once(tmp_path: Path, monkeypatch: pyte
 def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arithmetic of a compiled cell, uncompiled to save the time: some size is chosen, and the look is the same."""
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path))
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "can_compile", lambda device: True)
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
-    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
     plain = run("fast", evaluator="lenet-scratch")
     assert not (tmp_path / "calibration.json").exists(), "short cells do not try"
-    monkeypatch.setattr(engine, "CALIBRATE_FROM_FLOPS", 0.0)
+    monkeypatch.setattr(fast_engine, "TUNE_FROM_FLOPS", 0.0)
     settled = run("fast", evaluator="lenet-scratch")
     ((found,),) = [list(v.values()) for v in json.loads((tmp_path / "calibration.json").read_text()).values()]
-    assert found in engine.TEST_BATCHES
+    assert found in fast_engine.TEST_BATCHES
     assert (settled.train_loss, settled.best_epoch) == (plain.train_loss, plain.best_epoch)
 
 
 def test_depthwise_convolutions_are_trained_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the compiler makes them slower, a processor: float32 in training, bit for bit, whatever testing does."""
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "can_compile", lambda device: True)
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device: True)
-    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
     for name, plain in (("mobilenetv2-scratch", True), ("convnet3-scratch", False)):
         model = evaluators.build(EVALUATORS[name], num_classes=10, channels=3, image_size=32, seed=0)
-        own = engine.build("fast", model, EVALUATORS[name], CPU, splittable=False, work=0.0, test_images=500, look=0.0)
+        own = engine.build("fast", model, CPU, Workload(EVALUATORS[name], True, 0.0, 500, 0.0))
         images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         model.train()
         expected = model(images)
@@ -258,7 +249,7 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     broken.write_text("#!/bin/sh\necho 'Python.h: No such file or directory' >&2\nexit 1\n")
     broken.chmod(0o755)
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from mabench import engine; engine.COMPILE_FROM_FLOPS['cpu'] = 0.0\n"
+        "import sys; sys.path.insert(0, 'tests'); from mabench.engine import fast; fast.COMPILE_FROM_FLOPS['cpu'] = 0.0\n"
         "import test_engine as t; r = t.run('fast', t.LOOKS.model_copy(update={'epochs': 4}), 'lenet-scratch')\n"
         "print(r.environment['arithmetic'], r.total)"
     )
@@ -286,9 +277,9 @@ def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPa
             raise CompilerError("no gradient for you")
 
     uncompiled = run("fast", LOOKS, "lenet-scratch")
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "can_compile", lambda device: True)
-    monkeypatch.setattr(engine, "program", lambda kind: lambda model, inputs: Fails.apply(model(inputs)))
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: lambda model, inputs: Fails.apply(model(inputs)))
     with pytest.warns(UserWarning, match="not compiled here: no gradient"):
         failed = run("fast", LOOKS, "lenet-scratch")
     assert failed.environment["arithmetic"] == uncompiled.environment["arithmetic"] == "float32, eager"
@@ -302,26 +293,55 @@ def test_an_unknown_engine_is_refused() -> None:
 
 
 def test_auto_is_fast_where_the_measured_differences_say_so() -> None:
-    """What is fast by itself stands in the results, under the headline recipe, on that kind of device."""
-    rows = json.loads((ROOT / "benchmarks/results/equivalence.json").read_text())
-    headline = suites.load("cifar10-agnostic").recipes["scratch"]
-    shown = {
-        (kind, row["evaluator"])
-        for row in rows
-        for kind in ("cuda", "cpu")
-        if row["equivalent"] and (kind == "cpu") == row["device_fast"].startswith("cpu")
-        and row["suite"] == "headline-convnet3@1"
-    }  # fmt: skip
-    assert suites.load(str(ROOT / "benchmarks/headline_convnet3.toml")).recipes["scratch"] == headline
-    assert {(kind, name) for kind, names in engine.SHOWN_EQUIVALENT.items() for name in names} <= shown
-    for name, entry in EVALUATORS.items():
-        for device in (CPU, torch.device("cuda")):
-            by_itself = "fast" if (device.type, name) in shown else "reference"
-            assert engine.choose("auto", entry, device) == by_itself, name
-            assert engine.choose("fast", entry, device) == "fast" and engine.choose("reference", entry, device) == "reference"
+    """The evidence beside the suites is what was measured (benchmarks/results), and nothing else."""
+    measured = {
+        (row["suite"], row["evaluator"], "cpu" if row["device_fast"].startswith("cpu") else "cuda"): row
+        for row in json.loads((ROOT / "benchmarks/results/equivalence.json").read_text())
+    }
+    rows = json.loads(equivalence.FILE.read_text())
+    assert rows
+    for row in rows:
+        result = measured[row["suite"], row["evaluator"], row["device"]]
+        assert result["equivalent"] and result["seeds"] >= 10 and result["difference"] == row["difference"]
+        own_file = ROOT / "benchmarks" / f"{row['suite'].partition('@')[0].replace('-', '_')}.toml"
+        exam = suites.load(str(own_file) if own_file.exists() else row["suite"])
+        track = exam.track_of(row["evaluator"])
+        (entry,) = [e for e in exam.evaluators[track] if e.name == row["evaluator"]]
+        assert row["key"] == equivalence.evidence_key(entry, exam.recipes[track])
 
 
-@pytest.mark.parametrize("missing", ["looks", "position", "a piece of looks"])
+def test_auto_trusts_a_digest_and_no_name() -> None:
+    """The headline's ConvNet-3 on a GPU was shown; another depth, another rate or another recipe under its name was not."""
+    recipe, entry = suites.load("cifar10-agnostic").recipes["scratch"], EVALUATORS["convnet3-scratch"]
+    cuda = torch.device("cuda")
+    assert engine.choose("auto", cell(recipe, entry), cuda) == "fast"
+    assert engine.choose("auto", cell(recipe, entry), CPU) == "reference"
+    deeper = entry.model_copy(update={"arguments": entry.arguments | {"depth": 5}})
+    for other in (cell(recipe, deeper), cell(recipe, entry.model_copy(update={"learning_rate": 0.02})), cell(PLAIN, entry)):
+        assert engine.choose("auto", other, cuda) == "reference"
+        assert engine.choose("fast", other, cuda) == "fast" and engine.choose("reference", other, CPU) == "reference"
+
+
+def test_alike_runs_of_a_panel_decide_together_whether_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run too short to compile alone is compiled where the panel holds enough of its kind; finished ones count."""
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
+    one = small_set()
+    cells = [cell(PLAIN, "lenet-scratch", seed=seed) for seed in range(3)] + [cell(PLAIN)]
+    alone = costs.flops(cells[0], TEST.dataset, 40, 500)
+    shared = costs.panel_work(cells, TEST.dataset, 40, 500)
+    assert shared[cells[1].name] == pytest.approx(3 * alone) and shared[cells[3].name] == costs.flops(
+        cells[3], TEST.dataset, 40, 500
+    )
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 2 * alone)
+
+    def arithmetic(work: float | None) -> str:
+        return training.run(one, cells[0], TEST, device=CPU, engine="fast", panel_work=work).environment["arithmetic"]
+
+    assert arithmetic(None) == "float32, eager" and arithmetic(shared[cells[0].name]).endswith(", compiled")
+
+
+@pytest.mark.parametrize("missing", ["pruning", "position", "a piece of pruning"])
 def test_a_checkpoint_of_another_version_is_begun_again(tmp_path: Path, missing: str) -> None:
     """It lacks something that this version needs, and is sound otherwise: the cell starts again and gives the same record."""
     checkpoint = tmp_path / "cell.pt"
@@ -329,7 +349,9 @@ def test_a_checkpoint_of_another_version_is_begun_again(tmp_path: Path, missing:
     with pytest.raises(Interrupted):
         run("fast", checkpoint=checkpoint, should_stop=lambda: next(calls) > 40)
     state = torch.load(io.BytesIO(files.read_checksummed(checkpoint) or b""), weights_only=True)
-    del (state["looks"] if missing == "a piece of looks" else state)["margins" if missing == "a piece of looks" else missing]
+    del (state["pruning"] if missing == "a piece of pruning" else state)[
+        "margins" if missing == "a piece of pruning" else missing
+    ]
     torch.save(state, checkpoint)
     with checkpoint.open("r+b") as file:
         files.append_checksum(file)

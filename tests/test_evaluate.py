@@ -20,12 +20,11 @@ from builders import BUNDLED
 from torch import Tensor
 
 import mabench
-from mabench import data, evaluation, suites
+from mabench import data, evaluation, suites, training
 from mabench.errors import Interrupted, MabenchError
 from mabench.evaluation import accept, inputs, listeners, probe
 from mabench.runs import events
 from mabench.sets import readers, synthetic
-from mabench.training import loop
 
 MLP: dict[str, Any] = {"suite": "digits-agnostic", "evaluators": "mlp*", "seeds": [0], "device": "cpu"}
 
@@ -134,7 +133,7 @@ def test_without_a_suite_the_small_one_of_the_dataset_is_taken_and_said() -> Non
 
 def test_the_result_is_that_of_the_loop(real: tuple[Tensor, Tensor], expected: mabench.Evaluation) -> None:
     (record,) = expected.records
-    again = loop.run(
+    again = training.run(
         accept(*real, expected_dataset="digits"), record.cell, data.load("digits", "test"), device=torch.device("cpu")
     )
     assert again.curve == record.curve
@@ -272,7 +271,7 @@ def test_a_probe_is_the_suites_recipe_shortened_and_says_what_it_is(real: tuple[
     recipe = cell.recipe.model_copy(update={"epochs": 7, "test_every": 7, "score": "last"})
     if cell.recipe.decay_after is not None:
         recipe = recipe.model_copy(update={"decay_after": round(7 * cell.recipe.decay_after / cell.recipe.epochs)})
-    record = loop.run(
+    record = training.run(
         accept(*real, expected_dataset="digits"), cell.model_copy(update={"recipe": recipe}), data.load("digits", "test"),
         device=torch.device("cpu"),
     )  # fmt: skip

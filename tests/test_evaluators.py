@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mabench.networks import evaluators
+from mabench import suites
+from mabench.networks import evaluators, sizes
 from mabench.networks.evaluators import EVALUATORS
 
 PRETRAINED = [e for e in EVALUATORS.values() if e.pretrained]
@@ -79,7 +80,8 @@ def test_mobilenet_backbone_weights_fit_the_cifar_form(real_data: Path) -> None:
 
 PRETRAINED_SCRIPT = """
 import torch
-from mabench.networks import evaluators
+from mabench import suites
+from mabench.networks import evaluators, sizes
 entry = evaluators.EVALUATORS["efficientnet_lite0-pretrained"]
 a, b = (evaluators.build(entry, num_classes=10, channels=3, image_size=64, seed=s).state_dict() for s in (1, 2))
 print(sorted(k for k in a if not torch.equal(a[k], b[k])), a['classifier.weight'].shape[0])
@@ -98,3 +100,32 @@ def test_real_pretrained_weights_come_from_the_hub_cache_with_a_fresh_head(real_
 def test_missing_weights_are_explained(tmp_path: Path) -> None:
     done = script(PRETRAINED_SCRIPT, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
     assert "MabenchError" in done.stderr and "hf download timm/tf_efficientnet_lite0.in1k" in done.stderr
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_stored_sizes_are_those_of_the_networks(name: str) -> None:
+    """Operations, parameters and outputs per image: the network itself is built and counted, for ten classes and for others."""
+    entry = EVALUATORS[name]
+    assert sizes.STORED.keys() == EVALUATORS.keys()
+    assert sizes.of(entry, 10, 3) == sizes.count(entry.model_dump_json(), 10, 3)
+    if entry.input_size <= 32:
+        derived, counted = sizes.of(entry, 200, 3), sizes.count(entry.model_dump_json(), 200, 3)
+        assert derived._replace(outputs=0) == counted._replace(outputs=0)
+        assert derived.outputs == pytest.approx(counted.outputs, rel=1e-3), "some heads pass their logits through more layers"
+
+
+def test_a_changed_evaluator_is_counted_itself() -> None:
+    """A suite may replace arguments under the same name: closed form of a ConvNet with half the width."""
+    entry = EVALUATORS["convnet3-scratch"]
+    narrow = entry.model_copy(update={"arguments": entry.arguments | {"width": 64}})
+    macs = 9 * (3 * 64 * 32**2 + 64 * 64 * 16**2 + 64 * 64 * 8**2) + 64 * 16 * 10
+    assert sizes.of(narrow, 10, 3).flops == 2 * macs
+
+
+def test_planning_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command to the first step nothing is built but the network that is trained."""
+    monkeypatch.setattr(evaluators, "build", lambda *_, **__: pytest.fail("a network was built"))
+    exam = suites.load("cifar10-agnostic")
+    for entries in exam.evaluators.values():
+        for entry in entries:
+            assert sizes.of(entry, 10, 3).flops > 0

@@ -34,7 +34,7 @@ from support.fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible,
 from support.hostile import numpy_file, torch_file
 
 import mabench as package
-from mabench import data, suites
+from mabench import data, suites, training
 from mabench.board import cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
@@ -44,15 +44,18 @@ from mabench.board.site import sources
 from mabench.board.submission import AUDIT, CARD, RECORDS
 from mabench.cli import console as display
 from mabench.cli import main as cli
-from mabench.errors import MabenchError, printable
+from mabench.errors import Interrupted, MabenchError, printable
 from mabench.files import read_bytes
 from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES, Folder, read_record, read_records
-from mabench.schema import Card, RunRecord
+from mabench.schema import Card, Cell, RunRecord
 from mabench.sets import readers as adapters
 from mabench.sets import recorded, sandbox, synthetic
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import loop as protocol
+from mabench.training import state
+from mabench.training.loop import Trainer
+from mabench.training.material import Material
+from mabench.training.testing import VisitingOrder
 from mabench_methods.gvbsm import teachers
 from mabench_methods.trajectory import experts
 
@@ -103,7 +106,7 @@ EXAM = suites.load("digits-agnostic")
 def made_record(evaluator: str = "mlp-scratch", seed: int = 0) -> RunRecord:
     entry = next(e for e in EXAM.evaluators["scratch"] if e.name == evaluator)
     recipe = EXAM.recipes["scratch"]
-    cell = protocol.Cell(
+    cell = Cell(
         set_sha256=MADE.sha256,
         suite=EXAM.id,
         suite_digest=EXAM.digest,
@@ -189,16 +192,18 @@ def parquet_split(folder: Path) -> None:
     pq.write_table(table, folder / "test-0.parquet")
 
 
-SITTING_CELL = RECORD.cell.model_copy(
+CHECKPOINT_CELL = RECORD.cell.model_copy(
     update={"recipe": RECORD.cell.recipe.model_copy(update={"epochs": 2, "test_every": 1, "decay_after": None})}
 )
 
 
 def checkpoint_file(folder: Path) -> None:
-    sitting = protocol.Sitting(MADE, SITTING_CELL, data.load("digits", "test"), CPU, checkpoint=folder / "cell.pt")
-    sitting._clock = sitting._saved_at = time.monotonic()
-    sitting._epoch()
-    sitting._save()
+    steps = iter(range(10**9))
+    with pytest.raises(Interrupted):
+        training.run(
+            MADE, CHECKPOINT_CELL, data.load("digits", "test"), device=CPU, checkpoint=folder / "cell.pt",
+            should_stop=lambda: next(steps) > 2,
+        )  # fmt: skip
 
 
 def expert_file(folder: Path) -> None:
@@ -292,8 +297,10 @@ def read_parquet(folder: Path) -> None:
 
 
 def resume(folder: Path) -> None:
-    sitting = protocol.Sitting(MADE, SITTING_CELL, data.load("digits", "test"), CPU, checkpoint=folder / "cell.pt")
-    sitting._resume()
+    material = Material(MADE, CHECKPOINT_CELL, data.load("digits", "test"), CPU)
+    saved = state.load(folder / "cell.pt", CHECKPOINT_CELL, "reference", VisitingOrder.fresh_state(material.test_labels))
+    if saved is not None:
+        Trainer(material, CHECKPOINT_CELL.evaluator, "reference", saved=saved)
 
 
 def read_labels(folder: Path) -> None:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from builders import STRONG, TEST, cell, small_set
 
-from mabench import engine
+from mabench import engine, training
 from mabench.errors import Interrupted
 from mabench.schema import Recipe, RunRecord
-from mabench.training import loop as protocol
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 RECIPE = Recipe(
@@ -22,8 +21,8 @@ RECIPE = Recipe(
 def sit(name: str = "convnet3-scratch", checkpoint: Path | None = None, stop_after: int = 0) -> RunRecord:
     """One cell with `fast`, uncompiled: too short for anything else."""
     device, calls = torch.device("cuda"), iter(range(1, 10_000))
-    with protocol.deterministic(device):
-        return protocol.run(
+    with training.deterministic(device):
+        return training.run(
             small_set(), cell(RECIPE, name), TEST, device=device, engine="fast", checkpoint=checkpoint,
             should_stop=lambda: next(calls) == stop_after,
         )  # fmt: skip

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from builders import CPU, TEST, Command, cell, flipped, shaped, small_set
 from torch import Tensor
 
-from mabench import data, suites
+from mabench import data, suites, training
 from mabench.data import DATASETS, RealData
 from mabench.digests import stream
 from mabench.errors import Interrupted, MabenchError
@@ -27,7 +27,6 @@ from mabench.schema import Augmentation, Evaluator, Recipe, Recorded
 from mabench.sets import readers as adapters
 from mabench.sets import recorded
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import loop as protocol
 
 EPOCHS, BATCH = 6, 16  # of the records made here: 40 images, so the last batch has 8
 NORMALISED = Augmentation(space="normalised")
@@ -91,7 +90,7 @@ def look(images: Tensor, one: dict[str, Tensor], mix: Tensor) -> Tensor:
 
 def sat(chosen: SyntheticSet, recipe: Recipe = REPLAY, evaluator: str | Evaluator = "mlp-scratch", **arguments: Any) -> Any:
     own = cell(recipe, evaluator).model_copy(update={"labels_sha256": chosen.recorded.sha256})
-    return protocol.run(chosen, own, TEST, device=CPU, **arguments)
+    return training.run(chosen, own, TEST, device=CPU, **arguments)
 
 
 @pytest.mark.parametrize("kind", ["mse, AdamW", "kl, SGD, two parts under batch norm"])
@@ -284,7 +283,7 @@ def test_a_record_belongs_to_one_set_one_batch_and_so_many_epochs(tmp_path: Path
     old = cell(REPLAY).model_copy(update={"labels_sha256": chosen.recorded.sha256})
     edit(tmp_path / "labels" / "labels-00000.safetensors", lambda t: t["logits"].add_(1))
     with pytest.raises(MabenchError, match="another record of labels"):
-        protocol.run(replace(chosen), old, TEST, device=CPU)
+        training.run(replace(chosen), old, TEST, device=CPU)
 
 
 def test_recipes_that_contradict_themselves_are_refused() -> None:
@@ -313,7 +312,7 @@ def test_the_sisters_run_on_data_of_their_shape(name: str, evaluator: str, tmp_p
     short = replace(exam, recipes={"gvbsm": recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     test = RealData(chosen.images[:20].numpy(), np.arange(20), entry, "test", "0" * 64)
     (own,) = plan(short, chosen, evaluator=evaluator, seeds=[0])
-    record = protocol.run(chosen, own, test, device=CPU)
+    record = training.run(chosen, own, test, device=CPU)
     assert record.total == 20 and record.diverged_epoch is None and own.evaluator.input_size == entry.image_size
 
 
@@ -418,4 +417,4 @@ def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, 
     recipe = exam.recipes["gvbsm"].model_copy(update={"epochs": 60, "test_every": 60})
     (own,) = plan(replace(exam, recipes={"gvbsm": recipe}), chosen, evaluator="convnet3*", seeds=[0])
     small = replace(test, images=test.images[:1000], labels=test.labels[:1000])
-    assert protocol.run(chosen, own, small, device=CPU).last > 0.2
+    assert training.run(chosen, own, small, device=CPU).last > 0.2

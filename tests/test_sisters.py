@@ -9,10 +9,9 @@ import pytest
 import torch
 from builders import Command, shaped
 
-from mabench import suites
+from mabench import suites, training
 from mabench.data import DATASETS, RealData
 from mabench.runs.plan import plan
-from mabench.training import loop as protocol
 
 SISTERS = ["cifar100-agnostic", "tinyimagenet-agnostic", pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow)]
 
@@ -27,7 +26,7 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
     (cell,) = plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
     assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == min(entry.image_size, 64)
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
-    record = protocol.run(chosen, short, test, device=torch.device("cpu"))
+    record = training.run(chosen, short, test, device=torch.device("cpu"))
     assert record.total == 60 and [e for e, _ in record.curve] == [1] and record.diverged_epoch is None
 
 

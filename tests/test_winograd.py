@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mabench import engine
+from mabench.engine import Workload
+from mabench.engine import fast as fast_engine
 from mabench.engine.kernels import winograd
-from mabench.networks import evaluators
+from mabench.networks import compiling, evaluators
 from mabench.networks.evaluators import EVALUATORS
 
 CPU = torch.device("cpu")
@@ -89,48 +91,53 @@ def test_networks_compute_the_same(name: str) -> None:
 
 def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uncompiled here to save the time: the arithmetic is the same."""
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "can_compile", lambda device: True)
-    monkeypatch.setattr(engine, "program", lambda kind: engine._call)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
     images = torch.randn(25, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     def built(bfloat16: bool) -> engine.FastEngine:
-        monkeypatch.setattr(engine, "has_bfloat16", lambda device: bfloat16)
+        monkeypatch.setattr(compiling, "has_bfloat16", lambda device: bfloat16)
         evaluator = EVALUATORS["convnet3-scratch"]
         model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
-        made = engine.build("fast", model, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
+        made = engine.build("fast", model, CPU, Workload(evaluator, False, 0.0, 500, 0.0))
         assert isinstance(made, engine.FastEngine)
         return made
 
-    assert built(True).describe() == "bfloat16, compiled"
+    fast = built(True)
+    assert fast.describe() == "bfloat16, compiled" and not any("Winograd" in kernel for kernel in fast.kernels)
     fast = built(False)
-    assert fast.describe() == "float32, compiled, 2 Winograd convolutions"
+    assert fast.describe() == "float32, compiled" and "Winograd convolutions: 2" in fast.kernels
     plain = evaluators.build(EVALUATORS["convnet3-scratch"], num_classes=10, channels=3, image_size=32, seed=0)
     torch.testing.assert_close(fast.logits(images), plain(images), rtol=1e-3, atol=1e-4)
-    fast.begin_look()
+    fast.begin_test_pass()
     with torch.inference_mode():
         assert torch.equal(fast.predict(images).argmax(1), plain.eval()(images).argmax(1))
 
     def broken(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise torch._dynamo.exc.TorchDynamoException("no compiler")
 
-    fast._train = broken
+    fast.train_program = broken
     with pytest.warns(UserWarning, match="not compiled here"):
         fast.logits(images)
-    assert fast.describe() == "float32, eager" and not any(isinstance(m, winograd.WinogradConv2d) for m in fast.model.modules())
+    assert (
+        fast.describe() == "float32, eager"
+        and not fast.kernels
+        and not any(isinstance(m, winograd.WinogradConv2d) for m in fast.model.modules())
+    )
 
 
 @pytest.mark.slow
 def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real program: logits, every gradient and the classes of a look, against the eager network."""
-    if not engine.can_compile(CPU):
+    if not compiling.can_compile(CPU):
         pytest.skip("no C++ compiler here")
-    monkeypatch.setitem(engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
-    monkeypatch.setattr(engine, "has_bfloat16", lambda device: False)
+    monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
+    monkeypatch.setattr(compiling, "has_bfloat16", lambda device: False)
     evaluator = EVALUATORS["convnet3-scratch"]
     evaluator = evaluator.model_copy(update={"name": "narrow", "arguments": {**evaluator.arguments, "width": 32}})
     fast, plain = (evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0) for _ in range(2))
-    own = engine.build("fast", fast, evaluator, CPU, splittable=True, work=0.0, test_images=500, look=0.0)
+    own = engine.build("fast", fast, CPU, Workload(evaluator, False, 0.0, 500, 0.0))
     images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(20) % 10
     wanted, found = plain(images), own.logits(images)
@@ -138,11 +145,11 @@ def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
         F.cross_entropy(logits, labels).backward()
     if own.describe().endswith("eager"):
         pytest.skip("the C++ compiler here lacks something")
-    assert own.describe() == "float32, compiled, 2 Winograd convolutions"
+    assert own.describe() == "float32, compiled" and "Winograd convolutions: 2" in own.kernels
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
     for mine, other in zip(fast.parameters(), plain.parameters(), strict=True):
         assert mine.grad is not None and other.grad is not None
         assert (mine.grad - other.grad).norm() < 1e-2 * other.grad.norm() + 1e-5  # a bias before a norm has none
-    own.begin_look()
+    own.begin_test_pass()
     with torch.inference_mode():
         assert torch.equal(own.predict(images).argmax(1), plain.eval()(images).argmax(1))

@@ -73,12 +73,12 @@ class Probe:
 
     def __call__(self, images: Any, labels: Any = None, *, space: str | None = None) -> ProbeScore:
         """Test accuracy of networks trained on these images, as `mabench.evaluate` takes them. The caller's state stays as it is."""
-        from mabench.training import loop
+        from mabench import training
 
         with undisturbed():
             synthetic_set = accept(images, labels, expected_dataset=self._exam.suite.dataset, space=space)
             accuracies: dict[str, float] = {}
-            with loop.deterministic(self._device):
+            with training.deterministic(self._device):
                 for track, evaluator, _ in self._parts:
                     cell = Cell(
                         set_sha256=synthetic_set.sha256,
@@ -89,7 +89,7 @@ class Probe:
                         recipe=self._recipes[track],
                         seed=self._seed,
                     )
-                    record = loop.run(synthetic_set, cell, self._test, device=self._device, engine=self._engine)
+                    record = training.run(synthetic_set, cell, self._test, device=self._device, engine=self._engine)
                     diverged = record.diverged_epoch is not None
                     accuracies[evaluator.name] = 1 / self._test.dataset.num_classes if diverged else record.last
             return ProbeScore(accuracies)

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mabench.engine.kernels.norms import InstanceNorm
-from mabench.engine.kernels.pooling import AvgPool, MaxPool
 from mabench.errors import MabenchError, lookup
+from mabench.networks.layers import AvgPool, InstanceNorm, MaxPool
 
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
     # (channels, side) -> layer

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from mabench.data import cache_folder
-from mabench.engine.kernels import native
 from mabench.errors import MabenchError
 from mabench.files import private_folder, write_text
 
@@ -28,16 +27,6 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # older PyTorch may lack one
     return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
-
-
-def has_tiles(device: torch.device) -> bool:
-    """Whether the device is a processor that multiplies bfloat16 in tiles (AMX)."""
-    return device.type == "cpu" and bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-def has_programs_for_tiles(device: torch.device) -> bool:
-    """Whether the device has tiles and `kernels.native` is there to fill them; compiles it where it has not been yet."""
-    return has_tiles(device) and native.load(compiler(), cache_folder() / "compiled")
 
 
 def keep_freed_memory() -> None:

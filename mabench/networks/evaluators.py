@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mabench.errors import MabenchError, printable
 from mabench.networks import allowed
-from mabench.schema import Evaluator
+from mabench.schema import Evaluator, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -236,6 +236,18 @@ def set_batch_norm(model: nn.Module, *, frozen: bool) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.train(not frozen)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether any layer is batch norm."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def freezes_batch_norm(recipe: Recipe, evaluator: Evaluator) -> bool:
+    """Whether batch norm keeps its running statistics while this evaluator is trained under this recipe."""
+    return recipe.batch_norm == "frozen" or (recipe.batch_norm == "frozen-if-pretrained" and evaluator.pretrained)
 
 
 def flops(model: nn.Module, *, image_size: int, channels: int) -> int:

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,11 +14,14 @@ import torch
 from mabench.data import DATASETS, Dataset, RealData
 from mabench.engine import RESIDENT_BYTES, Wanted, choose
 from mabench.engine.cuda_graphs import WARM
-from mabench.networks import evaluators
-from mabench.schema import Cell, Evaluator
+from mabench.networks import evaluators, sizes
+from mabench.networks.batches import backward_batch, forward_batch
+from mabench.schema import Cell
 from mabench.sets import recorded
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import loop as protocol
+from mabench.training import TRAIN_COST, work
+from mabench.training.loop import Trainer
+from mabench.training.material import Material
 
 CALIBRATION_SECONDS = 1.5  # ours: long enough for a slow step, short enough for a suite of fourteen networks
 PRUNED_SHARE = 0.3  # of the test images that the fast engine skips: 32% measured on ConvNet-3, IPC 10
@@ -35,12 +37,25 @@ def flops(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -
     A teacher is trained on the same images, and then asked about each of them that the evaluator is trained on.
     """
     student, teacher = _taken_apart(cell)
-    per_image = _flops_per_image(student.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-    total = per_image * protocol.work(student, decoded_images, test_images)
+    per_image = sizes.of(student.evaluator, dataset.num_classes, dataset.channels).flops
+    total = per_image * work(student, decoded_images, test_images)
     if teacher is not None:
-        per_image = _flops_per_image(teacher.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-        total += per_image * cell.recipe.epochs * decoded_images * (protocol.TRAIN_COST + 1)
+        per_image = sizes.of(teacher.evaluator, dataset.num_classes, dataset.channels).flops
+        total += per_image * cell.recipe.epochs * decoded_images * (TRAIN_COST + 1)
     return total
+
+
+def panel_work(cells: Sequence[Cell], dataset: Dataset, decoded_images: int, test_images: int) -> dict[str, float]:
+    """Of every cell, by name: the floating-point operations of all cells that use the same compiled programs, its own included.
+
+    Finished cells count too, so that a run that goes on compiles what it would have compiled without the interruption.
+    """
+    shared: dict[str, float] = {}
+    for cell in cells:
+        per_image = sizes.of(cell.evaluator, dataset.num_classes, dataset.channels).flops
+        key = cell.evaluator.model_dump_json()
+        shared[key] = shared.get(key, 0.0) + per_image * work(cell, decoded_images, test_images)
+    return {cell.name: shared[cell.evaluator.model_dump_json()] for cell in cells}
 
 
 def _taken_apart(cell: Cell) -> tuple[Cell, Cell | None]:
@@ -78,44 +93,16 @@ def needs(
     decoded += 2 * recorded.CHUNK_BYTES if recipe.recorded is not None else 0
     if gpus > 0:
         return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
-    parameters, kept, largest = _floats_per_image(cell.evaluator.model_dump_json(), dataset.num_classes, dataset.channels)
-    fast = choose(engine, cell.evaluator, torch.device("cpu")) == "fast"
+    size = sizes.of(cell.evaluator, dataset.num_classes, dataset.channels)
+    fast = choose(engine, cell, torch.device("cpu")) == "fast"
     copies = 4 + (2 if fast else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
-    small = cell.evaluator.input_size <= 64
-    split = recipe.batch_norm == "frozen" or (recipe.batch_norm == "frozen-if-pretrained" and cell.evaluator.pretrained)
-    part = min(recipe.batch_size, 64) if split else recipe.batch_size
-    batch = recipe.batch_size * (3 * pixels + 2 * dataset.channels * cell.evaluator.input_size**2)
-    work = max(part * kept * ACTIVATION_COPIES, (50 if small else 16) * largest * ACTIVATION_COPIES)
+    side = cell.evaluator.input_size
+    split = evaluators.freezes_batch_norm(recipe, cell.evaluator)
+    part = min(recipe.batch_size, backward_batch("cpu", side, compiled=True)) if split else recipe.batch_size
+    batch = recipe.batch_size * (3 * pixels + 2 * dataset.channels * side**2)
+    activations = ACTIVATION_COPIES * max(part * size.outputs, forward_batch("cpu", side) * size.largest)
     resident = RESIDENT_BYTES if fast else 0
-    return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * parameters + batch + work)))
-
-
-@lru_cache
-def _floats_per_image(evaluator_json: str, num_classes: int, channels: int) -> tuple[int, int, int]:
-    """Parameters of a network; outputs of all its layers for one image; the largest of these outputs."""
-    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})
-    size = evaluator.input_size
-    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0).eval()
-    outputs: list[int] = []
-
-    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            outputs.append(output.numel())
-
-    for module in model.modules():
-        if not list(module.children()):
-            module.register_forward_hook(count)
-    with torch.no_grad():
-        model(torch.zeros(1, channels, size, size))
-    return sum(p.numel() for p in model.parameters()), sum(outputs), max(outputs)
-
-
-@lru_cache
-def _flops_per_image(evaluator_json: str, num_classes: int, channels: int) -> float:
-    evaluator = Evaluator.model_validate_json(evaluator_json).model_copy(update={"pretrained": False})  # same cost, no download
-    size = evaluator.input_size
-    model = evaluators.build(evaluator, num_classes=num_classes, channels=channels, image_size=size, seed=0)
-    return float(evaluators.flops(model, image_size=size, channels=channels))
+    return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * size.parameters + batch + activations)))
 
 
 @dataclass(frozen=True)
@@ -173,9 +160,9 @@ def estimate(
         if teacher is not None:
             speed, startup = measured(teacher)
             trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
-            fast = choose(engine, cell.evaluator, device) == "fast"
+            fast = choose(engine, cell, device) == "fast"
             asked_once = fast and cell.recipe.augmentation.absent and cell.recipe.recorded is None
-            asked = trained / protocol.TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
+            asked = trained / TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
             known = (cell.seed, teacher.evaluator.name) in taught  # one process trains it once
             taught.add((cell.seed, teacher.evaluator.name))
             seconds[cell.name] += startup + asked + (0.0 if known else trained)
@@ -192,44 +179,46 @@ def with_random_weights(cell: Cell) -> Cell:
 
 def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: Wanted) -> Speed:
     """Run the beginning of a cell, with random weights, and throw the result away."""
-    recipe = cell.recipe
     dataset = DATASETS[synthetic_set.dataset]
     image = np.random.default_rng(0).integers(0, 256, (1, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
     images = np.broadcast_to(image, (test_images, *image.shape[1:]))  # as many as there are, in no memory
     stand_in = RealData(images, np.zeros(test_images, np.int64), dataset, "test", "")
     begun = time.monotonic()
-    sitting = protocol.Sitting(synthetic_set, with_random_weights(cell), stand_in, device, engine)
-    batch = torch.arange(min(recipe.batch_size, len(sitting.images)), device=device)
+    drawn = with_random_weights(cell)
+    trainer = Trainer(Material(synthetic_set, drawn, stand_in, device), drawn.evaluator, choose(engine, cell, device))
+    batch = torch.arange(min(cell.recipe.batch_size, len(trainer.material.images)), device=device)
+    test_batch = trainer.engine.test_batch
 
-    def train() -> int:
-        sitting.set_training()
-        sitting.again(batch)
+    def train(done: int) -> int:
+        trainer.set_training()
+        trainer.graphed_step(batch)
         return len(batch)
 
     @torch.inference_mode()
-    def test(first: int) -> int:
-        return len(sitting.answers(slice(first, min(first + sitting.engine.test_batch, test_images))))
+    def test(done: int) -> int:
+        first = done % max(test_images - test_batch, 1)
+        return len(trainer.tester.logits(slice(first, min(first + test_batch, test_images))))
 
     for _ in range(1 if device.type == "cpu" else WARM + 2):  # a GPU's steps are recorded after some plain ones
-        train()
-    sitting.begin_look()
+        train(0)
+    trainer.tester.take_weights()
+    test_batch = trainer.engine.test_batch
     test(0)
     _wait(device)
     startup = time.monotonic() - begun
+    per_train_image = _seconds_per_image(train, device)
+    trainer.tester.take_weights()
+    per_test_image = _seconds_per_image(test, device)
+    return Speed(startup, per_train_image, per_test_image, PRUNED_SHARE if trainer.engine.prunes else 0.0)
 
-    begun, count = time.monotonic(), 0
-    while count == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
-        count += train()
-        _wait(device)
-    per_train_image = (time.monotonic() - begun) / count
 
-    begun, count = time.monotonic(), 0
-    sitting.begin_look()
-    while count == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
-        count += test(count % max(test_images - sitting.engine.test_batch, 1))
+def _seconds_per_image(pass_batch: Callable[[int], int], device: torch.device) -> float:
+    """`pass_batch`: number of images done so far -> number of images of this batch."""
+    begun, done = time.monotonic(), 0
+    while done == 0 or time.monotonic() - begun < CALIBRATION_SECONDS:
+        done += pass_batch(done)
         _wait(device)
-    per_test_image = (time.monotonic() - begun) / count
-    return Speed(startup, per_train_image, per_test_image, PRUNED_SHARE if sitting.engine.prunes else 0.0)
+    return (time.monotonic() - begun) / done
 
 
 def _wait(device: torch.device) -> None:

@@ -19,8 +19,8 @@ from mabench.sets.synthetic import SyntheticSet
 if TYPE_CHECKING:
     import torch
 
+    from mabench import training
     from mabench.engine import Wanted
-    from mabench.training import loop
 
 WAIT_SECONDS = 0.5  # ours: between two looks whether another process has finished its cell
 
@@ -61,17 +61,21 @@ class _Work:
         on_event: Listener,
         should_stop: Callable[[], bool],
     ) -> None:
+        from mabench.runs import costs
+
         self.synthetic_set, self.folder, self.test = synthetic_set, folder, test
         self.device, self.engine, self.on_event, self.should_stop = device, engine, on_event, should_stop
         self.finished, self.cost = begin(synthetic_set, cells, folder, test, on_event)
+        decoded = synthetic_set.summary().decoded_images
+        self.panel_work = costs.panel_work(cells, test.dataset, decoded, len(test.labels))
         self.count, self.total, self.done = len(cells), sum(self.cost.values()), 0.0
         self.left = [(index, cell) for index, cell in enumerate(cells) if cell.name in self.cost]
 
     def run_all(self) -> None:
         """Round by round: what another process is working on is asked for again in the next round."""
-        from mabench.training import loop
+        from mabench import training
 
-        with loop.deterministic(self.device):
+        with training.deterministic(self.device):
             while self.left:
                 busy = [(index, cell) for index, cell in self.left if not self._claim_and_run(index, cell)]
                 if len(busy) == len(self.left):
@@ -97,16 +101,16 @@ class _Work:
 
     def _run(self, index: int, cell: Cell) -> RunRecord | None:
         """The record of a cell, saved; None where its memory was not enough."""
-        from mabench.training import loop
+        from mabench import training
 
         begun, cost = self.done, self.cost[cell.name]
 
-        def on_progress(progress: loop.Progress) -> None:
+        def on_progress(progress: training.Progress) -> None:
             done = begun + cost * min(progress.done / progress.total, 1.0)
             self.on_event(Progress(cell, index, self.count, done, self.total, progress.epoch, progress.epochs, progress.accuracy))
 
         try:
-            record = loop.run(
+            record = training.run(
                 self.synthetic_set,
                 cell,
                 self.test,
@@ -115,6 +119,7 @@ class _Work:
                 checkpoint=self.folder.checkpoint_path(cell),
                 on_progress=on_progress,
                 should_stop=self.should_stop,
+                panel_work=self.panel_work[cell.name],
             )
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

@@ -20,8 +20,8 @@ from mabench.schema import Cell, Finding
 from mabench.sets.synthetic import SyntheticSet
 
 if TYPE_CHECKING:
+    from mabench import training
     from mabench.engine import Wanted
-    from mabench.training import loop
 
 REPORT_SECONDS = 1.0  # ours: between two reports of a worker
 
@@ -63,7 +63,7 @@ def run_cell(
     """
     import torch
 
-    from mabench.training import loop
+    from mabench import training
 
     if mabench.__version__ != version:
         return "refused", (
@@ -73,7 +73,7 @@ def run_cell(
     cell = Cell.model_validate_json(cell_json)
     last = 0.0
 
-    def on_progress(progress: loop.Progress) -> None:
+    def on_progress(progress: training.Progress) -> None:
         nonlocal last
         if time.monotonic() - last >= REPORT_SECONDS:
             last = time.monotonic()
@@ -85,8 +85,8 @@ def run_cell(
         # Ray interrupts a cancelled task as Ctrl-C would, and `ray stop` sends SIGTERM: both mean save and end
         with stop_on_signal() as should_stop:
             where = resolve_device(device)
-            with loop.deterministic(where):
-                record = loop.run(
+            with training.deterministic(where):
+                record = training.run(
                     unpack_set(packed_set),
                     cell,
                     unpack_test(packed_test),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mabench.data import Dataset
 from mabench.networks import architectures as networks
 from mabench.networks import compiling
+from mabench.networks.batches import SMALL_SIDE, backward_batch, forward_batch
 
 from .real_images import RealImages
 
@@ -55,10 +56,10 @@ class MeanGradient:
         self.narrow = False
         self.hits = torch.zeros(0, dtype=torch.bool)
         """Which images of the last call were classified correctly, [B]."""
-        self.part = 25 if device.type == "cpu" else 2048  # measured in mabench.engine: larger parts leave the caches
-        if kind is not None and compiling.can_compile(device):
+        compiled = kind is not None and compiling.can_compile(device)
+        self.part = backward_batch(device.type, SMALL_SIDE, compiled=compiled)
+        if kind is not None and compiled:
             self.forward, self.narrow = compiling.program(kind), compiling.has_bfloat16(device)
-            self.part = 64 if device.type == "cpu" else 2048
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """One detached tensor per parameter. Parts are for networks without batch statistics only: others go in one piece."""
@@ -84,7 +85,7 @@ class MeanGradient:
 def embed(network: networks.Network, real: RealImages, rows: Tensor) -> Tensor:
     """What enters the classifier for these rows: [len(rows),D], on the CPU."""
     network.eval()
-    part = 50 if real.device.type == "cpu" else 2000
+    part = forward_batch(real.device.type, SMALL_SIDE)
     return torch.cat(
         [network.embed(real.at(r).contiguous(memory_format=torch.channels_last)).cpu() for r in torch.split(rows, part)]
     )

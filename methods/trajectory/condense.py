@@ -29,6 +29,7 @@ from mabench.digests import stream
 from mabench.errors import MabenchError
 from mabench.files import write_text
 from mabench.networks import compiling
+from mabench.networks.batches import backward_batch
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
 
@@ -123,7 +124,7 @@ def condense(
     if (done := run.finished()) is not None:
         return done
     real = RealImages(train, device)
-    part = 25 if device.type == "cpu" else 2048  # as in kit.MeanGradient: larger parts leave the caches
+    part = backward_batch(device.type, train.dataset.image_size)
     parts = config.experts.count * experts.ExpertTraining.parts(config.experts, len(train.labels))
     total = parts + config.iterations
     pool = experts.train_pool(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mabench.engine.kernels import substitute
+from mabench.engine.kernels.substitution import substitute
+from mabench.networks import layers
 
 
 def _once(x: Tensor) -> Tensor:
@@ -101,32 +102,30 @@ def batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     return out  # type: ignore[no-any-return]
 
 
-class InstanceNorm(nn.GroupNorm):
-    """Every channel of every image to mean 0 and variance 1, then an affine map: [N,channels,S,S] of any S."""
+class InstanceNorm(layers.InstanceNorm):
+    """An instance norm that `adopt` replaced."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() or x.is_cuda:
-            return super().forward(x)
-        return instance_norm(x, self.weight, self.bias, self.eps)
+    def forward(self, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return super().forward(input)
+        return instance_norm(input, self.weight, self.bias, self.eps)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """A batch norm that `adopt` took over."""
+    """A batch norm that `adopt` replaced."""
 
     def forward(self, input: Tensor) -> Tensor:
         return batch_norm(self, input) if torch.compiler.is_compiling() else super().forward(input)
 
 
 def adopt(model: nn.Module) -> int:
-    """Let every batch norm compute this way when it is compiled; returns how many there are. `release` takes it back."""
-    return substitute(model, nn.BatchNorm2d, BatchNorm, _fits)
+    """Let every instance and batch norm compute this way when it is compiled; return how many there are."""
+    return substitute(model, layers.InstanceNorm, InstanceNorm) + substitute(model, nn.BatchNorm2d, BatchNorm, _fits)
 
 
 def release(model: nn.Module) -> None:
     """Undo `adopt`."""
+    substitute(model, InstanceNorm, layers.InstanceNorm)
     substitute(model, BatchNorm, nn.BatchNorm2d)
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mabench.engine.kernels.substitution import substitute
+from mabench.networks import layers
+
 
 def corners(x: Tensor) -> list[Tensor]:
     """[N,C,H,W] -> the four pixels of every 2x2, four times [N,C,H//2,W//2]."""
@@ -23,11 +26,8 @@ def largest(x: Tensor) -> Tensor:
     return found
 
 
-class MaxPool(nn.MaxPool2d):
+class MaxPool(layers.MaxPool):
     """The largest of 2x2 pixels; gradients go to the first of equals, NaN wins, as in `nn.MaxPool2d`."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -36,11 +36,8 @@ class MaxPool(nn.MaxPool2d):
         return pooled
 
 
-class AvgPool(nn.AvgPool2d):
+class AvgPool(layers.AvgPool):
     """The mean of 2x2 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() or torch.is_grad_enabled():
@@ -48,3 +45,14 @@ class AvgPool(nn.AvgPool2d):
         # written out, so that it fuses with the activation before it; the compiler's own pooling has the faster gradient
         parts = [corner.float() for corner in corners(input)]
         return ((parts[0] + parts[1] + parts[2] + parts[3]) / 4).to(input.dtype)
+
+
+def adopt(model: nn.Module) -> int:
+    """Let every 2x2 pooling compute this way when it is compiled; return how many there are."""
+    return substitute(model, layers.MaxPool, MaxPool) + substitute(model, layers.AvgPool, AvgPool)
+
+
+def release(model: nn.Module) -> None:
+    """Undo `adopt`."""
+    substitute(model, MaxPool, layers.MaxPool)
+    substitute(model, AvgPool, layers.AvgPool)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench.engine.kernels import substitute
+from mabench.engine.kernels.substitution import substitute
 
 TILE = 4  # pixels of the result per tile and direction
 POINTS = TILE + 2
@@ -117,7 +117,7 @@ def convolution(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A convolution that `adopt` took over; maps that tiles do not fill go the ordinary way."""
+    """A convolution that `adopt` replaced; maps that tiles do not fill go the ordinary way."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.shape[2] % TILE or input.shape[3] % TILE:
@@ -127,9 +127,9 @@ class WinogradConv2d(nn.Conv2d):
 
 
 def adopt(model: nn.Module) -> int:
-    """Let every 3x3 convolution of stride 1 between at least 32 channels compute this way; returns how many there are.
+    """Let every 3x3 convolution of stride 1 between at least 32 channels compute this way; return how many there are.
 
-    Weights, their names and everything else of the model stay as they are; `release` takes it back.
+    Weights, their names and everything else of the model stay as they are; `release` undoes it.
     """
     return substitute(model, nn.Conv2d, WinogradConv2d, _fits)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,26 @@ import torch
 import torch.nn.functional as F
 from builders import CPU, PLAIN, STRONG, TEST, cell, small_set
 
+from mabench import training
 from mabench.digests import stream
 from mabench.engine import Engine
 from mabench.errors import Interrupted
 from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
-from mabench.schema import Augmentation, Distillation, Recipe
+from mabench.schema import Augmentation, Distillation, Evaluator, Recipe
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import loop as protocol
+from mabench.training import distillation, progress, provenance
+from mabench.training.loop import Trainer
+from mabench.training.material import Material
+
+
+def new_trainer(recipe: Recipe, evaluator: str | Evaluator = "mlp-scratch") -> Trainer:
+    one = cell(recipe, evaluator=evaluator)
+    return Trainer(Material(small_set(), one, TEST, CPU), one.evaluator, "reference")
 
 
 def curve(recipe: Recipe = PLAIN, **arguments: Any) -> tuple[tuple[int, int], ...]:
-    return protocol.run(small_set(), cell(recipe, **arguments), TEST, device=CPU).curve
+    return training.run(small_set(), cell(recipe, **arguments), TEST, device=CPU).curve
 
 
 @pytest.mark.parametrize("quirks", ["none", "learned rate, other momentum after the decay, no decay of biases"])
@@ -40,7 +51,7 @@ def test_the_loop_is_the_textbook_loop(quirks: str) -> None:
             "weight_decay": 0.05,
         }
         recipe = recipe.model_copy(update=update)
-    record = protocol.run(given, cell(recipe), TEST, device=CPU)
+    record = training.run(given, cell(recipe), TEST, device=CPU)
     assert record.synthetic_set.learning_rate == given.learning_rate
     model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=stream(0, "init"))
     order = torch.Generator().manual_seed(stream(0, "order"))
@@ -79,7 +90,7 @@ def test_a_learned_rate_is_for_recipes_that_ask_for_it() -> None:
     learned, brings = PLAIN.model_copy(update={"rate": "learned"}), replace(small_set(), learning_rate=0.001)
 
     def losses(chosen: SyntheticSet, recipe: Recipe) -> tuple[tuple[int, float], ...]:
-        return protocol.run(chosen, cell(recipe), TEST, device=CPU).train_loss
+        return training.run(chosen, cell(recipe), TEST, device=CPU).train_loss
 
     fixed = losses(small_set(), PLAIN)
     assert losses(small_set(), learned) == fixed == losses(brings, PLAIN)
@@ -103,12 +114,13 @@ def test_an_interrupted_cell_equals_an_uninterrupted_one(
     tmp_path: Path, distilled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped again and again, at places within epochs and within looks."""
-    monkeypatch.setattr(protocol, "_remember", lambda key, teacher: None)  # each process trains its own teacher
+    monkeypatch.setattr(distillation, "TRAINED", distillation.TrainedTeachers())
+    monkeypatch.setattr(distillation.TRAINED, "remember", lambda key, teacher: None)  # each process trains its own teacher
     update: dict[str, Any] = {"augmentation": STRONG, "decay_after": 3}
     if distilled:
         update["distillation"] = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=4.0)
     recipe = PLAIN.model_copy(update=update)
-    whole = protocol.run(small_set(), cell(recipe), TEST, device=CPU)
+    whole = training.run(small_set(), cell(recipe), TEST, device=CPU)
     checkpoint = tmp_path / "checkpoints" / "cell.pt"
     stops = 0
     for attempt in range(200):
@@ -120,36 +132,37 @@ def test_an_interrupted_cell_equals_an_uninterrupted_one(
             return calls > limit
 
         try:
-            pieces = protocol.run(small_set(), cell(recipe), TEST, device=CPU, checkpoint=checkpoint, should_stop=stop)
+            pieces = training.run(small_set(), cell(recipe), TEST, device=CPU, checkpoint=checkpoint, should_stop=stop)
             break
         except Interrupted:
             stops += 1
     else:
         pytest.fail("never finished")
     assert stops > 5
-    assert (pieces.curve, pieces.train_loss) == (whole.curve, whole.train_loss)
+    changing = {"seconds", "started"}
+    assert pieces.model_dump(exclude=changing) == whole.model_dump(exclude=changing), "first losses and initial weights too"
 
 
 def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -> None:
     checkpoint = tmp_path / "cell.pt"
     with pytest.raises(Interrupted):
-        protocol.run(small_set(), cell(seed=1), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
+        training.run(small_set(), cell(seed=1), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
     foreign = checkpoint.read_bytes()
     expected = curve()
     with pytest.raises(Interrupted):
-        protocol.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
+        training.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint, should_stop=lambda: True)
     own = checkpoint.read_bytes()
     flipped = [own[:i] + bytes([own[i] ^ 64]) + own[i + 1 :] for i in (200, len(own) // 2, len(own) - 3)]
     for content in (foreign, foreign[: len(foreign) // 2], b"", b"<html>", *flipped):
         checkpoint.write_bytes(content)
-        assert protocol.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint).curve == expected
+        assert training.run(small_set(), cell(), TEST, device=CPU, checkpoint=checkpoint).curve == expected
 
 
 def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for size in (3, 10**6):
         monkeypatch.setattr(Engine, "parts", lambda self, count, size=size: size)
-        record = protocol.run(small_set(), cell(evaluator="lenet-scratch"), TEST, device=CPU)
+        record = training.run(small_set(), cell(evaluator="lenet-scratch"), TEST, device=CPU)
         losses.append([loss for _, loss in record.train_loss])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -157,10 +170,10 @@ def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> 
 def test_classifier_only_and_frozen_batch_norm(tmp_path: Path) -> None:
     entry = EVALUATORS["convnet3-scratch"].model_copy(update={"arguments": {"width": 8, "norm": "batch"}})
     recipe = PLAIN.model_copy(update={"classifier_only": (entry.name,), "batch_norm": "frozen"})
-    run = protocol.Sitting(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
-    before = {k: v.clone() for k, v in run.model.state_dict().items()}
-    run.finish()
-    changed = {k for k, v in run.model.state_dict().items() if not torch.equal(v, before[k])}
+    trainer = new_trainer(recipe, entry)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.train(progress.Watch(trainer.material.cell, "reference", 40, 500))
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"classifier.weight", "classifier.bias"}
 
 
@@ -172,22 +185,22 @@ def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     for normalisation in ("evaluator", "dataset"):
         recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
-        run = protocol.Sitting(small_set(), cell(recipe, evaluator=entry), TEST, CPU)
+        view = Material(small_set(), cell(recipe, evaluator=entry), TEST, CPU).view(entry)
         given = (pixels - mean) / std if space == "normalised" else pixels
         m, s = (
             (torch.tensor(v).view(1, 3, 1, 1) for v in (entry.mean, entry.std)) if normalisation == "evaluator" else (mean, std)
         )
-        torch.testing.assert_close(run._inputs(given), (pixels - m) / s, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(view(given), (pixels - m) / s, rtol=1e-4, atol=1e-5)
 
 
 def test_divergence_is_recorded() -> None:
-    record = protocol.run(small_set(), cell(PLAIN.model_copy(update={"learning_rate": 1e30})), TEST, device=CPU)
+    record = training.run(small_set(), cell(PLAIN.model_copy(update={"learning_rate": 1e30})), TEST, device=CPU)
     assert record.diverged_epoch is not None and record.last < 0.2
     assert record.model_validate_json(record.model_dump_json()) == record
     one_step = PLAIN.model_copy(
         update={"epochs": 1, "test_every": 1, "batch_size": 1000, "learning_rate": 3e38, "weight_decay": 1e3}
     )
-    late = protocol.run(small_set(), cell(one_step), TEST, device=CPU)
+    late = training.run(small_set(), cell(one_step), TEST, device=CPU)
     assert late.diverged_epoch == 1 and late.train_loss[0][1] > 0, "the very last step did it: no loss has seen it"
 
 
@@ -196,77 +209,117 @@ def test_a_cell_is_the_same_twice_on_as_many_threads(threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        first, second = (protocol.run(small_set(), cell(), TEST, device=CPU) for _ in range(2))
+        first, second = (training.run(small_set(), cell(), TEST, device=CPU) for _ in range(2))
     finally:
         torch.set_num_threads(before)
     assert (first.curve, first.train_loss) == (second.curve, second.train_loss)
 
 
-def test_distillation_pulls_the_student_to_its_teacher() -> None:
-    """With alpha = 1 the labels of the loss are the teacher's: a student on shuffled targets still follows it."""
-    run = protocol.Sitting(
-        small_set(),
-        cell(PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)})),
-        TEST, CPU
-    )  # fmt: skip
-    run.teacher = run.model
-    images = torch.randn(4, 3, 32, 32)
-    logits = torch.randn(4, 10)
-    run.teacher_view = run.view
-    target = torch.softmax(run.model(run._inputs(images)) / 2, 1)
+def test_distillation_is_model_pools_equation_1() -> None:
+    """Against probabilities written out; and a probability that underflows gives no NaN."""
+    recipe = PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)})
+    trainer = new_trainer(recipe)
+    teacher = distillation.Teacher(trainer.model, trainer.view, trainer.material, ask_once=False, batch=50)
+    draws = torch.Generator().manual_seed(0)
+    images, logits = torch.randn(4, 3, 32, 32, generator=draws), torch.randn(4, 10, generator=draws)
+    target = torch.softmax(trainer.model(trainer.view(images)) / 2, 1)
     expected = 4 * (target * (target.log() - torch.log_softmax(logits / 2, 1))).sum(1).mean()
-    some = torch.arange(4)
-    torch.testing.assert_close(run._distilled(torch.tensor(0.0), logits, images, some), expected)
+    indices, no_loss = torch.arange(4), torch.tensor(0.0)
+    torch.testing.assert_close(teacher.mixed_loss(no_loss, logits, images, indices), expected)
     far = torch.tensor([[0.0, 500.0] + [0.0] * 8] * 4, requires_grad=True)
-    run._distilled(torch.tensor(0.0), far, images, some).backward()
-    assert far.grad is not None and far.grad.isfinite().all(), "an underflowing probability gives no NaN"
+    teacher.mixed_loss(no_loss, far, images, indices).backward()  # type: ignore[no-untyped-call]
+    assert far.grad is not None and far.grad.isfinite().all()
 
 
 def test_students_of_one_seed_share_a_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained once for both students, and neither can tell; another seed or another set has its own."""
-    monkeypatch.setattr(protocol, "_TEACHERS", {})
+    monkeypatch.setattr(distillation, "TRAINED", distillation.TrainedTeachers())
     recipe = PLAIN.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.5, temperature=2.0)})
     alone = curve(recipe, evaluator="lenet-scratch")
-    protocol._TEACHERS.clear()
+    distillation.TRAINED.forget()
     curve(recipe, evaluator="mlp-scratch")
-    assert len(protocol._TEACHERS) == 1
-    heard: list[protocol.Progress] = []
+    assert len(distillation.TRAINED.weights) == 1
+    heard: list[training.Progress] = []
     second = cell(recipe, evaluator="lenet-scratch")
-    record = protocol.run(small_set(), second, TEST, device=CPU, on_progress=heard.append)
+    record = training.run(small_set(), second, TEST, device=CPU, on_progress=heard.append)
     assert record.curve == alone
     assert heard[0].done > heard[-1].total * 0.2, "the teacher's part of the work is already done"
     assert heard[-1].done == pytest.approx(heard[-1].total)
     curve(recipe.model_copy(update={"distillation": Distillation(teacher="mlp-scratch", alpha=0.9, temperature=4.0)}))
-    assert len(protocol._TEACHERS) == 1, "how it teaches is another matter"
+    assert len(distillation.TRAINED.weights) == 1, "how it teaches is another matter"
     curve(recipe, seed=1)
     other = small_set(ipc=3)
-    protocol.run(other, cell(recipe).model_copy(update={"set_sha256": other.sha256}), TEST, device=CPU)
-    assert len(protocol._TEACHERS) == 3
+    training.run(other, cell(recipe).model_copy(update={"set_sha256": other.sha256}), TEST, device=CPU)
+    assert len(distillation.TRAINED.weights) == 3
 
 
-def test_a_teacher_sees_images_in_its_own_way() -> None:
-    """A student with another normalisation and size: with and without augmentation, under both engines, the teacher's answers are its own."""
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(flip=1e-9)])
+def test_a_teacher_sees_images_in_its_own_way(augmentation: Augmentation) -> None:
+    """A student with another normalisation and size; asked once or at every step, the teacher's answers are its own."""
     student = EVALUATORS["lenet-scratch"].model_copy(update={"mean": (0.9, 0.9, 0.9), "std": (0.1, 0.1, 0.1), "input_size": 40})
-    distillation = Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0)
-    answers = []
-    for name, augmentation in (("reference", Augmentation()), ("fast", Augmentation()), ("fast", Augmentation(flip=1e-9))):
-        recipe = PLAIN.model_copy(
-            update={"distillation": distillation, "normalisation": "evaluator", "augmentation": augmentation}
-        )
-        sitting = protocol.Sitting(small_set(), cell(recipe, student), TEST, CPU, name)  # type: ignore[arg-type]
-        sitting._graduate()
-        which = torch.arange(7)
-        logits = torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
-        answers.append(sitting._distilled(torch.tensor(0.0), logits, sitting.images[which], which))
-        assert (sitting.lessons is None) == (name == "reference" or not augmentation.absent)
-    torch.testing.assert_close(answers[0], answers[1])
-    torch.testing.assert_close(answers[0], answers[2])
+    recipe = PLAIN.model_copy(
+        update={
+            "distillation": Distillation(teacher="mlp-scratch", alpha=1.0, temperature=2.0),
+            "normalisation": "evaluator",
+            "augmentation": augmentation,
+        }
+    )
+    material = Material(small_set(), cell(recipe, student), TEST, CPU)
+    trainer = Trainer(material, EVALUATORS["mlp-scratch"], "reference", phase="teacher")
+    indices = torch.tensor([3, 39, 0])
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
+    expected = trainer.model((small_set().images[indices].float() / 255 - mean) / std)
+    for ask_once in (False, True):
+        teacher = distillation.Teacher(trainer.model, trainer.view, material, ask_once=ask_once, batch=7)
+        assert (teacher.logits is not None) == (ask_once and augmentation.absent)
+        torch.testing.assert_close(teacher.ask(material.images[indices], indices), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_record_says_what_made_it() -> None:
+    """Initial weights and first losses by a computation of ten lines; commit, processor, threads, engine, kernels by name."""
+    record = training.run(small_set(), cell(), TEST, device=CPU)
+    model = evaluators.build(EVALUATORS["mlp-scratch"], num_classes=10, channels=3, image_size=32, seed=stream(0, "init"))
+    whole = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode() + value.numpy().tobytes())
+    assert record.initial_weights_sha256 == whole.hexdigest()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
+    one = small_set()
+    batch = torch.randperm(40, generator=torch.Generator().manual_seed(stream(0, "order")))[:16]
+    loss = F.cross_entropy(model((one.images[batch].float() / 255 - mean) / std), one.labels[batch])
+    assert len(record.first_losses) == 10 and record.first_losses[0] == pytest.approx(float(loss.detach()), rel=1e-5)
+    facts = record.environment
+    assert facts["threads"] == str(torch.get_num_threads()) and facts["accelerator"] == "none" and facts["processor"]
+    assert (facts["engine"], facts["arithmetic"], facts["kernels"]) == ("reference", "float32, eager", "PyTorch's own")
+    assert re.fullmatch(r"[0-9a-f]{40}(, dirty, sources [0-9a-f]{64})?|sources [0-9a-f]{64}", facts["commit"])
+
+
+def test_sources_without_git_are_named_by_their_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed copy; one changed byte is another digest; a checkout with changes is dirty."""
+    copy = tmp_path / "mabench"
+    copy.mkdir()
+    (copy / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "PACKAGE", copy)
+    provenance.commit.cache_clear()
+    first = provenance.commit()
+    (copy / "a.py").write_text("x = 2\n")
+    provenance.commit.cache_clear()
+    assert first.startswith("sources ") and provenance.commit().startswith("sources ") and provenance.commit() != first
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    provenance.commit.cache_clear()
+    assert re.fullmatch(r"[0-9a-f]{40}", provenance.commit())
+    (copy / "a.py").write_text("x = 3\n")
+    provenance.commit.cache_clear()
+    assert re.fullmatch(r"[0-9a-f]{40}, dirty, sources [0-9a-f]{64}", provenance.commit())
+    provenance.commit.cache_clear()
 
 
 def test_on_a_gpu_convolutions_stay_with_cudnn_repeatable_and_in_float32() -> None:
     """The switches exist without a GPU too."""
     switches = torch.backends.cudnn
     before = (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32)
-    with protocol.deterministic(torch.device("cuda")):
+    with training.deterministic(torch.device("cuda")):
         assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == (True, False, True, False)
     assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == before

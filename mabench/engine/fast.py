@@ -1,0 +1,204 @@
+"""The fast engine: compiled where that pays, bfloat16 where the device has it, early end of test passes, CUDA graphs."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mabench.engine import kernels as layer_kernels
+from mabench.engine.cuda_graphs import GraphedStep
+from mabench.engine.reference import Engine, EngineName, Workload
+from mabench.networks import compiling, evaluators
+from mabench.networks.batches import SMALL_SIDE, backward_batch, forward_batch
+
+COMPILE_FROM_FLOPS = {"cpu": 1e13, "cuda": 1e14}  # ours: some ten seconds to half a minute of work, what compiling costs
+TUNE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
+TEST_BATCHES = (32, 64, 128)  # tried on a processor, small images
+FEATURE_BYTES = 2**30  # ours: features of the test images are kept up to this size; ConvNet-3's of CIFAR-10 take 82 MB
+PRUNE_FROM_FLOPS = (
+    2e13  # ours: of one test pass on a GPU; below, waiting for results costs more than the images that are left out
+)
+
+
+class Program(Protocol):
+    """A function that computes a network's outputs."""
+
+    def __call__(self, model: nn.Module, inputs: Tensor, /) -> Tensor: ...
+
+
+def call_eagerly(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The program of a network that is not compiled."""
+    outputs: Tensor = model(inputs)
+    return outputs
+
+
+class FastEngine(Engine):
+    """Compiled where the work is worth a compilation, else eager, in float32 on a processor and bfloat16 on a GPU.
+
+    On a GPU training steps are replayed as CUDA graphs. Test passes are pruned, on a GPU only where a test pass is long.
+
+    Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a copy whose convolutions
+    and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32
+    and saves multiplications instead. `mabench.engine.kernels` has the layers of compiled networks.
+    """
+
+    name: EngineName = "fast"
+    reuses = True
+
+    def __init__(self, model: nn.Module, device: torch.device, workload: Workload) -> None:
+        super().__init__(model, device, workload)
+        side, on_processor = workload.evaluator.input_size, device.type == "cpu"
+        self.prunes = on_processor or workload.test_pass >= PRUNE_FROM_FLOPS
+        self.compiled = workload.work >= COMPILE_FROM_FLOPS[device.type] and compiling.can_compile(device)
+        # measured, EfficientNet-Lite0 at 224 px on a processor: trains 15 images/s compiled in bfloat16, 27 in float32, 28 eager
+        self.train_compiled = self.compiled and not (on_processor and _has_depthwise(model))
+        self.head = _only_trained_layer(model, workload)
+        self.narrow = self._is_narrow()
+        self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
+        self.kernels = layer_kernels.adopt(model, device, bfloat16=self.narrow) if self.compiled else ()
+        self.inference_copy = self._copy_for_inference()
+        if self.compiled or not on_processor:
+            self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=self.narrow)
+        if self.train_compiled and not workload.uses_batch_statistics:
+            self.train_batch = backward_batch(device.type, side, compiled=True)
+        small = on_processor and side <= SMALL_SIDE
+        self.tunes_test_batch = small and self.compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
+        self.graphed: GraphedStep | None = None
+        self.kind = f"{workload.evaluator.name}_{side}"
+        self.train_program: Program = compiling.program(self.kind + "_train") if self.train_compiled else call_eagerly
+        self.test_program: Program = compiling.program(self.kind + "_test") if self.compiled else call_eagerly
+
+    def _is_narrow(self) -> bool:
+        """Return whether products are in bfloat16. Uncompiled it is slower than float32 on a processor: its norms are not fused."""
+        return (self.compiled or self.device.type == "cuda") and compiling.has_bfloat16(self.device)
+
+    def _copy_for_inference(self) -> nn.Module:
+        replica = copy.deepcopy(self.model).eval().requires_grad_(False)
+        if self.narrow:
+            for module in replica.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
+        return replica
+
+    def describe(self) -> str:
+        arithmetic = f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
+        arithmetic += ", trained in float32, eager" if self.compiled and not self.train_compiled else ""
+        arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
+        return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
+
+    def parts(self, count: int) -> int:
+        """Equal parts when compiled: every other size is another compilation."""
+        if not self.train_compiled:
+            return super().parts(count)
+        return -(-count // -(-count // self.train_batch))
+
+    def graph(self, step: Callable[[Tensor], Tensor], generator: torch.Generator) -> GraphedStep | None:
+        """On a GPU."""
+        self.graphed = GraphedStep(step, generator) if self.device.type == "cuda" else None
+        return self.graphed
+
+    def _autocast(self, compiled: bool) -> torch.autocast:
+        narrow = self.narrow and (compiled or self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        with self._autocast(self.train_compiled):
+            try:
+                return self.train_program(self.model, inputs).float()
+            except Exception as error:
+                self.fall_back_to_eager(error)
+        with self._autocast(compiled=False):
+            return call_eagerly(self.model, inputs.to(self.dtype)).float()
+
+    @torch.no_grad()
+    def begin_test_pass(self) -> None:
+        self.model.eval()
+        if self.head is not None:
+            return
+        weights = zip(self.inference_copy.state_dict().values(), self.model.state_dict().values(), strict=True)
+        for copied, trained in weights:
+            copied.copy_(trained)
+
+    def tune_test_batch(self, image: Tensor) -> None:
+        """Find the test batch that is fastest on this machine, or recall it."""
+        self.tunes_test_batch = False
+        self.predict(image)
+        if not self.compiled:  # it could not be compiled, which is only found out now
+            return
+
+        def seconds(size: int) -> float:
+            self.test_batch = size
+            batch = image.expand(size, -1, -1, -1).contiguous(memory_format=_layout(image))
+            self.predict(batch)
+            best = float("inf")
+            for _ in range(5):
+                begun = time.perf_counter()
+                self.predict(batch)
+                best = min(best, time.perf_counter() - begun)
+            return best / size
+
+        self.test_batch = compiling.fastest(f"{self.kind} test batch, {self.describe()}", TEST_BATCHES, seconds)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Where only the head is trained: what enters it, [B,D], from the network itself, uncompiled: once is cheap."""
+        if self.head is None:
+            return inputs
+        entered: list[Tensor] = []
+        handle = self.head.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
+        try:
+            self.model(inputs)
+        finally:
+            handle.remove()
+        return entered[0]
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        if self.head is not None:
+            outputs: Tensor = self.head(inputs)
+            return outputs
+        missing = self.test_batch - len(inputs)
+        inputs = inputs.to(self.dtype)
+        padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
+        padded = padded.contiguous(memory_format=_layout(inputs))
+        with self._autocast(self.compiled):
+            try:
+                return self.test_program(self.inference_copy, padded)[: len(inputs)].float()
+            except Exception as error:
+                self.fall_back_to_eager(error)
+        with self._autocast(compiled=False):
+            return call_eagerly(self.inference_copy, padded.to(self.dtype))[: len(inputs)].float()
+
+    def fall_back_to_eager(self, error: Exception) -> None:
+        """No compiler, no headers, an operation it cannot handle: uncompiled from here on, and the record says so."""
+        if not self.compiled or "torch._" not in type(error).__module__:
+            raise error
+        warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=3)
+        self.compiled = self.train_compiled = False
+        self.train_program = self.test_program = call_eagerly
+        layer_kernels.release(self.model)
+        self.kernels = ()
+        self.narrow = self._is_narrow()
+        self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
+        self.inference_copy = self._copy_for_inference()
+
+
+def _only_trained_layer(model: nn.Module, workload: Workload) -> nn.Linear | None:
+    """Return the head where nothing else changes in training and the features of all test images fit into memory."""
+    head = evaluators.head(model)
+    only_head = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in head.parameters()}
+    fits = 4 * workload.test_images * head.in_features <= FEATURE_BYTES
+    return head if only_head and fits and not workload.uses_batch_statistics else None
+
+
+def _has_depthwise(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels for m in model.modules())
+
+
+def _layout(images: Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

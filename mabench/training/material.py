@@ -1,0 +1,104 @@
+"""What an evaluator run trains and tests on: the decoded set and the test split, on the run's device, as its networks take them.
+
+Legend: M decoded images, N test images, K classes, C channels, S side in pixels of the dataset, I side of a network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabench.data import RealData
+from mabench.errors import MabenchError
+from mabench.schema import Cell, Evaluator
+from mabench.sets.recorded import RecordedLabels
+from mabench.sets.synthetic import SyntheticSet
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network takes images: its size and layout, and scale and shift from the space in which they are augmented."""
+
+    evaluator: Evaluator
+    scale: Tensor | None
+    shift: Tensor | None
+    align_corners: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B,C,S,S] in augmentation space -> [B,C,I,I] in the network's, bilinear."""
+        if self.scale is not None and self.shift is not None:
+            images = images * self.scale + self.shift
+        size = self.evaluator.input_size
+        if images.shape[-1] != size:
+            # antialias only where the image shrinks: a plain bilinear would skip pixels there
+            images = F.interpolate(
+                images,
+                size=(size, size),
+                mode="bilinear",
+                align_corners=self.align_corners,
+                antialias=images.shape[-1] > size and not self.align_corners,
+            )
+        return self.laid_out(images)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Maps of convolutional networks lie channels last: same arithmetic, faster convolutions."""
+        maps = self.evaluator.family == "cnn" and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if maps else images
+
+
+class Material:
+    """One set and one test split on one device, under one recipe. Raises MabenchError for labels other than the cell's."""
+
+    def __init__(self, synthetic_set: SyntheticSet, cell: Cell, test: RealData, device: torch.device) -> None:
+        self.cell, self.recipe, self.device = cell, cell.recipe, device
+        self.synthetic_set, self.test, self.dataset = synthetic_set, test, test.dataset
+        images, labels = synthetic_set.decoded()  # [M,C,S,S], 1.0 = white
+        self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (test.dataset.mean, test.dataset.std))
+        self.normalise_first = self.recipe.augmentation.space == "normalised"
+        images = images.to(device)
+        self.images = (images - self.mean) / self.std if self.normalise_first else images
+        """[M,C,S,S] in augmentation space."""
+        hard = labels.dim() == 1
+        self.targets = (F.one_hot(labels, self.dataset.num_classes).float() if hard else labels.float()).to(device)
+        """[M,K]."""
+        self.recorded = _recorded_labels(synthetic_set, cell)
+        # uint8 [N,C,S,S]: resident on a GPU; on a processor it stays memory-mapped and batches are copied out
+        self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
+        self.test_labels = torch.tensor(test.labels, device=device)
+
+    def view(self, evaluator: Evaluator) -> View:
+        """How this network takes the images that the recipe augments."""
+        align_corners = self.recipe.resize_align_corners
+        mean, std = self.mean, self.std
+        if self.recipe.normalisation == "evaluator" and evaluator.mean is not None and evaluator.std is not None:
+            mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (evaluator.mean, evaluator.std))
+        elif self.normalise_first:
+            return View(evaluator, None, None, align_corners)
+        if self.normalise_first:
+            return View(evaluator, self.std / std, (self.mean - mean) / std, align_corners)
+        return View(evaluator, 1 / std, -mean / std, align_corners)
+
+    def test_batch(self, window: slice | Tensor) -> Tensor:
+        """Test images of these positions or indices in augmentation space, [B,C,S,S]."""
+        if self.test_images is not None:
+            stored = self.test_images[window]
+        else:
+            stored = torch.tensor(self.test.images[window if isinstance(window, slice) else window.numpy()])
+        pixels = stored.float() / 255
+        return (pixels - self.mean) / self.std if self.normalise_first else pixels
+
+
+def _recorded_labels(synthetic_set: SyntheticSet, cell: Cell) -> RecordedLabels | None:
+    """The labels that the recipe replays."""
+    if cell.recipe.recorded is None:
+        return None
+    labels = synthetic_set.recorded
+    if labels.sha256 != cell.labels_sha256:
+        raise MabenchError(
+            f"{labels.folder}: another record of labels ({labels.sha256[:16]}) than this run's ({str(cell.labels_sha256)[:16]}). "
+            "Put the former one back, or name another output folder with --out."
+        )
+    return labels
