@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mabench import engine as engines
 from mabench.data.augment import augment
 from mabench.digests import stream
-from mabench.networks import evaluators, sizes
-from mabench.schema import Evaluator, Recipe
+from mabench.networks import evaluators
+from mabench.schema import Evaluator
 from mabench.sets import recorded
 from mabench.training import optimizers
 from mabench.training.distillation import Teacher
-from mabench.training.material import Material
-from mabench.training.progress import TRAIN_COST, Watch, work
+from mabench.training.material import Material, build_network, workload
+from mabench.training.progress import TRAIN_COST, Watch
 from mabench.training.provenance import weights_digest
 from mabench.training.state import Phase, TrainState
 from mabench.training.testing import Tester, VisitingOrder
@@ -49,9 +49,9 @@ class Trainer:
         self.material, self.recipe, self.evaluator, self.teacher = material, material.recipe, evaluator, teacher
         device, seed = material.device, material.cell.seed
         prefix = "teacher-" if phase == "teacher" else ""
-        self.model = build_network(evaluator, self.recipe, material, stream(seed, prefix + "init"))
+        self.model = build_network(evaluator, material, stream(seed, prefix + "init"))
         self.frozen_batch_norm = evaluators.freezes_batch_norm(self.recipe, evaluator)
-        self.engine = engines.build(engine, self.model, device, self._workload(panel_work))
+        self.engine = engines.build(engine, self.model, device, workload(material, evaluator, self.model, panel_work))
         self.view = material.view(evaluator)
         self.rate = optimizers.initial_rate(self.recipe, evaluator, material.synthetic_set.learning_rate)
         self.state = TrainState(
@@ -71,8 +71,6 @@ class Trainer:
         self.tester = Tester(material, self.engine, self.view, self.state.pruning)
         self.warm_batch_sizes: set[int] = set()  # lengths of batches with which a step has worked
         self.graph = self._graph()
-
-    # -- the loop ------------------------------------------------------------------------------------------------
 
     def train(self, watch: Watch) -> None:
         """From wherever the state stands to the last epoch and its test pass."""
@@ -189,15 +187,6 @@ class Trainer:
         loss = float(values[-1]) / len(self.material.images)
         state.train_loss.append((state.epoch, loss if math.isfinite(loss) else -1.0))
 
-    # -- pieces --------------------------------------------------------------------------------------------------
-
-    def _workload(self, panel_work: float | None) -> engines.Workload:
-        material, test_images = self.material, len(self.material.test_labels)
-        flops = sizes.of(self.evaluator, material.dataset.num_classes, material.dataset.channels).flops
-        alone = flops * work(material.cell, len(material.images), test_images)
-        whole_batches = not self.frozen_batch_norm and evaluators.has_batch_norm(self.model)
-        return engines.Workload(self.evaluator, whole_batches, panel_work or alone, test_images, test_images * flops)
-
     def _optimizer(self, *, decayed: bool) -> torch.optim.Optimizer:
         replayed = self.material.device.type == "cuda" and self.engine.name == "fast"
         return optimizers.build(self.model, self.recipe, self.evaluator, self.rate, decayed=decayed, capturable=replayed)
@@ -207,17 +196,3 @@ class Trainer:
         recipe, plan = self.recipe, self.recipe.augmentation
         waits = recipe.recorded is not None or recipe.schedule != "constant" or bool(plan.one_of) or plan.geometry_one_of
         return None if waits else self.engine.graph(self.step, self.state.augment)
-
-
-def build_network(evaluator: Evaluator, recipe: Recipe, material: Material, seed: int) -> nn.Module:
-    """The evaluator's network for this dataset, on its device, with only the recipe's trainable part requiring gradients."""
-    dataset = material.dataset
-    model = evaluators.build(
-        evaluator, num_classes=dataset.num_classes, channels=dataset.channels, image_size=evaluator.input_size, seed=seed
-    )
-    if evaluator.name in recipe.classifier_only:
-        model.requires_grad_(False)
-        evaluators.head(model).requires_grad_(True)
-    model = model.to(material.device)
-    # ours: same arithmetic, faster convolutions
-    return model.to(memory_format=torch.channels_last) if evaluator.family == "cnn" else model

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mabench.data import RealData
+from mabench.engine import Workload
 from mabench.errors import MabenchError
+from mabench.networks import evaluators, sizes
 from mabench.schema import Cell, Evaluator
 from mabench.sets.recorded import RecordedLabels
 from mabench.sets.synthetic import SyntheticSet
+from mabench.training.progress import work
 
 
 @dataclass(frozen=True)
@@ -102,3 +105,26 @@ def _recorded_labels(synthetic_set: SyntheticSet, cell: Cell) -> RecordedLabels 
             "Put the former one back, or name another output folder with --out."
         )
     return labels
+
+
+def build_network(evaluator: Evaluator, material: Material, seed: int) -> nn.Module:
+    """The evaluator's network for this dataset, on its device, with only the recipe's trainable part requiring gradients."""
+    dataset, recipe = material.dataset, material.recipe
+    model = evaluators.build(
+        evaluator, num_classes=dataset.num_classes, channels=dataset.channels, image_size=evaluator.input_size, seed=seed
+    )
+    if evaluator.name in recipe.classifier_only:
+        model.requires_grad_(False)
+        evaluators.head(model).requires_grad_(True)
+    model = model.to(material.device)
+    # ours: same arithmetic, faster convolutions
+    return model.to(memory_format=torch.channels_last) if evaluator.family == "cnn" else model
+
+
+def workload(material: Material, evaluator: Evaluator, model: nn.Module, panel_work: float | None) -> Workload:
+    """What the engine has to know; without `panel_work` this run is the only one of its kind."""
+    dataset, test_images = material.dataset, len(material.test_labels)
+    flops = sizes.of(evaluator, dataset.num_classes, dataset.channels).flops
+    alone = flops * work(material.cell, len(material.images), test_images)
+    batch_statistics = evaluators.has_batch_norm(model) and not evaluators.freezes_batch_norm(material.recipe, evaluator)
+    return Workload(evaluator, batch_statistics, panel_work or alone, test_images, test_images * flops)
