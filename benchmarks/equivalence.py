@@ -2,7 +2,8 @@
 
 Sits every cell with both engines (records in OUT/reference and OUT/fast, resumed like any evaluation) and compares them seed by
 seed: the mean of the paired differences, its standard error, and the verdict of PROTOCOL.md's rule 17. Merges the rows into
-benchmarks/results/equivalence.json.
+benchmarks/results/equivalence.json, and the evidence of networks that were shown equivalent into the file that `--engine auto` reads
+(mabench/suites/equivalence.json).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from tabulate import tabulate
 
@@ -21,9 +23,12 @@ from mabench.runs import local
 from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder
 from mabench.runs.plan import plan
+from mabench.schema import Cell
 from mabench.sets import readers as adapters
+from mabench.suites import equivalence
 
 RESULTS = Path(__file__).parent / "results" / "equivalence.json"
+EVIDENCE = equivalence.FILE
 LIMIT = 0.002  # PROTOCOL.md, rule 17
 SEEDS = 10
 
@@ -32,6 +37,23 @@ def _show(event: Event) -> None:
     if isinstance(event, Finished):
         r = event.record
         print(f"{r.engine:<9} {r.cell.name} {100 * score(r):.2f}% in {r.seconds:.0f} s", flush=True)
+
+
+def keep_evidence(cells: list[Cell], rows: list[dict[str, Any]], suite: str, condensed: str) -> None:
+    """Put what was shown into the file that `auto` reads; what is no longer shown leaves it."""
+    known = {(row["key"], row["device"]): row for row in json.loads(EVIDENCE.read_text())}
+    of_run = {row["evaluator"]: row for row in rows if (row["suite"], row["set"]) == (suite, condensed)}
+    for cell in cells:
+        row = of_run[cell.evaluator.name]
+        device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
+        key = equivalence.evidence_key(cell.evaluator, cell.recipe)
+        known.pop((key, device), None)
+        if row["equivalent"]:
+            facts = {
+                name: row[name] for name in ("evaluator", "suite", "seeds", "difference", "standard_error", "arithmetic", "torch")
+            }
+            known[key, device] = {"key": key, "device": device, "hardware": row["device_fast"], **facts}
+    write_text(EVIDENCE, json.dumps(list(known.values()), indent=1) + "\n")
 
 
 def main() -> None:
@@ -81,6 +103,7 @@ def main() -> None:
         }
     ordered = sorted(rows.values(), key=lambda r: (r["suite"], r["set"], r["evaluator"]))
     write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")
+    keep_evidence(cells, ordered, exam.id, condensed.name)
     body = [
         [
             r["suite"],
