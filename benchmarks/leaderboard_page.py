@@ -38,11 +38,10 @@ from mabench.digests import digest
 from mabench.schema import Card, Cell, RunRecord, SetSummary
 
 TYPE = """async (text) => {
-  const search = document.getElementById("search"), count = document.getElementById("count"), before = count.textContent;
+  const search = document.getElementById("search");
   search.value = text;
   const start = performance.now();
   search.dispatchEvent(new Event("input"));
-  while (count.textContent === before) await new Promise((next) => requestAnimationFrame(next));
   await new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
   return performance.now() - start;
 }"""
@@ -134,14 +133,14 @@ def _proportional(pid: int) -> int:
 
 def weight(out: Path) -> dict[str, Any]:
     """Bytes of what is read to open the page, and of the whole board."""
-    opened = [out / "index.html", out / "data.js", *(p for p in (out / "assets").iterdir() if not p.name.startswith("LICENSE"))]
+    opened = [out / "index.html", *(out / "assets" / name for name in ("board.css", "board.js", "icon.svg"))]
     files = [path for path in out.rglob("*") if path.is_file()]
     return {
         "files": len(files),
         "board_bytes": sum(path.stat().st_size for path in files),
         "page_bytes": sum(path.stat().st_size for path in opened),
         "index_bytes": (out / "index.html").stat().st_size,
-        "data_bytes": (out / "data.js").stat().st_size,
+        "search_bytes": (out / "assets" / "index.js").stat().st_size,
     }
 
 
@@ -149,8 +148,8 @@ def digests(out: Path) -> dict[str, str]:
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.rglob("*") if p.is_file()}
 
 
-def use(out: Path) -> dict[str, Any]:
-    """Open the page five times, then search."""
+def use(out: Path, suite: str) -> dict[str, Any]:
+    """Open the suite's page, which has every row, five times, then search."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -158,7 +157,7 @@ def use(out: Path) -> dict[str, Any]:
         renders, filters = [], []
         for _ in range(5):
             page.goto("about:blank")
-            page.goto((out / "index.html").as_uri())
+            page.goto((out / "suites" / f"{suites.load(suite).id}" / "index.html").as_uri())
             page.wait_for_selector("body[data-ready]")
             renders.append(page.evaluate("performance.now()"))
         page.wait_for_timeout(3000)
@@ -166,7 +165,7 @@ def use(out: Path) -> dict[str, Any]:
             filters.append(page.evaluate(TYPE, text))
             page.wait_for_timeout(1000)
         heap = page.evaluate("performance.memory.usedJSHeapSize")
-        shown = page.locator("#count").inner_text()
+        shown = page.locator("table.board tbody tr:visible").count()
         browser.close()
     return {
         "first_render_ms": [round(x) for x in renders],
@@ -175,7 +174,7 @@ def use(out: Path) -> dict[str, Any]:
         "filter_ms_median": round(median(filters)),
         "filter_ms_worst": round(max(filters)),
         "page_heap_MiB": round(heap / 2**20),
-        "count": shown,
+        "rows": shown,
     }
 
 
@@ -203,7 +202,7 @@ def main(suite: str, records: int, keep: Path | None) -> None:
             "same_bytes": same,
             "build_again_onto_it_seconds": onto["build_seconds"],
             **weight(root / "out"),
-            **use(root / "out"),
+            **use(root / "out", suite),
         }
         print(
             json.dumps(

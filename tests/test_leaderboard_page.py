@@ -261,7 +261,9 @@ def test_it_prints_whole(browser: Any, real: Path) -> None:
     tab = Reader(browser, real, width=1050).go()
     tab.page.emulate_media(media="print")
     assert len(tab.sets()) == 26, "every table, every row"
-    assert tab.page.locator("table.board").first.locator("thead th:visible").count() == 7 + 2 + 12, "every column"
+    assert tab.page.locator("table.board").first.locator("thead th:visible").count() == 7 + 2 + 8, "every column of numbers"
+    assert tab.page.locator("th.c-score button").first.is_visible(), "the heads of columns are printed too"
+    assert not scrolls_sideways(tab.page, 1052), "no column is cut off on A4"
     pdf = tab.page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF") and len(pdf) > 20_000
     tab.go(page="suites/cifar10-modelpool@1/index.html")

@@ -184,19 +184,18 @@ class Rival(NamedTuple):
 
 
 def rivals(row: Standing, table: Table) -> list[Rival]:
-    """Up to five sets around the row in its table and the difference to each: the row's score minus theirs."""
-    others = [line.row for line in table.ranked if line.row.labels == row.labels]
-    if row.rank is None or row.key not in [r.key for r in others]:
+    """Up to six sets around the row in its table and the difference to each: the row's score minus theirs."""
+    place = table.places.get(row.key)
+    if place is None:
         return []
-    place = [r.key for r in others].index(row.key)
     found = []
-    for other in others[max(0, place - 3) : place + 4]:
-        if other.key == row.key:
+    for other in (line.row for line in table.ranked[max(0, place - 3) : place + 4]):
+        if other.key == row.key or other.labels != row.labels:
             continue
         if (one := estimate(row)) is not None and (two := estimate(other)) is not None:
             gap = uncertainty.between(one, two)
             found.append(Rival(other.key, other.title, gap.mean, gap.half))
-    return found[:6]
+    return found
 
 
 def badge_markdown(row: Standing, address: str) -> str:

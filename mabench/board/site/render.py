@@ -16,6 +16,7 @@ from mabench.board.site import answers, charts, data_files, exports, names, soci
 from mabench.board.site.columns import EXTRA, NOTES
 from mabench.board.site.content import Board, Site
 from mabench.board.site.sources import TIERS, exam, plain
+from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
 from mabench.results.baselines import known_baseline
@@ -138,6 +139,9 @@ def _trains(ranking: Sequence[Table]) -> list[dict[str, str]]:
 
 def _sets(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
     of_suite = {(t.suite, t.track, t.ipc): t for t in board.tables}
+    of_set: dict[str, list[Standing]] = defaultdict(list)
+    for row in board.rows:
+        of_set[row.set_sha256].append(row)
     for sheet in board.sheets:
         folder, rows = f"sets/{sheet.slug}", board.by_slug[sheet.slug]
         drawn = dict(board.pictures.get(sheet.slug, {}))
@@ -152,7 +156,7 @@ def _sets(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
             yield f"{folder}/{exports.badge_name(row)}", exports.badge(row).encode()
         prints = {row.suite: fingerprint(families_of([r for r in rows if r.suite == row.suite])) for row in rows}
         rivals = [(row, exports.rivals(row, of_suite[row.suite, row.track, row.ipc])) for row in rows]
-        same = [r for r in board.rows if r.set_sha256 == sheet.set_sha256 and r.key != sheet.slug]
+        same = [r for r in of_set[sheet.set_sha256] if r.key != sheet.slug]
         yield page(
             "set.html.j2", f"{folder}/index.html", **sheet.about, rows=rows, runs=sheet.runs, prints=prints, rivals=rivals,
             curves=sheet.curves(), has_pictures=bool(drawn), same=list({r.key: r for r in same}.values()),
@@ -205,10 +209,10 @@ def _methods(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
     about = {sheet.slug: sheet.about for sheet in board.sheets}
     for key, entry in board.methods.items():
         slugs = list(dict.fromkeys(row.key for row in entry["rows"]))
-        prints = {
-            (row.key, row.suite): fingerprint(families_of([r for r in entry["rows"] if (r.key, r.suite) == (row.key, row.suite)]))
-            for row in entry["rows"]
-        }
+        together: dict[tuple[str, str], list[Standing]] = defaultdict(list)
+        for row in entry["rows"]:
+            together[row.key, row.suite].append(row)
+        prints = {name: fingerprint(families_of(rows)) for name, rows in together.items()}
         found = [c for c in board.claims if normal(c.row.method) in {key, normal(entry["name"])}]
         yield page(
             "method.html.j2", f"methods/{key}/index.html", method=entry, prints=prints, claims=found, pictures=[s for s in slugs if s in board.pictures],

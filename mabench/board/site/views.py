@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 from markupsafe import Markup
@@ -110,13 +111,18 @@ class Table:
     def protocol(self) -> str:
         return names.protocol(exam(self.suite), self.track)
 
-    @property
+    @cached_property
     def lines(self) -> tuple[Line, ...]:
         return tuple(line for group in self.groups for line in group.lines)
 
-    @property
+    @cached_property
     def ranked(self) -> tuple[Line, ...]:
         return tuple(line for line in self.lines if line.row.rank is not None)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Key -> place among `ranked`."""
+        return {line.row.key: place for place, line in enumerate(self.ranked)}
 
 
 def short_title(row: Standing) -> str:
@@ -157,11 +163,17 @@ def _table(
     spans = [(row.score or 0) + side * (row.half_width or 0) for row in measured if row.score is not None for side in (-1, 1)]
     axis = charts.Axis.around([*spans, *([random] if random is not None else []), *([full] if full is not None else [])])
 
+    ranked: dict[str, set[str]] = defaultdict(set)
+    """Kind of labels -> the sets that are ranked."""
+    for row in measured:
+        if row.rank is not None:
+            ranked[row.labels].add(row.set_sha256)
+
     def line(row: Standing, same: Sequence[Standing]) -> Line:
         families = families_of(everywhere[row.key, row.suite, row.ipc])
         dot = charts.interval(axis, row.score, row.half_width, row.random, full)
-        tied = [r for r in measured if r.labels == row.labels and r.rank is not None and r.set_sha256 != row.set_sha256]
-        return Line(row, tuple(same), families, place_in_words(row, tied), dot, fingerprint(families), row.key in pictures)
+        alone = len(ranked[row.labels]) == 1
+        return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, fingerprint(families), row.key in pictures)
 
     groups = [
         Group("Hard labels", "one class per image", _merged([r for r in measured if r.labels == "hard"], line)),
@@ -239,11 +251,11 @@ def fingerprint(families: Sequence[Family]) -> Markup:
     return charts.fingerprint(gains)
 
 
-def place_in_words(row: Standing, others: Sequence[Standing]) -> str:
+def place_in_words(row: Standing, *, alone: bool) -> str:
     """How sure the rank is: `clear`, `tied 2 to 5`; why there is none."""
     if row.rank is None:
         return row.why_unranked
-    if not others:
+    if alone:
         return "only one"
     if row.rank_low is None or row.rank_high is None:
         return "one seed: no interval"
