@@ -14,7 +14,7 @@ import pytest
 from builders import DIGITS, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
-from mabench.board import gates, names, site, tiers, verify
+from mabench.board import gates, names, pull_request, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.cli.main import main
@@ -231,3 +231,67 @@ def test_honest_submissions_pass(folder: Path) -> None:
     entry = submissions.read(folder)
     assert entry is not None and gates.accept(entry, has_set=False) is entry
     assert all(not gate.refusals for gate in gates.of_submission(entry, has_set=False))
+
+
+# -- review --------------------------------------------------------------------------------------------------------
+
+
+def reviewed(folder: Path, *, before: Submission | None = None, account: str | None = None) -> list[str]:
+    found = pull_request.review(folder, before=before, account=account)
+    return [f"{gate.name}: {text}" for gate in found.gates for text in gate.refusals]
+
+
+def test_a_review_opens_for_what_is_honest(folder: Path) -> None:
+    assert reviewed(folder) == []
+    before = submissions.read(folder)
+    assert before is not None
+    again = verify.logged(before, list(before.records.values())[:2], who="reader", seed=0)
+    submissions.write(folder, again)
+    assert reviewed(folder, before=before, account="reader") == []
+
+
+def test_a_review_refuses_what_only_a_comparison_shows(folder: Path) -> None:
+    before = submissions.read(folder)
+    assert before is not None
+    again = verify.logged(before, list(before.records.values())[:2], who="reader", seed=0)
+    submissions.write(folder, again)
+    assert "sent by 'mallory'" in "\n".join(reviewed(folder, before=before, account="mallory"))
+    longer = submissions.read(folder)
+    submissions.write(folder, {submissions.AUDIT: before.files[submissions.AUDIT]})
+    assert "the log was shortened or changed" in "\n".join(reviewed(folder, before=longer))
+    card = before.files[submissions.CARD].replace(b"Made", b"SUPERSEDED, use ours")
+    entry = submissions.make_entry(
+        who="mallory", action="changed", why="card", set_sha256=before.set_sha256, card_sha256=submissions.sha256(card)
+    )
+    submissions.write(folder, {submissions.CARD: card} | submissions.with_entry(before, entry))
+    assert "only 'A. Submitter' or a maintainer may" in "\n".join(reviewed(folder, before=before, account="mallory"))
+
+
+def test_the_same_set_under_a_slug_of_somebody_else_is_found(folder: Path) -> None:
+    """And where it is on a board, it shares the rank and pushes nobody down."""
+    write_submission(folder.parent, "low", 0.3)
+    for number in range(10):
+        shutil.copytree(folder, folder.parent / f"copy{number}")
+        listed(folder.parent, f"copy{number}", digest("made"))
+    rows, _ = built(folder.parent)
+    assert {rows[f"copy{k}"].rank for k in range(10)} == {rows["made"].rank} == {1} and rows["low"].rank == 2
+    stolen = folder.parent / "stolen"
+    records = {p.stem: p.read_bytes() for p in (folder / "records").iterdir()}
+    put(stolen, (folder / submissions.CARD).read_bytes(), records, digest("made"))
+    entry = submissions.make_entry(
+        who="mallory", action="submitted", why="mine", set_sha256=digest("made"),
+        records={k: submissions.sha256(v) for k, v in records.items()},
+        card_sha256=submissions.sha256((folder / submissions.CARD).read_bytes()),
+    )  # fmt: skip
+    submissions.write(stolen, {submissions.AUDIT: submissions.appended((), entry)})
+    assert "the same set is copy0 by A. Author" in "\n".join(reviewed(stolen))
+
+
+def test_the_review_command_exits_with_one_and_writes_a_comment(folder: Path, tmp_path: Path) -> None:
+    comment = tmp_path / "review.md"
+    good = CliRunner().invoke(main, ["review", str(folder), "--comment", str(comment)])
+    assert good.exit_code == 0 and "every gate is open" in comment.read_text(), good.output
+    (folder / submissions.CARD).write_text('title = "<b>x</b>"\n')
+    bad = CliRunner().invoke(main, ["review", str(folder), "--comment", str(comment)])
+    assert bad.exit_code == 1 and "refused" in comment.read_text() and "not the card that the audit log names" in bad.output
+    assert CliRunner().invoke(main, ["review"]).exit_code == 2

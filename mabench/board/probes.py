@@ -23,6 +23,11 @@ LEAK_RMS = (
     0.04  # ours: two thirds of the smallest distance of 600 real training images to a test image (digits .060, CIFAR-10 .067)
 )
 LEAK_SIDE = 32  # ours: larger images are averaged down to this side; averaging never makes a distance larger
+ALIKE = 0.93  # ours: correlation from which an image may be a disguised test image; see benchmarks/leaks.py
+ALIKE_MARGIN = 0.02  # ours: ... where no train image is nearly as like it; smooth images are like many
+ALIKE_SIDE = 14  # ours: pixels a side that are compared; finer structure is what noise and patterns change
+ALIKE_BORDER = 16  # ours: a frame of 1/16 of the side is not looked at, and a shift by as much is undone
+ROWS = 256  # ours: images compared at once with all of a split; 50 MB for 50,000
 PROBE_TRAIN = 5000  # ours: real images that the class probe is asked about; their share has a standard error below 0.7 points
 PROBE_SIDE = 16  # ours: pixels a side that the probe sees
 PROBE_SET = 2000  # ours: images of the set that it learns from, so that its kernel matrix stays small
@@ -42,6 +47,7 @@ def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
         budget(synthetic_set, records, card),
         class_order(synthetic_set, data.load(synthetic_set.dataset, "train")),
         leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
+        disguises(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
     ]
 
 
@@ -212,3 +218,62 @@ def nearest_real(images: Tensor, real: RealData, factor: int = 1) -> tuple[Tenso
     rows = torch.stack([best[: len(images)], best[len(images) :]])
     chosen = rows.argmin(0)
     return rows.min(0).values, torch.where(chosen == 0, index[: len(images)], index[len(images) :])
+
+
+def disguises(synthetic_set: SyntheticSet, test: RealData, train: RealData) -> Gate:
+    """No training image is a test image that was shifted, mirrored, framed, brightened, inverted or covered with noise.
+
+    The recipe's own augmentation undoes all of these, so they would cost a cheater nothing.
+    """
+    images, _ = synthetic_set.decoded()
+    likeness, nearest = most_alike(images, small_and_grey(test))
+    close = torch.nonzero(likeness > ALIKE).flatten()
+    problems = []
+    if len(close):
+        to_train, _ = most_alike(images[close], small_and_grey(train))
+        leaked = close[likeness[close] > to_train + ALIKE_MARGIN]
+        problems = [
+            f"{len(leaked)} of {len(images)} training images are images of the TEST split in disguise (the first is image {first}, test "
+            f"image {int(nearest[first])}, correlation {float(likeness[first]):.3f}; no train image is as like it). Make the set from "
+            "the train split only."
+            for first in leaked[:1].tolist()
+        ]
+    found = f"the image most like a test image has correlation {float(likeness.max()):.3f}"
+    return gate("disguises", found, problems)
+
+
+def small_and_grey(real: RealData) -> Tensor:
+    """The split's images [N, ALIKE_SIDE**2] as `most_alike` compares them."""
+    frame = max(1, real.images.shape[-1] // ALIKE_BORDER)
+    return torch.cat([_standardised(_pixels(part), frame, (0, 0)) for part in _chunks(real.images)])
+
+
+def most_alike(images: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest absolute correlation of every image [M,C,S,S] with one of a split (`small_and_grey`), and that image's index.
+
+    In grey, at `ALIKE_SIDE` pixels, each standardised, over shifts by up to a frame's width and over mirrorings in both directions.
+    """
+    frame = max(1, images.shape[-1] // ALIKE_BORDER)
+    variants = [
+        _standardised(view, frame, shift)
+        for view in (images, images.flip(-1), images.flip(-2), images.flip(-1, -2))
+        for shift in ((y, x) for y in (-frame, 0, frame) for x in (-frame, 0, frame))
+    ]
+    best, index = torch.full((len(images),), -1.0), torch.zeros(len(images), dtype=torch.int64)
+    for variant in variants:
+        for begin in range(0, len(images), ROWS):
+            rows = slice(begin, begin + ROWS)
+            values, places = (variant[rows] @ known.T).abs().max(1)
+            better = values > best[rows]
+            best[rows][better], index[rows][better] = values[better], places[better]
+    return best, index
+
+
+def _standardised(images: Tensor, frame: int, shift: tuple[int, int]) -> Tensor:
+    """[M,C,S,S] without its frame, moved by `shift` pixels -> [M, ALIKE_SIDE**2] of mean 0 and length 1."""
+    inner = images.shape[-1] - 2 * frame
+    top, left = frame + shift[0], frame + shift[1]
+    grey = images.mean(1, keepdim=True)[..., top : top + inner, left : left + inner]
+    flat = F.adaptive_avg_pool2d(grey, ALIKE_SIDE).flatten(1)
+    flat = flat - flat.mean(1, keepdim=True)
+    return F.normalize(flat, dim=1, eps=1e-6)

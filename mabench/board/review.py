@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mabench.board import gates
-from mabench.board.submission import AUDIT, SLUG
+from mabench.board import gates, pull_request
+from mabench.board.submission import AUDIT, SLUG, read
 from mabench.errors import MabenchError
 from mabench.files import read_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -69,6 +69,9 @@ def _judged(slug: str, base: Path, head: Path) -> Judged:
         else:
             notes.append(f"{len(submission.records)} runs of {', '.join(submission.suites)}, tier {submission.tier}")
             others = [other for other in gates.same_set(head, slug, submission.set_sha256)]
+            before = None if is_new else read(base / slug)
+            checks = [] if is_new else [pull_request.grown(submission, before), pull_request.allowed(submission, before, None)]
+            problems += [text for gate in checks for text in gate.refusals]
             problems += [f"it holds the same set as {', '.join(sorted(others))}."] if others and is_new else []
     except MabenchError as error:
         problems.append(str(error))

@@ -75,7 +75,7 @@ def examine(
     found, of_files = _records(folders)
     passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals])]
     if synthetic_set is None:
-        passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", "class order", "test images")]
+        passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", "class order", "test images", "disguises")]
     else:
         passed.append(probes.identity(synthetic_set, found))
         passed.append(probes.budget(synthetic_set, found, card))
@@ -105,7 +105,17 @@ def _of_leak(synthetic_set: SyntheticSet) -> Gate:
     return probes.leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
 
 
-LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {"class order": _of_order, "test images": _of_leak}
+def _of_disguises(synthetic_set: SyntheticSet) -> Gate:
+    from mabench import data
+
+    return probes.disguises(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
+
+
+LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {
+    "class order": _of_order,
+    "test images": _of_leak,
+    "disguises": _of_disguises,
+}
 
 
 def _card(path: Path, fields: Mapping[str, Any] | None) -> tuple[Card | None, Gate]:

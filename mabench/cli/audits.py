@@ -224,3 +224,38 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
         console.say(f"{entry.when}  {entry.who}: {action}, {entry.why}")
     console.say(f"tier: {submission.tier}")
     return [entry.model_dump(mode="json") for entry in submission.audit]
+
+
+@click.command(
+    cls=Command,
+    short_help="Review a submission: every gate, and who may have changed what.",
+    epilog="mabench review submissions/kmeans-ipc10\nmabench review --repo org/board --pr 7 --comment review.md",
+)
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@repo_option
+@click.option("--pr", type=click.IntRange(min=1), help="With --repo: the number of a pull request.")
+@click.option("--comment", type=click.Path(path_type=Path, dir_okay=False), help="Also write the review here as Markdown.")
+@click.option("--no-images", is_flag=True, help="Leave out the gates that look at the set's images.")
+def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, no_images: bool) -> Any:
+    """Run every gate on a submission in FOLDER, or on a pull request of a Hub repository. Exits with 1 where one is closed."""
+    import tempfile
+
+    from mabench import files
+    from mabench.board import pull_request as reviews
+
+    if (folder is None) == (repo is None) or (repo is None) != (pr is None):
+        raise MabenchError("name a FOLDER, or a pull request with --repo ORG/NAME --pr N.")
+    if folder is not None:
+        found = reviews.review(folder, images=not no_images)
+    else:
+        assert repo is not None and pr is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            found = reviews.of_pull_request(repo, pr, Path(scratch), images=not no_images)
+    for gate in found.gates:
+        console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        for text in gate.refusals:
+            console.say(f"    - {text}")
+    if comment is not None:
+        files.write_text(comment, found.markdown())
+    value = {"slug": found.slug, "accepted": found.accepted, "tier": found.tier, "gates": [vars(gate) for gate in found.gates]}
+    return value if found.accepted else Ended(value)

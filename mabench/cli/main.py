@@ -15,7 +15,7 @@ from mabench.cli.options import Group
 SECTIONS = {
     "Inspect": ("list", "show", "check", "pack"),
     "Evaluate": ("demo", "eval", "table", "reproduce"),
-    "Submit": ("submit", "pull", "verify", "audit"),
+    "Submit": ("submit", "pull", "verify", "audit", "review"),
     "Board": ("board", "leaderboard", "refresh"),
 }
 
@@ -33,7 +33,7 @@ def main() -> None:
 
 for command in (
     listing.list_, listing.show, sets.check, sets.pack, evaluating.demo, evaluating.eval_, evaluating.table, reproduce.reproduce,
-    submissions.submit, submissions.pull, audits.verify, audits.audit, submissions.refresh, leaderboard.leaderboard,
+    submissions.submit, submissions.pull, audits.verify, audits.audit, audits.review, submissions.refresh, leaderboard.leaderboard,
     board.board,
 ):  # fmt: skip
     main.add_command(command)

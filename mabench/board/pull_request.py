@@ -1,0 +1,183 @@
+"""One submission, or a pull request of the Hub with one, before it is taken: every gate, what changed, and who may change it.
+
+`review.py` does the same for folders of submissions in a git checkout, and asks the gates that stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mabench.board import gates
+from mabench.board import submission as submissions
+from mabench.board.gates import Gate, gate
+from mabench.board.names import skeleton
+from mabench.board.submission import AUDIT, BOARD, CARD, SET, Submission
+from mabench.errors import MabenchError, first_line
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a review found. `accepted` where no gate is closed."""
+
+    slug: str
+    gates: tuple[Gate, ...]
+    tier: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        return not any(each.refusals for each in self.gates)
+
+    def markdown(self) -> str:
+        """The review as a comment; a stranger's text in it is shown and does nothing."""
+        from mabench.board.hub.cards import shown
+
+        lines = [
+            f"## {shown(self.slug)}: {'every gate is open' if self.accepted else 'refused'}",
+            "",
+            "| gate | found |",
+            "|---|---|",
+        ]
+        lines += [f"| {each.name} | {'**refused**' if each.refusals else shown(each.found)} |" for each in self.gates]
+        lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
+        if self.tier:
+            lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def review(folder: Path, *, before: Submission | None = None, account: str | None = None, images: bool = True) -> Review:
+    """Review the submission in `folder`.
+
+    before: the submission as the board has it; None for a new one. account: who sends the change, where that is known: then
+    every new line of the log must be his. images: also run the gates that look at the set, with torch and the real dataset.
+    """
+    try:
+        submission = submissions.read(folder)
+        if submission is None:
+            raise MabenchError(f"{folder}: no finished submission: it has no {AUDIT}.")
+    except MabenchError as error:
+        return Review(folder.name, (Gate("folder", "refused", (str(error),)),))
+    place = folder / SET
+    passed = [
+        Gate(
+            "folder", f"{len(submission.records)} records, {len(submission.reruns)} re-runs, {len(submission.audit)} log entries"
+        ),
+        *gates.of_submission(submission, has_set=place.is_file()),
+        grown(submission, before),
+        allowed(submission, before, account),
+        unique(submission, folder.parent),
+    ]
+    if images and place.is_file():
+        passed += _of_images(submission, place)
+    return Review(submission.slug, tuple(passed), submission.tier)
+
+
+def _of_images(submission: Submission, place: Path) -> list[Gate]:
+    from mabench.board import probes
+    from mabench.sets import synthetic
+
+    try:
+        synthetic_set = synthetic.load(place)
+    except MabenchError as error:
+        return [Gate("set", "refused", (str(error),))]
+    return [
+        probes.pixels(synthetic_set, place),
+        *probes.of_set(synthetic_set, list(submission.records.values()), submission.card),
+    ]
+
+
+def grown(after: Submission, before: Submission | None) -> Gate:
+    """The log only grew, and no file that it names was replaced."""
+    if before is None:
+        return gate("log", "new submission", [])
+    problems = []
+    if after.audit[: len(before.audit)] != before.audit:
+        problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
+    if after.set_sha256 != before.set_sha256:
+        problems.append("the set is another: submit it under a slug of its own.")
+    replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
+    if replaced:
+        problems.append(f"{first_line(replaced)}: replaced or removed. Records that were submitted stay.")
+    return gate("log", f"{len(after.audit) - len(before.audit)} new entries", problems)
+
+
+def allowed(after: Submission, before: Submission | None, account: str | None) -> Gate:
+    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions."""
+    new = after.audit[len(before.audit) if before is not None else 0 :]
+    owners, maintainers = (before or after).owners, after.board.maintainers
+    problems = []
+    for entry in new:
+        name = skeleton(entry.who)
+        if account is not None and entry.who != account:
+            problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
+        if entry.action != "re-run" and name not in owners | maintainers:
+            problems.append(
+                f"{entry.action} by {entry.who!r}: only {after.audit[0].who!r} or a maintainer may. Anybody may re-run it."
+            )
+    return gate("account", account or "not known", problems)
+
+
+def unique(submission: Submission, root: Path) -> Gate:
+    """No other submission holds the same set."""
+    others = gates.same_set(root, submission.slug, submission.set_sha256)
+    problems = [
+        f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
+        for other in others.values()
+        if other.owners != submission.owners
+    ]
+    return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)
+
+
+def changed_paths(paths: Mapping[str, bytes | None] | list[str], slug: str) -> Gate:
+    """A pull request touches one submission and nothing else."""
+    outside = sorted(path for path in paths if not path.startswith(f"{submissions.FOLDER}/{slug}/"))
+    text = f"{first_line(outside)}: outside of {submissions.FOLDER}/{slug}/. A pull request holds one submission; {BOARD} is a maintainer's."
+    return gate("files", f"{len(list(paths))} files of {slug}", [text] if outside else [])
+
+
+def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = True) -> Review:
+    """Review a pull request of a Hub repository: its files are fetched into `scratch` and read as data only.
+
+    Raises MabenchError for everything that the Hub may answer.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    from mabench.board.hub.errors import explained
+
+    api, revision = HfApi(), f"refs/pr/{number}"
+    with explained(repo):
+        account = api.get_discussion_details(repo, number, repo_type="dataset").author
+        sides = {}
+        for side, at in (("main", "main"), ("request", revision)):
+            tree = api.list_repo_tree(repo, recursive=True, repo_type="dataset", revision=at)
+            sides[side] = {entry.path: entry.blob_id for entry in tree if hasattr(entry, "blob_id")}
+        changed = sorted(p for p in {*sides["main"], *sides["request"]} if sides["main"].get(p) != sides["request"].get(p))
+        slugs = sorted(
+            {path.split("/")[1] for path in changed if path.startswith(f"{submissions.FOLDER}/") and path.count("/") > 1}
+        )
+        if len(slugs) != 1:
+            return Review(
+                f"{repo}#{number}", (gate("files", "", [f"touches {len(slugs)} submissions: {first_line(slugs) or 'none'}"]),)
+            )
+        slug = submissions.check_slug(slugs[0])
+        for side, at in (("main", "main"), ("request", revision)):
+            # the board's own list is main's: a request cannot bring maintainers along
+            patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else [f"{submissions.FOLDER}/*"]
+            snapshot_download(repo, repo_type="dataset", revision=at, allow_patterns=patterns, local_dir=scratch / side)
+    base, place = scratch / "main" / submissions.FOLDER, scratch / "request" / submissions.FOLDER
+    if (base / BOARD).is_file():
+        (place / BOARD).write_bytes((base / BOARD).read_bytes())
+    found = review(place / slug, before=submissions.read(base / slug), account=account, images=images)
+    files = changed_paths(changed, slug)
+    others = gates.same_set(base, slug, _set_of(place / slug))
+    linked = gate("same set", f"same set as {first_line(others)}" if others else "new to the board", [])
+    return Review(slug, (files, *found.gates, linked), found.tier)
+
+
+def _set_of(folder: Path) -> str:
+    try:
+        submission = submissions.read(folder)
+    except MabenchError:
+        return ""
+    return submission.set_sha256 if submission is not None else ""
