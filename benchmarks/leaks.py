@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tabulate import tabulate
 from torch import Tensor
 
 from mabench import data
@@ -109,14 +108,16 @@ def main() -> None:
     test, train = data.load("cifar10", "test"), data.load("cifar10", "train")
     known = probes.small_and_grey(test), probes.small_and_grey(train)
     planted = torch.tensor(test.images[torch.randperm(10_000, generator=GENERATOR)[:40].numpy()]).float() / 255
-    rows = [[name, f"{int(caught(change(planted), *known).sum())} of {len(planted)}"] for name, change in DISGUISES.items()]
     honest = {"train images": torch.tensor(train.images[torch.randperm(50_000, generator=GENERATOR)[:100].numpy()]).float() / 255}
     for path in sorted(Path(sys.argv[1] if len(sys.argv) > 1 else "submissions").glob("*/set.safetensors")):
         condensed = synthetic.load(path)
         if condensed.dataset == "cifar10":
             honest[path.parent.name] = condensed.decoded()[0]
-    rows += [[f"honest: {name}", f"{int(caught(images, *known).sum())} of {len(images)}"] for name, images in honest.items()]
-    print(tabulate(rows, ["images", "refused"], tablefmt="github"))
+    print("| images | refused |\n|---|--:|", flush=True)
+    for name, images in honest.items():
+        print(f"| honest: {name} | {int(caught(images, *known).sum())} of {len(images)} |", flush=True)
+    for name, change in DISGUISES.items():
+        print(f"| {name} | {int(caught(change(planted), *known).sum())} of {len(planted)} |", flush=True)
 
 
 if __name__ == "__main__":

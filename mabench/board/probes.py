@@ -47,7 +47,6 @@ def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
         budget(synthetic_set, records, card),
         class_order(synthetic_set, data.load(synthetic_set.dataset, "train")),
         leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
-        disguises(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
     ]
 
 
@@ -223,7 +222,8 @@ def nearest_real(images: Tensor, real: RealData, factor: int = 1) -> tuple[Tenso
 def disguises(synthetic_set: SyntheticSet, test: RealData, train: RealData) -> Gate:
     """No training image is a test image that was shifted, mirrored, framed, brightened, inverted or covered with noise.
 
-    The recipe's own augmentation undoes all of these, so they would cost a cheater nothing.
+    The recipe's own augmentation undoes all of these, so they would cost a cheater nothing. Not asked by default: its thresholds
+    wait for `benchmarks/leaks.py` on real images.
     """
     images, _ = synthetic_set.decoded()
     likeness, nearest = most_alike(images, small_and_grey(test))
