@@ -105,34 +105,6 @@ def _of_leak(synthetic_set: SyntheticSet) -> Gate:
     return probes.leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
 
 
-LOOKS_AT_IMAGES.items()]
-    examined = Examination((), card, synthetic_set, tuple(found), tuple(gates.statuses(found)))
-    if root is not None and card is not None:
-        passed.append(attempted("slug", lambda: _slug(examined, root)))
-    return Examination(tuple(passed), card, synthetic_set, examined.records, examined.tracks)
-
-
-UNREAD = "not checked, because the set could not be read: fix the set first"
-
-
-def _of_order(synthetic_set: SyntheticSet) -> Gate:
-    from mabench import data
-
-    return probes.class_order(synthetic_set, data.load(synthetic_set.dataset, "train"))
-
-
-def _of_leak(synthetic_set: SyntheticSet) -> Gate:
-    from mabench import data
-
-    return probes.leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
-
-
-def _of_disguises(synthetic_set: SyntheticSet) -> Gate:
-    from mabench import data
-
-    return probes.disguises(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train"))
-
-
 LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {
     "class order": _of_order,
     "test images": _of_leak,
