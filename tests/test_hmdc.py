@@ -185,7 +185,7 @@ def test_classes_side_by_side_give_what_they_give_one_after_the_other(first: str
 
 @pytest.mark.parametrize("kind", ["convnet", "vit", "swin"])
 def test_passes_that_are_differentiated_once_give_the_same(kind: str) -> None:
-    """Fused attention and the instance norm of `first_order.py` against the plain modules."""
+    """Fused attention against the plain one."""
     learner = Alone(small(kind))
     torch.manual_seed(0)
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)

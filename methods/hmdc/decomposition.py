@@ -22,8 +22,6 @@ from mabench.networks import architectures as networks
 from mabench.networks import evaluators
 from mabench.schema import Evaluator
 
-from .first_order import instance_norm, is_instance_norm
-
 Feature = tuple[Tensor, Tensor]
 Shape = tuple[int, int]
 """(channels, smaller side) of a feature."""
@@ -58,7 +56,9 @@ class SpatialNetwork(nn.Module):
                 f"{evaluator.name}: has no spatial features, which HMDC compares. Choose a convolutional network or a "
                 "transformer with a map of tokens, such as convnet3-scratch or vit_tiny-pretrained (mabench list)."
             )
-        self.once = self.side_by_side = False
+        self.once = self.side_by_side = self.channels_last = False
+        self.fuses = True
+        """Whether fused attention pays on the device."""
         scale, shift = [1.0] * dataset.channels, [0.0] * dataset.channels
         if own_statistics and evaluator.mean is not None and evaluator.std is not None:
             scale = [d / e for d, e in zip(dataset.std, evaluator.std, strict=True)]
@@ -82,7 +82,7 @@ class SpatialNetwork(nn.Module):
         self.once, self.side_by_side = once, side_by_side
         for module in self.model.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = once and not side_by_side  # type: ignore[assignment]
+                module.fused_attn = self.fuses and once and not side_by_side  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Feature]]:
         last, features = self._walk(images)
@@ -109,12 +109,12 @@ class SpatialNetwork(nn.Module):
             images = images * cast(Tensor, self.scale) + cast(Tensor, self.shift)
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=True)  # as the released code
-        if self.evaluator.family == "cnn" and not self.side_by_side:
+        if self.channels_last and not self.side_by_side:
             images = images.contiguous(memory_format=torch.channels_last)
         if isinstance(self.model, networks.Network):
             maps, x = [], images
             for index, layer in enumerate(cast(nn.Sequential, self.model.features)):
-                x = instance_norm(layer, x) if self.once and is_instance_norm(layer) else layer(x)
+                x = layer(x)
                 if index in self.taps:
                     maps.append(x)
             return x, [(m.mean((2, 3)), m) for m in maps]

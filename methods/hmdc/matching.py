@@ -20,7 +20,7 @@ from .config import Config
 from .decomposition import Distillation, Feature
 from .learners import Learner
 
-REAL_AT_ONCE, SYNTHETIC_AT_ONCE = 512, 160  # ours: images whose graph at 224 px takes about 15 and 20 GB (25 and 123 MB an image)
+SYNTHETIC_AT_ONCE = 160  # ours: images whose graph at 224 px takes about 20 GB (123 MB an image)
 
 Gradients = list[Tensor | None]
 """One tensor [K,*shape] per parameter; None = the loss does not depend on it."""
@@ -36,10 +36,10 @@ def matching_losses(
 ) -> Tensor:
     """Return the losses [T,K] between real images [K,R,C,S,S] and synthetic ones [K,B,C,S,S] of the classes `labels` [K]: one of every
     network and, with a distillation, one of that. Differentiable in the synthetic images."""
-    at_once = max(1, REAL_AT_ONCE // real.shape[1]) if real.device.type != "cpu" and _side_by_side(learners) else 1
+    # real batches one class at a time: they are large, and fused attention has no rule for a class axis
     parts = [
         gradients(learners, distillation, images, of, create_graph=False, bfloat16=config.bfloat16)
-        for images, of in zip(torch.split(real, at_once), torch.split(labels, at_once), strict=True)
+        for images, of in zip(torch.split(real, 1), torch.split(labels, 1), strict=True)
     ]
     target = [[_joined(same) for same in zip(*loss, strict=True)] for loss in zip(*parts, strict=True)]
     matched = gradients(learners, distillation, synthetic, labels, create_graph=True)
