@@ -34,7 +34,7 @@ QUICK = ("--suite", "digits-agnostic", "--evaluator", "mlp*", "--device", "cpu")
 
 def test_every_command_has_help_with_an_example() -> None:
     assert set(cli.main.commands) == {
-        "list", "show", "check", "pack", "demo", "eval", "table", "reproduce", "submit", "pull", "verify", "audit", "refresh",
+        "list", "show", "check", "pack", "demo", "eval", "table", "reproduce", "submit", "pull", "verify", "audit", "review", "refresh",
         "board", "leaderboard",
     }  # fmt: skip
     assert sorted(name for names in cli.SECTIONS.values() for name in names) == sorted(cli.main.commands)

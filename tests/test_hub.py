@@ -193,7 +193,7 @@ def test_round_trip(
         assert checked.returncode == 0 and "self-run -> spot-checked" in checked.stdout, checked.stderr
         assert load()[-1] == "spot-checked"
         found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
-        assert found is not None and [(e.who, e.tier) for e in found.audit] == [("reader", "self-run"), ("carol", "spot-checked")]
+        assert found is not None and [(e.who, e.action) for e in found.audit] == [("reader", "submitted"), ("carol", "re-run")]
         offline = mabench("pull", "digits-kmeans", "--repo", REPO, "--submissions", "off", **clean | {"HF_HUB_OFFLINE": "1"})
         assert offline.returncode == 0 and tree(tmp_path / "off") == tree(tmp_path / "submissions"), offline.stderr
 
@@ -624,13 +624,13 @@ def test_the_page_is_built_from_the_hub_dataset(
     clean = environment(server, "carol", "clean")
     build = ("leaderboard", "build", "--repo", REPO, "--submissions", "pulled", "--out")
     done = mabench(*build, "page", **clean)
-    assert done.returncode == 0 and "left out: " in done.stderr and "broken-one" in done.stderr, done.stderr
+    assert done.returncode == 1 and "left out: " in done.stderr and "broken-one" in done.stderr, done.stderr
     assert "1 submissions of board/results" in done.stdout and "1 ranked" in done.stdout
     assert tree(tmp_path / "pulled" / "digits-kmeans") == tree(submission)
     assert (tmp_path / "page" / "sets" / "digits-kmeans" / "preview.png").is_file()
     leaderboard.build(submission.parent, tmp_path / "here", papers.INSTALLED, site=leaderboard.Site(dataset=REPO))
     assert tree(tmp_path / "here") == tree(tmp_path / "page"), "the page of the local folder, byte for byte"
-    assert mabench(*build, "again", **clean | {"HF_HUB_OFFLINE": "1"}).returncode == 0
+    assert mabench(*build, "again", **clean | {"HF_HUB_OFFLINE": "1"}).returncode == 1
     assert tree(tmp_path / "again") == tree(tmp_path / "page")
 
 
