@@ -18,6 +18,7 @@ from PIL import Image
 from mabench.data import DATASETS
 from mabench.errors import MabenchError
 from mabench.sets import readers as adapters
+from mabench.sets import recognition
 
 X = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10).repeat_interleave(2)
@@ -161,20 +162,32 @@ def test_folders_that_would_have_to_be_guessed(tmp_path: Path) -> None:
     with pytest.raises(MabenchError, match="which class is which"):
         adapters.read(tmp_path, dataset="cifar10")
     (tmp_path / "ka" / "0.png").unlink()
-    with pytest.raises(MabenchError, match="9 class folders"):
+    with pytest.raises(MabenchError, match="from 9 names"):
         adapters.read(tmp_path, dataset="cifar10")
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("dc_CIFAR100_x", "cifar100"), ("cifar10-ipc1", "cifar10"), ("tiny_best", "tinyimagenet"), ("imagenette", "imagenette")],
+    [
+        ("dc_CIFAR100_x", "cifar100"),
+        ("cifar10-ipc1", "cifar10"),
+        ("cifar10_0", "cifar10"),
+        ("cifar10_10ipc", "cifar10"),
+        ("bare_cifar10_1ipc", "cifar10"),
+        ("cifar_10", "cifar10"),
+        ("tiny_best", "tinyimagenet"),
+        ("my_fmnist", "fashionmnist"),
+    ],
 )
 def test_the_dataset_is_read_off_the_name(name: str, expected: str) -> None:
-    assert adapters._dataset_name(Path(f"{name}.pt"), None, None) == expected
+    assert recognition.named(name) == [expected]
 
 
 def test_without_a_name_the_shape_decides_or_the_user_must(tmp_path: Path) -> None:
-    assert adapters.read(written(tmp_path / "s.pt", (X, Y))).dataset == "cifar10"
+    hundred = torch.rand(100, 3, 32, 32)
+    assert adapters.read(written(tmp_path / "s.pt", (hundred, torch.arange(100)))).dataset == "cifar100"
+    with pytest.raises(MabenchError, match="--dataset cifar10 . svhn"):
+        adapters.read(written(tmp_path / "s.pt", (X, Y)))
     with pytest.raises(MabenchError, match="--dataset"):
         adapters.read(written(tmp_path / "s.pt", X))
 

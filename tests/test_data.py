@@ -90,11 +90,12 @@ def test_the_table_is_consistent() -> None:
     for name, d in data.DATASETS.items():
         assert name == d.name
         assert len(d.class_names) in (0, d.num_classes)
-        assert len(d.mean) == len(d.std) == d.channels == 3
+        assert len(d.mean) == len(d.std) == len(d.spread) == d.channels in (1, 3)
         if d.class_indices is not None:
             assert len(set(d.class_indices)) == d.num_classes
+        assert len(set(d.wordnet_ids)) in (0, d.num_classes)
     assert data.DATASETS["cifar10"].class_name(3) == "cat"
-    assert data.DATASETS["imagenet1k"].class_name(3) == "3"
+    assert data.DATASETS["imagenet1k"].class_name(3) == "n01491361"  # tiger shark
 
 
 def test_importing_stays_light() -> None:

@@ -182,7 +182,7 @@ def cached_split(folder: Path) -> None:
     images = (X * 255).byte().numpy()
     np.save(folder / "images.npy", images)
     np.save(folder / "labels.npy", Y.numpy())
-    meta = {"format": data.CACHE_FORMAT, "digests": data.content_digests(images, Y.numpy())}
+    meta = {"format": data.cache.CACHE_FORMAT, "digests": data.content_digests(images, Y.numpy())}
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -291,8 +291,8 @@ def read_suite(folder: Path) -> None:
 
 def read_parquet(folder: Path) -> None:
     files = [folder / "test-0.parquet"]
-    kept = data._read_labels(TINY, "test", files)
-    for _ in data._batches(TINY, files, kept):
+    kept = data.cache._read_labels(TINY, "test", files)
+    for _ in data.cache._batches(TINY, files, kept):
         pass
 
 
@@ -348,7 +348,7 @@ READERS = [
         for path in sorted(papers.INSTALLED.glob("*/paper.toml"))[:3]), 2),
     Reader("manifest of a board", read_manifest, lambda: (saved(board),)),
     Reader("table of a repository", lambda folder: cells.read(folder / "t.parquet"), lambda: ({"t.parquet": cells.parquet([], CellRow)},), 0.5),
-    Reader("cache of a dataset", lambda folder: data._open_cached(TINY, "test", folder), lambda: (saved(cached_split),), 2),
+    Reader("cache of a dataset", lambda folder: data.cache._open_cached(TINY, "test", folder), lambda: (saved(cached_split),), 2),
     Reader("parquet of a dataset", read_parquet, lambda: (saved(parquet_split),)),
     Reader("checkpoint of a cell", resume, lambda: (saved(checkpoint_file),), 0.02, strangers=False),
     Reader("expert", lambda folder: experts.load(folder / "expert-000.safetensors").rows(0, -1), lambda: (saved(expert_file),)),

@@ -87,7 +87,10 @@ class Group(click.Group):
 
 # -- the set -----------------------------------------------------------------------------------------------------------
 
-READING = ("dataset", "set_index", "layout", "space", "decode", "ipc", "learned_rate", "recorded_labels")
+READING = (
+    "dataset", "set_index", "layout", "space", "mean", "std", "decode", "ipc", "learned_rate", "recorded_labels", "images_key", "labels_key",
+    "label_kind",
+)  # fmt: skip
 
 
 def _several(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
@@ -97,6 +100,14 @@ def _several(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
         return command
 
     return decorate
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float] | None:
+    """`0.5,0.5,0.5` -> numbers. Raises MabenchError for anything else."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise MabenchError(f"--{parameter.name} {text}: not numbers. Write one per channel, e.g. 0.5,0.5,0.5") from error
 
 
 reading_flags = {
@@ -109,13 +120,22 @@ reading_flags = {
     "layout": click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the image axes."),
     "space": click.option(
         "--space",
-        type=click.Choice(["pixel", "normalised", "uint8-range"]),
-        help="pixel: 0..1; normalised: by the dataset's mean and std; uint8-range: 0..255.",
+        type=click.Choice(["pixel", "normalised", "signed", "imagenet", "zca", "uint8-range"]),
+        help="pixel: 0..1; normalised: by the dataset's mean and std; signed: -1..1; imagenet: by ImageNet's mean and std; zca: whitened.",
     ),
+    "mean": click.option("--mean", callback=numbers, help="Mean by channel that was subtracted, e.g. 0.5,0.5,0.5; with --std."),
+    "std": click.option("--std", callback=numbers, help="Std by channel that was divided by; with --mean."),
     "decode": click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
     "ipc": click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
     "learned_rate": click.option(
         "--learned-rate", type=float, help="The rate that was learned with the images, where the file does not name it."
+    ),
+    "images_key": click.option("--images-key", help="Key or column of the images."),
+    "labels_key": click.option("--labels-key", help="Key or column of the labels."),
+    "label_kind": click.option(
+        "--label-kind",
+        type=click.Choice(["hard", "probabilities", "logits", "log-probabilities", "centred"]),
+        help="What soft labels are, where their values do not tell.",
     ),
     "recorded_labels": click.option(
         "--recorded-labels",

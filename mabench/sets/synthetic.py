@@ -43,7 +43,7 @@ class SyntheticSet:
     """int64 [N] hard, or float32 [N,K] soft, rows summing to 1."""
     dataset: str
     ipc: int
-    """Stored images per class; the largest class where they differ."""
+    """Budget: stored images per class on average, rounded up."""
     decode: str = "none"
     """`none`, or `gridf`: every stored image is an f x f grid of images (multi-formation, IDC and HMDC)."""
     class_names: tuple[str, ...] = ()
@@ -104,8 +104,12 @@ class SyntheticSet:
             raise refuse(f"the learned rate is {self.learning_rate}", "Expected a positive number; name it with --learned-rate.")
         if self.class_names and len(self.class_names) != entry.num_classes:
             raise refuse(f"{len(self.class_names)} class names", f"{self.dataset} has {entry.num_classes} classes.")
-        if self.ipc < 1 or max(self.class_counts) != self.ipc:
-            raise refuse(f"IPC {self.ipc} was named, the largest class has {max(self.class_counts)} images", "Correct --ipc.")
+        budget = -(-len(images) // entry.num_classes)
+        if self.ipc != budget:
+            raise refuse(
+                f"IPC {self.ipc} was named, {len(images)} images of {entry.num_classes} classes are IPC {budget}",
+                "Correct --ipc.",
+            )
 
     @property
     def entry(self) -> Dataset:
@@ -128,13 +132,15 @@ class SyntheticSet:
 
     @cached_property
     def class_counts(self) -> tuple[int, ...]:
-        """Stored images per class, [K]; a soft label counts for its largest class."""
+        """Stored images per class, [K]; for display, a soft label counts for its largest class."""
         hard = self.labels.argmax(1) if self.labels.dim() == 2 else self.labels
         return tuple(torch.bincount(hard, minlength=self.num_classes).tolist())
 
     @property
     def balanced(self) -> bool:
-        """Whether every class has the same number of stored images."""
+        """Whether every class has the same number of stored images. A soft label says no class: there the number must divide."""
+        if self.label_kind == "soft":
+            return len(self.images) % self.num_classes == 0
         return len(set(self.class_counts)) == 1
 
     @property
@@ -257,6 +263,17 @@ def _sorted_header(content: bytes) -> bytes:
     text = canonical_json(json.loads(content[8 : 8 + length])).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def is_canonical(path: Path) -> bool:
+    """Whether a safetensors file is meant as a set of ours; True for a damaged one, which `load` refuses with the reason."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return True
 
 
 def load(path: Path) -> SyntheticSet:

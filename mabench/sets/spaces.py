@@ -1,0 +1,107 @@
+"""Which numbers are which colours: every reading of the values is compared with the dataset's own mean and spread."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mabench.data import Dataset
+from mabench.errors import MabenchError
+from mabench.sets import zca
+from mabench.sets.selecting import Draft
+
+SPACES = ("pixel", "normalised", "signed", "imagenet", "zca", "uint8-range")
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet weights
+MEAN_OFF, SPREAD_LOW, SPREAD_HIGH = 0.2, 0.55, 1.9  # ours: published sets lie within .06 of the mean and 0.9 to 1.3 of the spread
+EXACT = 2e-3  # ours: values that touch black and white in every channel
+
+
+def pixels(
+    draft: Draft, images: Tensor, entry: Dataset, space: str | None, own: tuple[list[float], list[float]] | None
+) -> Tensor:
+    """uint8, float16 or float32 in pixel space. `own`: the mean and std that were named with --mean and --std.
+
+    Raises MabenchError where no reading is plausible, or more than one.
+    """
+    if images.dtype == torch.uint8:
+        draft.note("space", "pixel", "uint8")
+        return images
+    images = images if images.dtype == torch.float16 else images.to(torch.float32)
+    finite = images[torch.isfinite(images)].float()
+    if len(finite) == 0:
+        return images
+    low, high = float(finite.min()), float(finite.max())
+    values = f"values {low:.3g} to {high:.3g}"
+    if own is not None:
+        draft.note("space", "normalised", f"named: mean {own[0]}, std {own[1]} undone", "--mean --std")
+        return _undone(images, *own)
+    if space is not None:
+        draft.note("space", space, f"named; {values}", "--space")
+        return read_as(draft, images, entry, space)
+    if low >= -1e-6 and high <= 1 + 1e-6:
+        space, reason = "pixel", values
+    elif low >= 0 and 8 < high <= 255.5:
+        space, reason = "uint8-range", values
+    else:
+        space, reason = _only_plausible(draft, images, entry, low, high, values)
+    draft.note("space", space, reason, "--space")
+    return read_as(draft, images, entry, space)
+
+
+def read_as(draft: Draft, images: Tensor, entry: Dataset, space: str) -> Tensor:
+    """Pixels of images in a named space."""
+    if space == "pixel":
+        return images
+    if space == "uint8-range":
+        return images.float() / 255
+    if space == "signed":
+        return (images.float() + 1) / 2
+    if space == "imagenet":
+        return _undone(images, *IMAGENET)
+    if space == "zca":
+        return zca.undo(images.float(), entry)
+    return _undone(images, entry.mean, entry.std)
+
+
+def _undone(images: Tensor, mean: tuple[float, ...] | list[float], std: tuple[float, ...] | list[float]) -> Tensor:
+    if not len(mean) == len(std) == images.shape[1]:
+        raise MabenchError(f"{len(mean)} means and {len(std)} stds for {images.shape[1]} channels. Name one of each per channel.")
+    shift, scale = (torch.tensor(list(v)).view(1, -1, 1, 1) for v in (mean, std))
+    return images.float() * scale + shift
+
+
+def _only_plausible(draft: Draft, images: Tensor, entry: Dataset, low: float, high: float, values: str) -> tuple[str, str]:
+    readings = ["pixel", "normalised"]
+    if entry.channels == 3 and (entry.mean, entry.std) != IMAGENET:
+        readings.append("imagenet")
+    if low >= -1 - EXACT and high <= 1 + EXACT:
+        readings.append("signed")
+    seen = {name: read_as(draft, images, entry, name).float() for name in readings}
+    exact = [name for name, read in seen.items() if name != "pixel" and _touches_both_ends(read)]
+    plausible = exact if len(exact) == 1 else [name for name, read in seen.items() if _plausible(read, entry)]
+    if draft.normalised_by_default and "normalised" in plausible:
+        return "normalised", f"{values}, as this format stores them (mean {entry.mean}, std {entry.std} undone)"
+    if len(plausible) == 1:
+        how = "black and white are reached exactly" if exact else "the only reading whose mean and spread are the dataset's"
+        undone = f" (mean {entry.mean}, std {entry.std} undone)" if plausible[0] == "normalised" else ""
+        return plausible[0], f"{values}: {how}{undone}"
+    spreads = ", ".join(f"{name} {float(read.std()):.2f}" for name, read in seen.items())
+    which = " and ".join(plausible) if plausible else "no reading"
+    raise MabenchError(
+        f"{draft.path}: {values}: {which} would be plausible (spread of pixels: {spreads}; {entry.name} itself has "
+        f"{sum(entry.spread) / len(entry.spread):.2f}). Name what the values are: --space {' | '.join(SPACES)}, or --mean and --std. "
+        "Sets of MTT and its descendants on CIFAR are often whitened: --space zca."
+    )
+
+
+def _touches_both_ends(read: Tensor) -> bool:
+    by_channel = read.transpose(0, 1).flatten(1)
+    ends = by_channel.amin(1), by_channel.amax(1) - 1
+    return all(bool((end.abs() < EXACT).all()) for end in ends)
+
+
+def _plausible(read: Tensor, entry: Dataset) -> bool:
+    by_channel = read.transpose(0, 1).flatten(1)
+    mean = (by_channel.mean(1) - torch.tensor(entry.mean)).abs().max()
+    ratio = by_channel.std(1) / torch.tensor(entry.spread)
+    return bool(mean < MEAN_OFF) and bool(ratio.min() > SPREAD_LOW) and bool(ratio.max() < SPREAD_HIGH)
