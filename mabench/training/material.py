@@ -69,7 +69,7 @@ class Material:
         """[M,K]."""
         self.recorded = _recorded_labels(synthetic_set, cell)
         # uint8 [N,C,S,S]: resident on a GPU; on a processor it stays memory-mapped and batches are copied out
-        self.test_images = torch.tensor(test.images, device=device) if device.type == "cuda" else None
+        self.test_images = torch.tensor(test.images, device=device) if device.type != "cpu" else None
         self.test_labels = torch.tensor(test.labels, device=device)
 
     def view(self, evaluator: Evaluator) -> View:
