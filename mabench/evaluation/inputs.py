@@ -25,13 +25,18 @@ class Reading(TypedDict, total=False):
     set_index: int | None
     layout: str | None
     space: str | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
     decode: str | None
     ipc: int | None
     learned_rate: float | None
     recorded_labels: Path | None
+    images_key: str | None
+    labels_key: str | None
+    label_kind: str | None
 
 
-IN_MEMORY = ("dataset", "layout", "space", "decode", "ipc", "learned_rate")  # of these, what there is to say of tensors
+IN_MEMORY = ("dataset", "layout", "space", "mean", "std", "decode", "ipc", "learned_rate", "label_kind")  # of these, what there is to say of tensors
 
 
 def accept(images: Any, labels: Any = None, *, expected_dataset: str | None = None, **reading: Unpack[Reading]) -> SyntheticSet:
