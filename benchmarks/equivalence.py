@@ -17,6 +17,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mabench import data, suites
+from mabench.engine import equivalence
 from mabench.files import write_text
 from mabench.results.scoring import score
 from mabench.runs import local
@@ -25,7 +26,6 @@ from mabench.runs.folder import Folder
 from mabench.runs.plan import plan
 from mabench.schema import Cell
 from mabench.sets import readers as adapters
-from mabench.suites import equivalence
 
 RESULTS = Path(__file__).parent / "results" / "equivalence.json"
 EVIDENCE = equivalence.FILE

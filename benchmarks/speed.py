@@ -31,7 +31,7 @@ from tabulate import tabulate
 
 import mabench
 from mabench import suites
-from mabench.data import cache_folder
+from mabench.files import cache_folder
 from mabench.networks.compiling import processor
 
 HERE = Path(__file__).parent

@@ -35,6 +35,11 @@ MAX_HEADER_BYTES = 2**20  # ours: a safetensors header lists tensors; that of a 
 WRITABLE = "Name a place that exists, is writable and has space."
 
 
+def cache_folder() -> Path:
+    """Return where datasets and measurements are kept: $MABENCH_CACHE, or ~/.cache/mabench. Not created here."""
+    return Path(os.environ.get("MABENCH_CACHE") or "~/.cache/mabench").expanduser()
+
+
 @contextmanager
 def atomic_write(path: Path, cure: str = WRITABLE) -> Iterator[io.BufferedRandom]:
     """Yield a file to write to; on leaving, it becomes `path`, or vanishes if anything went wrong.

@@ -12,6 +12,7 @@ import pytest
 from builders import DIGITS, run_record
 
 from mabench.errors import MabenchError
+from mabench.evaluation import folders
 from mabench.results import comparison, tables
 from mabench.results.scoring import rows
 from mabench.schema import RunRecord
@@ -85,4 +86,4 @@ def test_the_headlines_table_fits_the_terminal(width: int) -> None:
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MabenchError, match="holds no records"):
-        comparison.read([tmp_path])
+        folders.read([tmp_path])

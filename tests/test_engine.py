@@ -18,14 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mabench import engine, files, suites, training
-from mabench.engine import Workload
+from mabench.engine import Workload, equivalence
 from mabench.engine import fast as fast_engine
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import compiling, evaluators
 from mabench.networks.evaluators import EVALUATORS
 from mabench.runs import costs
 from mabench.schema import Augmentation, Distillation, RunRecord
-from mabench.suites import equivalence
 from mabench.training.testing import VisitingOrder
 
 ROOT = Path(__file__).resolve().parent.parent

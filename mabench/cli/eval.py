@@ -172,9 +172,9 @@ def table(results: tuple[Path, ...], suite: str | None, style: str, out: Path | 
     RESULTS are folders that `mabench eval` wrote, or folders above them.
     """
     from mabench import files
-    from mabench.results import comparison
+    from mabench.evaluation import folders
 
-    tables = comparison.read(results, suite)
+    tables = folders.read(results, suite)
     text = "\n\n".join(one.draw(style, console.width() if out is None else None) for one in tables)
     if out is None:
         console.say(text)

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from mabench.data.registry import DATASETS, Dataset, Split
 from mabench.errors import MabenchError, lookup
-from mabench.files import atomic_folder, size_of
+from mabench.files import atomic_folder, cache_folder, size_of
 
 CACHE_FORMAT = 1  # ours: raised when the files of a cached split change meaning
 VERIFY_BELOW_BYTES = 2**30  # ours: hashing 1 GiB takes about a second; ImageNet-1k would take minutes at every start
@@ -79,11 +78,6 @@ def content_digests(images: Images, labels: Labels) -> dict[str, Any]:
     digester = _Digester(labels)
     digester.update(images)
     return digester.result()
-
-
-def cache_folder() -> Path:
-    """Where decoded datasets are kept: $MABENCH_CACHE, or ~/.cache/mabench. Not created here."""
-    return Path(os.environ.get("MABENCH_CACHE") or "~/.cache/mabench").expanduser()
 
 
 def load(name: str, split: Split) -> RealData:

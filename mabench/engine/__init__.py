@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from mabench.engine.cuda_graphs import GraphedStep
+from mabench.engine.equivalence import shown_equivalent
 from mabench.engine.fast import FastEngine
 from mabench.engine.reference import RESIDENT_BYTES, Engine, EngineName, Workload
 from mabench.errors import MabenchError
 from mabench.schema import Cell
-from mabench.suites.equivalence import shown_equivalent
 
 __all__ = [
     "RESIDENT_BYTES",

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mabench.data import cache_folder
 from mabench.errors import MabenchError
-from mabench.files import private_folder, write_text
+from mabench.files import cache_folder, private_folder, write_text
 
 
 def has_bfloat16(device: torch.device) -> bool:

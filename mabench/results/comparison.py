@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mabench import suites
-from mabench.errors import MabenchError, lookup
 from mabench.results.scoring import Row, rows
 from mabench.results.tables import draw, plus_minus
 from mabench.schema import RunRecord
@@ -129,44 +126,3 @@ def compare(records: Sequence[RunRecord], exam: Exam) -> list[Comparison]:
         if lines:
             out.append(Comparison(exam.id, track, networks, tuple(lines)))
     return out
-
-
-def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
-    """The tables of all evaluations in these folders and below, a table a track of a suite.
-
-    Raises MabenchError for a folder without records, and for records of a suite that is not released or has changed.
-    """
-    from mabench.runs.folder import read_records
-
-    by_suite: dict[str, list[RunRecord]] = {}
-    for folder in folders:
-        places = list(_evaluations(folder))
-        if not places:
-            raise MabenchError(f"{folder}: holds no records. Name folders that mabench eval wrote, e.g. results/*")
-        for place in places:
-            for record in read_records(place):
-                by_suite.setdefault(record.cell.suite, []).append(record)
-    wanted = None if suite is None else suites.load(suite).id
-    if wanted is not None:
-        by_suite = {wanted: lookup(by_suite, wanted, "suite of these folders")}
-    out: list[Comparison] = []
-    for name, records in sorted(by_suite.items()):
-        exam = suites.load(name)
-        changed = [record for record in records if record.cell.suite_digest != exam.digest]
-        if changed:
-            raise MabenchError(f"{changed[0].cell.name}: a record of another version of {name}. Run it again: mabench eval.")
-        out += compare(_unique(records), exam)
-    return out
-
-
-def _evaluations(folder: Path) -> Iterator[Path]:
-    """Folders with records, this one or below it, in the order of their names."""
-    if (folder / "records").is_dir():
-        yield folder
-    else:
-        yield from sorted({path.parent for path in folder.glob("**/records") if path.is_dir()})
-
-
-def _unique(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """One record a run: the same evaluation may lie in two folders."""
-    return list({(record.cell.set_sha256, record.cell.name): record for record in records}.values())

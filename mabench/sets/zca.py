@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mabench.data import Dataset, cache_folder, load
+from mabench.data import Dataset, load
 from mabench.errors import MabenchError
-from mabench.files import is_intact, write_checksummed
+from mabench.files import cache_folder, is_intact, write_checksummed
 
 EPS = 0.1
 MAX_VALUES = 3072  # ours: the covariance of 32 px images takes seconds, that of 64 px ones half an hour

@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from mabench.data import RealData, cache_folder
+from mabench.data import RealData
 from mabench.digests import digest, stream
 from mabench.errors import MabenchError
-from mabench.files import write_bytes
+from mabench.files import cache_folder, write_bytes
 from mabench.networks.architectures import Network
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet, pack_grid

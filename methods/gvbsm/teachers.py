@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench.data import RealData, cache_folder
+from mabench.data import RealData
 from mabench.digests import digest, stream
 from mabench.errors import MabenchError
-from mabench.files import CHECKSUM, is_intact, size_of, write_checksummed
+from mabench.files import CHECKSUM, cache_folder, is_intact, size_of, write_checksummed
 
 from .. import kit
 from ..kit import Training

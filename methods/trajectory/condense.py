@@ -24,10 +24,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mabench.data import RealData, augment, cache_folder
+from mabench.data import RealData, augment
 from mabench.digests import stream
 from mabench.errors import MabenchError
-from mabench.files import write_text
+from mabench.files import cache_folder, write_text
 from mabench.networks import compiling
 from mabench.networks.batches import backward_batch
 from mabench.schema import Card

@@ -13,7 +13,7 @@ from pathlib import Path
 from mabench.digests import digest
 from mabench.schema import Evaluator, Recipe
 
-FILE = Path(__file__).parent / "equivalence.json"
+FILE = Path(__file__).parents[1] / "suites" / "equivalence.json"
 
 
 def evidence_key(evaluator: Evaluator, recipe: Recipe) -> str:
