@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mabench.data import hub
 from mabench.data.registry import DATASETS, Dataset, Split
 from mabench.errors import MabenchError, lookup
 from mabench.files import atomic_folder, cache_folder, size_of
@@ -185,22 +186,8 @@ def _open_cached(dataset: Dataset, split: Split, folder: Path) -> RealData:
 
 def _fetch(dataset: Dataset, split: Split) -> list[Path]:
     """The split's parquet files in the Hub cache, in name order, downloaded where missing."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-
     repo, pattern = str(dataset.hub_repo), dataset.files[split]
-    # The bases add what the Hub's HTTP library raises in mid-transfer, without naming that library: it changes with versions.
-    failures: tuple[type[BaseException], ...] = (HfHubHTTPError, OSError, ValueError, *HfHubHTTPError.__bases__)
-    try:
-        snapshot = Path(snapshot_download(repo, repo_type="dataset", allow_patterns=[pattern]))
-    except GatedRepoError as problem:
-        raise MabenchError(f"{dataset.title} is gated: accept its terms on https://huggingface.co/datasets/{repo}, "
-                           "then log in with: hf auth login") from problem  # fmt: skip
-    except failures as problem:
-        raise MabenchError(
-            f"cannot download {dataset.title} ({repo}) and the Hub cache has no copy: {type(problem).__name__}: {problem} "
-            "Needed: a network and no HF_HUB_OFFLINE, room on the disk, or HF_HUB_CACHE = a Hub cache that holds it"
-        ) from problem
+    snapshot = hub.download(repo, [pattern], title=dataset.title)
     files = sorted(snapshot.glob(pattern))
     if not files:
         raise MabenchError(f"the Hub cache holds no {pattern} of {repo} ({snapshot}): unset HF_HUB_OFFLINE and run again")

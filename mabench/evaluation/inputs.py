@@ -36,7 +36,17 @@ class Reading(TypedDict, total=False):
     label_kind: str | None
 
 
-IN_MEMORY = ("dataset", "layout", "space", "mean", "std", "decode", "ipc", "learned_rate", "label_kind")  # of these, what there is to say of tensors
+IN_MEMORY = (
+    "dataset",
+    "layout",
+    "space",
+    "mean",
+    "std",
+    "decode",
+    "ipc",
+    "learned_rate",
+    "label_kind",
+)  # of these, what there is to say of tensors
 
 
 def accept(images: Any, labels: Any = None, *, expected_dataset: str | None = None, **reading: Unpack[Reading]) -> SyntheticSet:

@@ -6,8 +6,9 @@ Files of strangers are opened in a child process (`sandbox.py`).
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from mabench.sets.selecting import Draft, as_array, select, set_rate
 
 PICTURES_AT_ONCE = 4000  # ours: a child opens so many images
 ARRAY_SUFFIXES = (".pt", ".pth", ".npz", ".npy", ".safetensors")
+P = TypeVar("P", bound=PurePath)
 
 
 def head_of(path: Path) -> bytes:
@@ -96,10 +98,8 @@ def _folder(path: Path, set_index: int | None, images_key: str | None, labels_ke
     if saved:
         return _table(path, saved, images_key, labels_key)
     arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in ARRAY_SUFFIXES and not keys.is_leftover(p.name))
-    pictured = [p for p in arrays if not _role(p, "labels") and not _role(p, "rate")]
+    pictured, best = with_images(arrays)
     if pictured:
-        best = [p for p in pictured if p.stem.endswith("_best")] or pictured
-        best = [p for p in best if "_zca" in p.stem] or best
         if len(best) > 1:
             raise MabenchError(f"{path}: holds several sets ({first_line(p.name for p in best)}). Name the file of one of them.")
         draft = draft_of(best[0], set_index, images_key, labels_key)
@@ -116,6 +116,13 @@ def _folder(path: Path, set_index: int | None, images_key: str | None, labels_ke
         return _table(path, parquet, images_key, labels_key)
     names, left_out = pictures.list_folder(path)
     return _pictures(path, names, left_out, pictures.decode_files)
+
+
+def with_images(arrays: Sequence[P]) -> tuple[list[P], list[P]]:
+    """Those of a folder's files of arrays that hold images, by their names; and the preferred ones among them."""
+    pictured = [p for p in arrays if not _role(p, "labels") and not _role(p, "rate")]
+    best = [p for p in pictured if p.stem.endswith("_best")] or pictured
+    return pictured, [p for p in best if "_zca" in p.stem] or best
 
 
 def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: Any) -> Draft:
@@ -182,7 +189,7 @@ def _table(path: Path, files: list[Path], images_key: str | None, labels_key: st
 # -- files beside ---------------------------------------------------------------------------------------------------------
 
 
-def _role(path: Path, role: str) -> bool:
+def _role(path: PurePath, role: str) -> bool:
     words = re.split(r"[^a-z]+", path.stem.lower())
     usual = {"labels": {"labels", "label", "targets", "target", "y"}, "rate": {"lr"}}[role]
     return bool(usual & set(words)) and not {"images", "image"} & set(words)

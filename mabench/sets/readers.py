@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from mabench.data import DATASETS, Dataset, describe
 from mabench.errors import MabenchError, lookup, printable
 from mabench.schema import Finding
-from mabench.sets import containers, labelling, packing, recognition, recorded, spaces, synthetic
+from mabench.sets import containers, hub_sources, labelling, packing, recognition, recorded, spaces, synthetic
 from mabench.sets.selecting import READABLE, Draft, as_array
 from mabench.sets.synthetic import MAX_BYTES, SyntheticSet
 
@@ -38,7 +37,7 @@ def read(
     labels_key: str | None = None,
     label_kind: str | None = None,
 ) -> SyntheticSet:
-    """Return the condensed set in `path`, whatever project wrote it.
+    """Return the condensed set in `path`, a file, a folder, or an address on the Hub (org/name), whatever project wrote it.
 
     Arguments override what would be detected: `dataset` (a name, or a TOML file that describes one), `set_index` (of several sets in a
     file), `layout` nchw | nhwc, `space` (one of `spaces.SPACES`) or `mean` and `std` by channel, `decode` none | grid2.., `ipc`,
@@ -46,12 +45,8 @@ def read(
     `images_key` and `labels_key` of a dictionary or table, `label_kind` (one of `labelling.KINDS`).
     Raises MabenchError that names what was found, what is allowed, and the cure.
     """
-    address = str(path)
-    if re.match(r"(https?|hf)://", address):
-        raise MabenchError(
-            f"{address}: is an address. Fetch it first: hf download --repo-type dataset OWNER/NAME, then name the file."
-        )
-    path = Path(path)
+    source = hub_sources.resolve(str(path))
+    path = Path(path) if source is None else source.path
     folder = recorded_labels if recorded_labels is not None else path.parent / recorded.FOLDER
     lies_beside = folder if recorded.files(folder) else None
     if recorded_labels is not None and lies_beside is None:
@@ -63,18 +58,20 @@ def read(
         if path.is_file() and containers.is_safetensors(path, containers.head_of(path)) and synthetic.is_canonical(path):
             given = (dataset, layout, space, mean, std, decode, ipc, label_kind)
             if all(value is None for value in given):
-                return _completed(synthetic.load(path), learned_rate, lies_beside)
+                return _completed(synthetic.load(path), learned_rate, lies_beside, source)
             draft = _read_canonical(path, entry)
             entry = entry or DATASETS[draft.findings[-1].value]
             space = space or ("pixel" if mean is None else None)
         else:
             draft = containers.draft_of(path, set_index, images_key, labels_key)
+        if source is not None:
+            draft.path = Path(source.address)
     except OSError as error:
         raise MabenchError(
             f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
         ) from error
     finished = _finish(draft, entry, layout, space, _mean_and_std(mean, std), decode, ipc, label_kind)
-    return _completed(finished, learned_rate, lies_beside)
+    return _completed(finished, learned_rate, lies_beside, source)
 
 
 def from_tensors(
@@ -125,8 +122,13 @@ def _mean_and_std(mean: Sequence[float] | None, std: Sequence[float] | None) -> 
     return None if mean is None or std is None else (list(mean), list(std))
 
 
-def _completed(read_set: SyntheticSet, learned_rate: float | None, labels_folder: Path | None) -> SyntheticSet:
-    """The set with what lies outside of its file: a rate that was named, and the folder of recorded labels."""
+def _completed(
+    read_set: SyntheticSet, learned_rate: float | None, labels_folder: Path | None, source: hub_sources.Source | None = None
+) -> SyntheticSet:
+    """The set with what lies outside of its file: a rate that was named, the folder of recorded labels, and where it came from."""
+    if source is not None:
+        findings = (source.finding, *(f for f in read_set.findings if f.field != "source"))
+        read_set = replace(read_set, name=printable(source.name), findings=findings)
     if labels_folder is not None:
         read_set = replace(read_set, labels_folder=labels_folder)
     if learned_rate is not None:

@@ -6,7 +6,7 @@ Files are opened in a child process (`sandbox.py`).
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,15 @@ MAX_JSON = 2**22  # ours: 21,000 class names take 400 kB
 def list_parquet(path: Path) -> list[Path]:
     """The parquet files of the one split that a folder holds: shards are called SPLIT-00000-of-00010.parquet."""
     files = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
-    splits = sorted({str(file.relative_to(path).parent / file.stem.split("-")[0]) for file in files})
+    splits = sorted({split_of(file.relative_to(path)) for file in files})
     if len(splits) > 1:
         raise MabenchError(f"{path}: holds several tables ({first_line(splits)}). Name the file of one of them.")
     return files
+
+
+def split_of(file: PurePath) -> str:
+    """What the shards of one table share: data/train-00000-of-00010.parquet is of data/train."""
+    return str(file.parent / file.stem.split("-")[0])
 
 
 def list_saved(path: Path) -> list[Path]:
