@@ -216,7 +216,7 @@ def _with_files_beside(draft: Draft, path: Path) -> Draft:
             found = as_array(content_of(labels[0]))
             if found is None:
                 raise MabenchError(f"{labels[0]}: is no array of labels. Store one label per image.")
-            trajectory = stem.startswith("images_")
+            trajectory = path.stem.startswith("images_") and "_zca" not in path.stem
             findings = [f for f in draft.findings if f.field != "format"]
             draft = Draft(path, draft.images, found, normalised_by_default=trajectory, findings=findings)
             draft.note("format", "MTT" if trajectory else "two files", f"{path.name} beside {labels[0].name}")
