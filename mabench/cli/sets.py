@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,22 +44,35 @@ def check(set_path: str, reading: dict[str, Any], out: Path | None, per_class: i
 @click.command(
     cls=Command,
     short_help="Convert a set to the canonical file (safetensors).",
-    epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt --out dc_ipc10.safetensors",
+    epilog="mabench pack res_DC_CIFAR10_ConvNet_10ipc.pt --out dc_ipc10.safetensors\n"
+    "mabench pack syn_data/ --fkd FKD_cutmix_fp16/ --out sre2l/set.safetensors",
 )
 @reading_options
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The .safetensors file to write."
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-def pack(set_path: str, reading: dict[str, Any], out: Path, force: bool) -> Any:
+@click.option(
+    "--fkd",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="FKD archive (epoch_0/batch_0.tar ...) whose labels are imported into labels/ beside --out.",
+)
+@click.option(
+    "--fkd-seed", default=42, show_default=True, help="The seed of its recording, where the archive does not name the images."
+)
+def pack(set_path: str, reading: dict[str, Any], out: Path, force: bool, fkd: Path | None, fkd_seed: int) -> Any:
     """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
-    from mabench.sets import readers
+    from mabench.sets import fkd as archives
+    from mabench.sets import readers, recorded
 
     synthetic_set = readers.read(set_path, **reading)
     if out.suffix != ".safetensors":
         raise MabenchError(f"{out}: the canonical file ends in .safetensors. Use --out {out.with_suffix('.safetensors')}")
     if out.exists() and not force:
         raise MabenchError(f"{out}: exists already. Choose another name, or replace it with --force.")
+    if fkd is not None:
+        imported = archives.import_labels(fkd, synthetic_set, out.parent / recorded.FOLDER, seed=fkd_seed)
+        synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, *imported))
     synthetic_set.save(out)
     console.describe(synthetic_set)
     console.say(f"\nwritten: {out} ({out.stat().st_size:,} bytes)")
