@@ -8,7 +8,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 .PHONY: help install demo test test-slow test-lowest lint docs build clean
 help:
 	@echo "make install    make $(VENV) and install mabench with its development tools"
-	@echo "make demo       install, examine a bundled set of digits, and print the path of its page"
+	@echo "make demo       install, evaluate a bundled set of digits, and print the path of its page"
 	@echo "make test       install, then run the default tests (under 10 minutes on two cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make test-lowest  the default tests with the oldest dependencies, in an environment of their own"

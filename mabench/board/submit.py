@@ -217,7 +217,7 @@ def _aggregates(folders: Sequence[Path], records: Sequence[RunRecord]) -> Gate:
                     problems.append(
                         f"{path}: {row.track} {row.name} does not follow from the records. Let mabench eval write it again."
                     )
-    text = f"{compared} rows recomputed from records agree" if compared else "no table beside the records"
+    text = f"{compared} rows recomputed from records agree" if compared else "no table of a released suite beside the records"
     return gate("aggregates", text, problems)
 
 

@@ -121,9 +121,9 @@ def show_result(result: Evaluation) -> Any:
         console.say(f"  {note}")
     if result.records:
         console.say(f"\nwritten to {result.folder}: table.md table.tex results.csv results.json curves.pdf records/")
-        console.say(
-            f"Next: mabench table {result.folder} OTHERS --format latex" + (", or mabench submit" if result.complete else "")
-        )
+        if result.exam.released:
+            more = f", or mabench submit SET --records {result.folder} --card card.toml" if result.complete else ""
+            console.say(f"Next: mabench table {result.folder} OTHERS --format latex{more}")
     for failed in result.failed:
         console.say(f"missing: {failed.cell.name}: {failed.reason}. {failed.cure}", err=True)
     value = result.json() | {"folder": str(result.folder)}

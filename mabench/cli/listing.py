@@ -69,10 +69,10 @@ def show(name: str) -> Any:
     except MabenchError as error:
         if name.endswith(".toml") or "@" in name:
             raise
-        near = difflib.get_close_matches(name, names("all"), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, names("all"), n=1, cutoff=0.6)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise MabenchError(f"'{name}' is not a suite, evaluator, method or dataset.{hint} All names: mabench list") from error
-    return show_suite(exam)
+    return show_suite(exam, name)
 
 
 def names(kind: str) -> list[str]:
@@ -144,8 +144,8 @@ def _fields(title: str, fields: dict[str, Any]) -> None:
             console.say(text)
 
 
-def show_suite(exam: Exam) -> Any:
-    """Print a suite: what it measures, its networks, and how they are trained."""
+def show_suite(exam: Exam, name: str) -> Any:
+    """Print the suite called `name`, or in the file of that name: what it measures, its networks, and how they are trained."""
     suite = exam.suite
     _fields(
         f"{exam.id}: {suite.title}",
@@ -167,7 +167,7 @@ def show_suite(exam: Exam) -> Any:
                 f"the {recipe.score} one counts",
             },
         )
-    console.say(f"\nNext: mabench eval YOUR_SET --suite {suite.name} --dry-run")
+    console.say(f"\nNext: mabench eval YOUR_SET --suite {name} --dry-run")
     return exam.suite.model_dump(mode="json") | {"digest": exam.digest}
 
 
@@ -222,9 +222,10 @@ def show_method(name: str) -> Any:
 
     presets = mabench_methods.presets(name)
     console.say(f"{name}: presets", bold=True)
+    wide = max(map(len, presets))
     for preset_name, preset in presets.items():
-        verdict = "as in its paper" if preset.comparable else "small, no verdict"
-        console.say(f"  {preset_name:<34}{preset.dataset:<13} IPC {preset.config.ipc:<4} {verdict}"[:WIDTH].rstrip())
+        verdict = "as in its paper or its code" if preset.comparable else "small, not compared"
+        console.say(f"  {preset_name:<{wide}}  {preset.dataset:<12} IPC {preset.config.ipc:<4} {verdict}"[:WIDTH].rstrip())
     first = next(iter(presets))
     console.say(f"\nNext: mabench reproduce {name} --preset {first} --dry-run")
     return {"name": name, "presets": {n: {"dataset": p.dataset, "ipc": p.config.ipc} for n, p in presets.items()}}

@@ -28,7 +28,7 @@ SECTIONS = {
 )
 @click.version_option(mabench.__version__)
 def main() -> None:
-    """The benchmark for condensed datasets: a set goes in, a frozen examiner trains every evaluator on it."""
+    """The benchmark for condensed datasets: a set goes in, every network of a frozen suite is trained on it."""
 
 
 for command in (
