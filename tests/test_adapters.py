@@ -19,6 +19,7 @@ from mabench.data import DATASETS
 from mabench.errors import MabenchError
 from mabench.sets import readers as adapters
 from mabench.sets import recognition
+from mabench.sets.synthetic import SyntheticSet
 
 X = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(10).repeat_interleave(2)
@@ -32,7 +33,7 @@ def written(path: Path, value: Any) -> Path:
     return path
 
 
-def found(chosen: adapters.SyntheticSet) -> dict[str, str]:
+def found(chosen: SyntheticSet) -> dict[str, str]:
     return {f.field: f.value for f in chosen.findings}
 
 

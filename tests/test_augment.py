@@ -112,7 +112,7 @@ def test_draws_reach_their_bounds() -> None:
     moved, _ = run({"geometry": ("crop",)}, x)
     where = moved[:, 0].flatten(1).argmax(1)
     offsets = torch.stack([where // 32 - 16, where % 32 - 16])
-    assert offsets.min() == -4 and offsets.max() == 4 and len(offsets.unique()) == 9
+    assert offsets.min() == -4 and offsets.max() == 4 and len(offsets.unique()) == 9  # type: ignore[no-untyped-call]
     flat = torch.zeros(4000, 3, 4, 4)
     shifts = run({"color": "brightness-only"}, flat)[0][:, 0, 0, 0]
     assert -0.5 <= shifts.min() < -0.49 and 0.49 < shifts.max() < 0.5
@@ -174,7 +174,7 @@ def test_one_of_dsas_operations_a_batch_is_the_slow_reference() -> None:
     """The same draws, then every image by itself, with the grids as AST's and MTT's code samples them."""
     names, x, seen = ("color", "crop", "cutout", "flip", "scale", "rotate"), images(3, 16), set()
     for seed in range(60):
-        found, targets = A.augment(x, one_hot(3), Augmentation(one_of=names), torch.Generator().manual_seed(seed))
+        found, targets = A.augment(x, one_hot(3), Augmentation(one_of=names), torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
         g = torch.Generator().manual_seed(seed)
         name = names[int(torch.randint(6, (), generator=g))]
         seen.add(name)
@@ -213,4 +213,4 @@ def test_one_of_dsas_operations_a_batch_is_the_slow_reference() -> None:
         assert torch.equal(targets, one_hot(3))
     assert seen == set(names)
     with pytest.raises(ValueError, match="one_of is the whole augmentation"):
-        Augmentation(one_of=names, flip=0.5)
+        Augmentation(one_of=names, flip=0.5)  # type: ignore[arg-type]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from mabench.cli import console as display
+from mabench.cli import console
+from mabench.results.tables import duration
 
 
 def test_time_left_follows_a_slower_stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 1000.0
-    monkeypatch.setattr(display.time, "monotonic", lambda: now)
-    with display.bar() as shown:
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with console.bar() as shown:
         for done in range(1, 801):  # 800 quick steps of 0.1 s
             now += 0.1
             shown.update("quick", done, 900)
@@ -19,4 +22,4 @@ def test_time_left_follows_a_slower_stage(monkeypatch: pytest.MonkeyPatch, capsy
             shown.update("slow", done, 900)
     left = [line.rsplit(", ", 1)[1] for line in capsys.readouterr().err.split("\n") if line.strip()]
     assert left[0].endswith("s left")  # before the slow stage: 300 steps of 0.1 s
-    assert left[-1] == f"{display.duration(80 * 61)} left"
+    assert left[-1] == f"{duration(80 * 61)} left"

@@ -60,7 +60,7 @@ def test_pruned_looks_find_the_same_best(
     pruned.SORT_EVERY = sort_every
     for look in range(looks):
         pruned.begin()
-        hits, visited = 0, []
+        hits, visited = 0, []  # type: ignore[var-annotated]
         while len(visited) < images:
             window = pruned.next(batch)
             assert 1 <= len(window) <= batch
@@ -130,15 +130,15 @@ def test_bfloat16_testing_sees_what_float32_sees(name: str, monkeypatch: pytest.
     for _ in range(40):
         loss = torch.nn.functional.cross_entropy(model(images[::5]), labels[::5])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    plain, fast = (engine.build(e, model, CPU, Workload(evaluator, False, 0.0, 500, 0.0)) for e in ("reference", "fast"))  # type: ignore[arg-type]
+    plain, fast = (engine.build(e, model, CPU, Workload(evaluator, False, 0.0, 500, 0.0)) for e in ("reference", "fast"))
     assert (plain.dtype, fast.dtype) == (torch.float32, torch.bfloat16)
     answers = []
     for own in (plain, fast):
         own.begin_test_pass()
         with torch.inference_mode():
-            answers.append(torch.cat([own.predict(part.to(own.dtype)).argmax(1) for part in images.split(own.test_batch)]))
+            answers.append(torch.cat([own.predict(part.to(own.dtype)).argmax(1) for part in images.split(own.test_batch)]))  # type: ignore[no-untyped-call]
     assert (answers[0] == labels).float().mean() > 0.25, "it has learnt something"
     assert (answers[0] == answers[1]).float().mean() > 0.97
 
@@ -164,7 +164,7 @@ def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) ->
     """Only the classifier is trained: the fast engine sends each test image through the convolutions once in twenty looks."""
     recipe = LOOKS.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
     reference, embed, seen = run("reference", recipe, "lenet-scratch"), engine.FastEngine.embed, []
-    monkeypatch.setattr(engine.FastEngine, "embed", lambda self, inputs: (seen.append(len(inputs)), embed(self, inputs))[1])
+    monkeypatch.setattr(engine.FastEngine, "embed", lambda self, inputs: (seen.append(len(inputs)), embed(self, inputs))[1])  # type: ignore[func-returns-value]
     fast = run("fast", recipe, "lenet-scratch")
     assert sum(seen) == 500 == reference.total
     assert (fast.best, fast.best_epoch, fast.last) == (reference.best, reference.best_epoch, reference.last)
@@ -181,7 +181,7 @@ def test_a_teacher_is_asked_once_where_every_epoch_asks_the_same(augmentation: A
     """The engines agree, whether the teacher is asked once (fast, no augmentation) or at every step."""
     distillation = Distillation(teacher="lenet-scratch", alpha=0.5, temperature=2.0)
     recipe = PLAIN.model_copy(update={"distillation": distillation, "augmentation": augmentation})
-    records = [training.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]  # type: ignore[arg-type]
+    records = [training.run(small_set(), cell(recipe), TEST, device=CPU, engine=name) for name in ("reference", "fast")]
     assert abs(records[0].last - records[1].last) <= 0.01
 
 

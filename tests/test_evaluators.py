@@ -13,6 +13,7 @@ import torch
 from mabench import suites
 from mabench.networks import evaluators, sizes
 from mabench.networks.evaluators import EVALUATORS
+from mabench.schema import Evaluator
 
 PRETRAINED = [e for e in EVALUATORS.values() if e.pretrained]
 
@@ -27,7 +28,7 @@ def test_scratch_evaluators_answer_with_one_logit_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("entry", PRETRAINED, ids=lambda e: e.name)
-def test_pretrained_entries_name_real_weights_and_their_statistics(entry: evaluators.Evaluator) -> None:
+def test_pretrained_entries_name_real_weights_and_their_statistics(entry: Evaluator) -> None:
     import timm
 
     config = timm.get_pretrained_cfg(entry.architecture)
@@ -81,6 +82,7 @@ def test_mobilenet_backbone_weights_fit_the_cifar_form(real_data: Path) -> None:
 PRETRAINED_SCRIPT = """
 import torch
 from mabench import suites
+from mabench.schema import Evaluator
 from mabench.networks import evaluators, sizes
 entry = evaluators.EVALUATORS["efficientnet_lite0-pretrained"]
 a, b = (evaluators.build(entry, num_classes=10, channels=3, image_size=64, seed=s).state_dict() for s in (1, 2))

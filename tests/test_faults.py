@@ -313,7 +313,7 @@ def test_a_diverged_cell_counts_as_chance_from_the_record_to_the_board(mabench: 
     (mine,) = [row for row in board["rows"] if row["key"] == CARD["slug"]]
     assert mine["diverged"] == 1 and mine["evaluators"]["mlp-scratch"]["mean"] == 0.1
     assert "10.00†" in (tmp_path / "board" / "leaderboard.md").read_text()
-    page = (tmp_path / "board" / "sets" / CARD["slug"] / "index.html").read_text()
+    page = (tmp_path / "board" / "sets" / CARD["slug"] / "index.html").read_text()  # type: ignore[operator]
     assert f"epoch {found.diverged_epoch}, counts as chance" in page
 
 

@@ -116,7 +116,7 @@ def test_every_matching_loss_has_the_gradient_of_finite_differences(first: str, 
     with torch.no_grad():
         for alignment in distillation.alignments:
             cast(Alignment, alignment).matching.normal_()
-    config = replace(TINY, distance=distance)
+    config = replace(TINY, distance=distance)  # type: ignore[arg-type]
 
     def losses(images: torch.Tensor) -> list[torch.Tensor]:
         every = matching_losses(pair, distillation, real[None], images[None], torch.tensor([4]), config)
@@ -239,7 +239,7 @@ def test_the_papers_accumulator_is_one_for_all_classes_and_is_never_emptied() ->
     balance.restart()
     assert balance.weights(both).tolist() == [[1.0, 0.25]] * 2
     in_turn = GradientBalance(2, 2, "paper")
-    for label in both.split(1):
+    for label in both.split(1):  # type: ignore[no-untyped-call]
         in_turn.add(label, samples[label])
     assert torch.equal(in_turn.sums, balance.sums)
 
@@ -361,7 +361,7 @@ def test_the_papers_pair_is_aligned_to_four_layers_of_seventeen_tokens_with_128_
     pair = [[(128, 16), (128, 8), (128, 4), (128, 4)], [(192, 14)] * 12]
     features = [[(torch.randn(2, d), torch.randn(2, d, s, s)) for d, s in own] for own in pair]
     for softmax in ("paper", "released"):
-        first, second = Alignment(*pair, softmax)(*features)
+        first, second = Alignment(*pair, softmax)(*features)  # type: ignore[arg-type, call-arg]
         assert first.shape == second.shape == (2, 4, 17, 128)
         swapped = Alignment(pair[1], pair[0], softmax)(features[1], features[0])
         assert swapped[0].shape == swapped[1].shape == (2, 4, 17, 128)
@@ -381,7 +381,7 @@ def test_the_softmax_of_the_paper_and_of_the_released_code() -> None:
         by_hand = raw / (raw.sum(1, keepdim=True) if softmax == "paper" else raw.sum(0, keepdim=True))
         tokens = [
             layer(torch.cat([semantic.unsqueeze(1), spatial.flatten(2).mT], 1))
-            for layer, (semantic, spatial) in zip(alignment.affine[1], features[1], strict=True)
+            for layer, (semantic, spatial) in zip(alignment.affine[1], features[1], strict=True)  # type: ignore[call-overload]
         ]
         own, mixed = alignment(*features)
         for target in range(2):
@@ -502,7 +502,7 @@ def made(folder: Path | None, config: Config, stop_at: int | None = None) -> syn
 # stops: in the pretraining, inside an iteration, behind the first step of the second iteration
 @pytest.mark.parametrize(("side", "stops"), [("released", (1, 3, 5)), ("paper", (4,))])
 def test_interrupted_condensation_gives_the_same_set(tmp_path: Path, side: str, stops: tuple[int, ...]) -> None:
-    config = replace(TINY, pretraining=2, **dict.fromkeys(CHOICES, side))
+    config = replace(TINY, pretraining=2, **dict.fromkeys(CHOICES, side))  # type: ignore[arg-type]
     straight = made(tmp_path / "a", config)
     for stop in stops:
         folder = tmp_path / f"b{stop}"
@@ -558,7 +558,7 @@ def test_no_iterations_leave_the_initial_images_and_a_step_moves_them_as_far_as_
         == made(None, replace(TINY, networks=("convnet3-scratch", "vit_mini-scratch"), iterations=0, pretraining=1)).sha256
     )
     for side in ("paper", "released"):
-        config = replace(TINY, iterations=1, steps=1, image_rate=0.01, **(dict.fromkeys(CHOICES, side) | {"initial": "released"}))
+        config = replace(TINY, iterations=1, steps=1, image_rate=0.01, **(dict.fromkeys(CHOICES, side) | {"initial": "released"}))  # type: ignore[arg-type]
         losses: list[Mapping[str, float]] = []
         run = Run(on_progress=lambda done, total, found, losses=losses: losses.append(found))  # type: ignore[misc]
         end = hmdc.condense(data.load("digits", "train"), config, 3, CPU, run)
@@ -570,7 +570,7 @@ def test_no_iterations_leave_the_initial_images_and_a_step_moves_them_as_far_as_
 
 def test_mistakes_are_refused() -> None:
     with pytest.raises(MabenchError, match="layer_softmax = 'sideways'. Allowed: paper, released"):
-        replace(TINY, layer_softmax="sideways")
+        replace(TINY, layer_softmax="sideways")  # type: ignore[arg-type]
     with pytest.raises(MabenchError, match="Did you mean"):
         hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch", "lenet-scrath")), 0, CPU)
     with pytest.raises(MabenchError, match="give one rate a network"):
@@ -632,7 +632,7 @@ def test_a_step_does_not_depend_on_how_many_classes_go_side_by_side(way: str, sa
     """A whole step of a tiny pair in float64: real batches, tiles, augmentation, both networks, balance."""
     found = []
     for at_once in (1, 4):
-        config = replace(TINY, classes_at_once=at_once, **dict.fromkeys(CHOICES, way))
+        config = replace(TINY, classes_at_once=at_once, **dict.fromkeys(CHOICES, way))  # type: ignore[arg-type]
         real = RealImages(data.load("digits", "train"), CPU)
         # noise: where an image is flat, poolings have ties, which rounding decides
         real.images = torch.randint(256, real.images.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -666,10 +666,10 @@ def test_the_rivals_condense_and_resume(tmp_path: Path, method: Method) -> None:
 
 def test_idc_matches_convolutions_alone_and_trains_its_network_with_cutmix() -> None:
     config = IDC.presets["released-ipc10"].config
-    assert config.losses == ("L1",) and not config.distils and config.image_rate == 5e-3
+    assert config.losses == ("L1",) and not config.distils and config.image_rate == 5e-3  # type: ignore[attr-defined]
     learner = Alone(small("convnet"))
     real, images = torch.randn(1, 3, 3, 8, 8).double(), torch.randn(1, 2, 3, 8, 8).double()
-    (loss,) = matching_losses([learner], None, real, images, torch.tensor([2]), config)
+    (loss,) = matching_losses([learner], None, real, images, torch.tensor([2]), config)  # type: ignore[arg-type]
     expected = 0.0
     for parameter in learner.network.parameters():
         if parameter.dim() == 4:

@@ -349,7 +349,7 @@ def test_the_whole_way_killed_in_every_stage_and_repeated(
 
         def fresh(source: Path | None) -> Path:
             place = tmp_path / f"machine{next(runs)}"
-            return Path(shutil.copytree(source, place)) if source else (place.mkdir(), place)[1]
+            return Path(shutil.copytree(source, place)) if source else (place.mkdir(), place)[1]  # type: ignore[func-returns-value]
 
         def sound() -> None:
             """At any moment: all rows of the submission or none, and a submission on main is whole."""

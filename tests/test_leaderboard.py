@@ -228,7 +228,7 @@ def test_the_cards_own_citation_wins(tmp_path: Path) -> None:
     submit(tmp_path / "s", "made", 0.5)
     submit(tmp_path / "s", "own", 0.5, card={"bibtex": "@article{x,\n  title = {A <b> of A & B},\n}\n"})
     made, own = map(read_submission, submissions.folders(tmp_path / "s"))
-    assert exports.bibtex(made).startswith("@misc{made,") and exports.bibtex(own) == "@article{x,\n  title = {A <b> of A & B},\n}"
+    assert exports.bibtex(made).startswith("@misc{made,") and exports.bibtex(own) == "@article{x,\n  title = {A <b> of A & B},\n}"  # type: ignore[arg-type]
     leaderboard.build(tmp_path / "s", tmp_path / "out")
     page = (tmp_path / "out" / "sets" / "own" / "index.html").read_text()
     assert "@article{x,\n  title = {A &lt;b&gt; of A &amp; B},\n}" in page and "@misc" not in page
@@ -375,7 +375,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert frame["authors"][0].startswith("'=HYPERLINK")
     markdown = (out / "leaderboard.md").read_text()
     assert "&#60;script&#62;" in markdown and "](javascript" not in markdown and "`" not in markdown.split("##", 1)[1]
-    bib = exports.bibtex(read_submission(submissions.folders(tmp_path / "s")[0]))
+    bib = exports.bibtex(read_submission(submissions.folders(tmp_path / "s")[0]))  # type: ignore[arg-type]
     body = re.sub(r"\\[{}]", "", bib)
     assert body.count("{") == body.count("}") and "javascript" in bib and "\x1b" not in bib
 

@@ -91,5 +91,5 @@ def test_hub_board_and_report_give_the_same_answer(tmp_path: Path, ipc: int) -> 
     assert {r.status for r in rows} == {str(expected)}
     line = next(line for line in cards.readme(rows).splitlines() if "(submissions/three)" in line)
     assert line.endswith("| - |") != expected.ranked and cards.shown(str(expected)) in line
-    notes = report.notes(DIGITS, report.rows(DIGITS, entry.records.values()), list(entry.records.values()))
+    notes = report.notes(DIGITS, report.rows(DIGITS, entry.records.values()), list(entry.records.values()))  # type: ignore[attr-defined]
     assert any(expected.reason in note for note in notes if "not ranked" in note) != expected.ranked

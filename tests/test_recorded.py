@@ -60,7 +60,7 @@ def write(chosen: SyntheticSet, folder: Path, *, epochs: int = EPOCHS, batch: in
             }
             seen = [
                 look(pixels[rows], {n: v[b * batch : b * batch + len(rows)] for n, v in one.items()}, one["mix"][b])
-                for b, rows in enumerate(one["order"].long().split(batch))
+                for b, rows in enumerate(one["order"].long().split(batch))  # type: ignore[no-untyped-call]
             ]
             one["logits"] = (F.adaptive_avg_pool2d(torch.cat(seen), 4).flatten(1) @ teach).half()
             made.append(one)
@@ -122,7 +122,7 @@ def test_the_replay_is_the_slow_reference(kind: str, tmp_path: Path) -> None:
             seen, taught, truth = look(images[rows], one, held["mix"][b]), one["logits"].float(), chosen.labels[rows]
             loss = torch.zeros(())
             size = -(-len(rows) // parts)
-            for x, z, y in zip(seen.split(size), taught.split(size), truth.split(size), strict=True):
+            for x, z, y in zip(seen.split(size), taught.split(size), truth.split(size), strict=True):  # type: ignore[no-untyped-call]
                 out = model(x)
                 if kind.startswith("mse"):
                     own = ((out - z) ** 2).sum() / out.numel() - 0.15 * out.log_softmax(1)[range(len(y)), y].mean()
@@ -137,11 +137,11 @@ def test_the_replay_is_the_slow_reference(kind: str, tmp_path: Path) -> None:
                     shrink = 0.1 if p.dim() > 1 and names[p].endswith("weight") else 0.0
                     if kind.startswith("kl"):
                         first[p] = 0.9 * first[p] + g + shrink * p
-                        p -= rate * first[p]
+                        p -= rate * first[p]  # type: ignore[misc]
                         continue
                     first[p], second[p] = 0.9 * first[p] + 0.1 * g, 0.999 * second[p] + 0.001 * g * g
                     step = first[p] / (1 - 0.9**steps) / ((second[p] / (1 - 0.999**steps)).sqrt() + 1e-8)
-                    p -= rate * shrink * p + rate * step
+                    p -= rate * shrink * p + rate * step  # type: ignore[misc]
         if epoch % 2:
             model.eval()
             with torch.no_grad():
@@ -157,7 +157,7 @@ def test_replayed_images_are_those_of_the_slow_reference_to_the_last_digits(tmp_
     chosen = write(small_set(), tmp_path / "labels")
     images = (chosen.decoded()[0] - mean_and_std(chosen)[0]) / mean_and_std(chosen)[1]
     for epoch in range(EPOCHS):
-        for number, rows in enumerate(chosen.recorded.order(epoch).split(BATCH)):
+        for number, rows in enumerate(chosen.recorded.order(epoch).split(BATCH)):  # type: ignore[no-untyped-call]
             views, logits = chosen.recorded.batch_of(epoch, number)
             one = {"boxes": views.boxes, "flipped": views.flipped, "partner": views.partner}
             torch.testing.assert_close(recorded.apply_views(images[rows], views), look(images[rows], one, views.mix))
@@ -242,11 +242,11 @@ def cut(path: Path) -> None:
         (lambda f: (f / "labels-00000.safetensors").unlink(), "Some are missing"),
         (lambda f: cut(f / "labels-00004.safetensors"), "damaged"),
         (lambda f: (f / "labels-00004.safetensors").rename(f / "labels-00008.safetensors"), "its name and neighbours do not"),
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["order"][0].fill_(0)), "no permutation"),
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["partner"][1].fill_(15)), "partner lies outside"),
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["boxes"][0, 0].fill_(30)), "crop leaves the image"),
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["mix"].fill_(-1)), "CutMix box leaves"),
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["logits"].fill_(torch.inf)), "not finite"),
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["order"][0].fill_(0)), "no permutation"),  # type: ignore[arg-type]
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["partner"][1].fill_(15)), "partner lies outside"),  # type: ignore[arg-type]
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["boxes"][0, 0].fill_(30)), "crop leaves the image"),  # type: ignore[arg-type]
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["mix"].fill_(-1)), "CutMix box leaves"),  # type: ignore[arg-type]
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["logits"].fill_(torch.inf)), "not finite"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_record_is_refused(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_record_belongs_to_one_set_one_batch_and_so_many_epochs(tmp_path: Path
     with pytest.raises(MabenchError, match="ends after 6"):
         chosen.recorded.order(6)
     old = cell(REPLAY).model_copy(update={"labels_sha256": chosen.recorded.sha256})
-    edit(tmp_path / "labels" / "labels-00000.safetensors", lambda t: t["logits"].add_(1))
+    edit(tmp_path / "labels" / "labels-00000.safetensors", lambda t: t["logits"].add_(1))  # type: ignore[arg-type]
     with pytest.raises(MabenchError, match="another record of labels"):
         training.run(replace(chosen), old, TEST, device=CPU)
 
@@ -293,7 +293,7 @@ def test_recipes_that_contradict_themselves_are_refused() -> None:
         ({"distillation": {"teacher": "mlp-scratch", "alpha": 0.5, "temperature": 1}}, "both say what the loss is"),
     ]:
         with pytest.raises(ValueError, match=message):
-            Recipe.model_validate(REPLAY.model_dump() | change)
+            Recipe.model_validate(REPLAY.model_dump() | change)  # type: ignore[operator]
 
 
 # -- suites and commands ------------------------------------------------------------------------------------------------

@@ -63,13 +63,13 @@ def test_the_loop_is_the_textbook_loop(quirks: str) -> None:
     momentum = {p: torch.zeros_like(p) for p in model.parameters()}
     for epoch in range(1, 7):
         permutation, total = torch.randperm(len(images), generator=order), 0.0
-        for batch in permutation.split(16):
+        for batch in permutation.split(16):  # type: ignore[no-untyped-call]
             loss = F.cross_entropy(model(images[batch]), labels[batch])
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for p, g in zip(model.parameters(), gradients, strict=True):
                     momentum[p] = keep * momentum[p] + g + (0 if quirky and p.dim() == 1 else shrink) * p
-                    p -= rate * momentum[p]
+                    p -= rate * momentum[p]  # type: ignore[misc]
             total += float(loss.detach()) * len(batch) / len(images)
         if epoch == 4:
             rate, keep = (0.04, 0.5) if quirky else (0.005, 0.9)
@@ -184,7 +184,7 @@ def test_inputs_reach_the_network_in_its_own_normalisation(space: str) -> None:
     pixels = torch.rand(2, 3, 32, 32)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TEST.dataset.mean, TEST.dataset.std))
     for normalisation in ("evaluator", "dataset"):
-        recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})
+        recipe = PLAIN.model_copy(update={"augmentation": Augmentation(space=space), "normalisation": normalisation})  # type: ignore[arg-type]
         view = Material(small_set(), cell(recipe, evaluator=entry), TEST, CPU).view(entry)
         given = (pixels - mean) / std if space == "normalised" else pixels
         m, s = (

@@ -26,7 +26,7 @@ def test_one_evaluator_is_the_textbooks_t_test() -> None:
     expected = stats.ttest_ind(list(first["a"].values()), list(second["a"].values()))
     low, high = expected.confidence_interval(0.95)
     assert found is not None and found.degrees == pytest.approx(4)
-    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))  # type: ignore[comparison-overlap]
     assert found.mean / found.error == pytest.approx(expected.statistic)
 
 
@@ -35,7 +35,7 @@ def test_a_methods_interval_is_that_of_its_sets_means() -> None:
     found = uncertainty.of_method(sets, {"a": 1.0})
     low, high = stats.t.interval(0.95, 2, loc=np.mean([0.41, 0.44, 0.42]), scale=stats.sem([0.41, 0.44, 0.42]))
     assert found is not None
-    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))  # type: ignore[comparison-overlap]
     assert uncertainty.of_method(sets[:2], {"a": 1.0}) is None, "two sets say nothing of a method"
 
 

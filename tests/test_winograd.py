@@ -74,7 +74,7 @@ def test_networks_compute_the_same(name: str) -> None:
     def observed() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         model.zero_grad()
         logits = model(images)
-        F.cross_entropy(logits, labels).backward()
+        F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         return logits.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     wanted, gradients = observed()
@@ -142,7 +142,7 @@ def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.arange(20) % 10
     wanted, found = plain(images), own.logits(images)
     for logits in (wanted, found):
-        F.cross_entropy(logits, labels).backward()
+        F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
     if own.describe().endswith("eager"):
         pytest.skip("the C++ compiler here lacks something")
     assert own.describe() == "float32, compiled" and "Winograd convolutions: 2" in own.kernels

@@ -217,8 +217,8 @@ def _numpy(content: bytes, rng: random.Random, depth: int) -> bytes:
             text.replace("}", ", 'extra': 1}"),
         ]
     ).rstrip()
-    new = (new + " " * (-(len(new) + 11) % 64) + "\n").encode("latin1", "replace")
-    return content[:8] + struct.pack("<H", len(new) & 0xFFFF) + new + content[10 + length :]
+    new = (new + " " * (-(len(new) + 11) % 64) + "\n").encode("latin1", "replace")  # type: ignore[assignment]
+    return content[:8] + struct.pack("<H", len(new) & 0xFFFF) + new + content[10 + length :]  # type: ignore[operator]
 
 
 def _zip(content: bytes, rng: random.Random, depth: int) -> bytes:
@@ -259,7 +259,7 @@ def _pickle(content: bytes, rng: random.Random, depth: int) -> bytes:
     operations: list[tuple[int, int]] = []
     stream = io.BytesIO(content)
     places = [place for _, _, place in pickletools.genops(stream)]
-    operations = list(zip(places, [*places[1:], stream.tell()], strict=True))
+    operations = list(zip(places, [*places[1:], stream.tell()], strict=True))  # type: ignore[arg-type, list-item]
     (start, stop), (other, until) = rng.choice(operations), rng.choice(operations)
     piece = content[other:until]
     kind = rng.randrange(6)

@@ -11,11 +11,12 @@ import os
 import runpy
 import sys
 import traceback
+from typing import Any
 
 import torch  # noqa: F401
 
 
-def become(request: dict) -> None:
+def become(request: dict[str, Any]) -> None:
     """In the forked process: what a shell would set up."""
     os.chdir(request["cwd"])
     os.environ.clear()
