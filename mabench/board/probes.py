@@ -14,9 +14,8 @@ from torch import Tensor
 from mabench import data
 from mabench.board.gates import Gate, gate
 from mabench.data import RealData
-from mabench.errors import first_line
-from mabench.results.tables import percent
 from mabench.schema import Card, RunRecord
+from mabench.sets import probes as order_probe
 from mabench.sets.synthetic import SyntheticSet
 
 LEAK_RMS = (
@@ -28,16 +27,6 @@ ALIKE_MARGIN = 0.02  # ours: ... where no train image is nearly as like it; smoo
 ALIKE_SIDE = 14  # ours: pixels a side that are compared; finer structure is what noise and patterns change
 ALIKE_BORDER = 16  # ours: a frame of 1/16 of the side is not looked at, and a shift by as much is undone
 ROWS = 256  # ours: images compared at once with all of a split; 50 MB for 50,000
-PROBE_TRAIN = 5000  # ours: real images that the class probe is asked about; their share has a standard error below 0.7 points
-PROBE_SIDE = 16  # ours: pixels a side that the probe sees
-PROBE_SET = 2000  # ours: images of the set that it learns from, so that its kernel matrix stays small
-PROBE_LOSS = (
-    0.5  # ours: refuse when the stated order loses half of what the best one gains over chance (random IPC 1: at most .20)
-)
-PROBE_LOSS_CLEAR = (
-    0.15  # ours: ... or this where the probe knows the classes (>= 2x chance, >= 0.25): two swapped of ten lose .20
-)
-PROBE_NOISE = 0.03  # ours: and never for less than this, which chance alone gives at a few thousand images
 
 
 def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card | None) -> list[Gate]:
@@ -100,57 +89,8 @@ def budget(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
 
 def class_order(synthetic_set: SyntheticSet, train: RealData) -> Gate:
     """A linear probe that learns the set's labels knows the dataset's classes by their own numbers."""
-    stated, best, order = class_probe(synthetic_set, train)
-    chance = 1 / synthetic_set.num_classes
-    lost = (best - stated) / max(best - chance, 1e-9)
-    clear = best >= max(0.25, 2 * chance)
-    problems = []
-    if best - stated > PROBE_NOISE and best > chance and lost > (PROBE_LOSS_CLEAR if clear else PROBE_LOSS):
-        name = synthetic_set.entry.class_name
-        moved = [k for k in range(synthetic_set.num_classes) if order[k] != k]
-        renamed = first_line(f"{name(k)} -> {name(order[k])}" for k in moved)
-        problems.append(
-            f"a linear probe that learns the set's labels gets {percent(stated)}% of real training images right, but {percent(best)}% "
-            f"if {len(moved)} classes are renamed ({renamed}): the classes seem permuted. Number them as {synthetic_set.dataset} does: "
-            f"{first_line(name(k) for k in range(synthetic_set.num_classes))}."
-        )
-    found = f"a linear probe agrees with the stated order ({percent(stated)}%, best order {percent(best)}%)"
-    return gate("class order", found, problems)
-
-
-def class_probe(chosen: SyntheticSet, train: RealData) -> tuple[float, float, list[int]]:
-    """Does the set's class k look like the dataset's class k?
-
-    A kernel ridge regression learns the set's labels from its small standardised pixels and is asked about real TRAINING
-    images. Returns the accuracy under the stated class order, that under the best one-to-one renaming, and the renaming
-    (set class -> dataset class). Deterministic.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    images, labels = chosen.decoded()
-    targets = labels if labels.dim() == 2 else F.one_hot(labels, chosen.num_classes).float()
-    if len(images) > PROBE_SET:
-        kept = torch.linspace(0, len(images) - 1, PROBE_SET).long()
-        images, targets = images[kept], targets[kept]
-    every = max(1, len(train.labels) // PROBE_TRAIN)
-    rows = slice(None, None, every) if len(set(train.labels[::every].tolist())) == chosen.num_classes else slice(None)
-    known = _small(chosen, images)
-    asked = torch.cat([_small(chosen, _pixels(part)) for part in _chunks(train.images[rows])])
-    centre = known.mean(0)
-    known, asked = known - centre, asked - centre
-    kernel = known @ known.T
-    ridge = 0.3 * kernel.diagonal().mean().clamp_min(1e-6)  # ours: a third of an image's own weight
-    weights = torch.linalg.solve(kernel + ridge * torch.eye(len(kernel)), targets - targets.mean(0))
-    answers = (asked @ known.T @ weights).argmax(1).numpy()
-    counts = np.zeros((chosen.num_classes, chosen.num_classes))
-    np.add.at(counts, (answers, train.labels[rows]), 1)
-    sets, reals = linear_sum_assignment(-counts)
-    return float(np.trace(counts) / counts.sum()), float(counts[sets, reals].sum() / counts.sum()), [int(k) for k in reals]
-
-
-def _small(chosen: SyntheticSet, images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (chosen.entry.mean, chosen.entry.std))
-    return F.adaptive_avg_pool2d((images - mean) / std, PROBE_SIDE).flatten(1)
+    found, problem = order_probe.class_order(synthetic_set, train)
+    return gate("class order", found, [problem] if problem else [])
 
 
 def _pixels(images: np.ndarray[Any, np.dtype[np.uint8]]) -> Tensor:

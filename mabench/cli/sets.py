@@ -29,9 +29,13 @@ def check(set_path: str, reading: dict[str, Any], out: Path | None, per_class: i
 
     SET is a file, a folder, or a dataset on the Hub (org/name).
     """
-    from mabench.sets import readers, synthetic
+    from mabench.sets import probes, readers, synthetic
 
     synthetic_set = readers.read(set_path, **reading)
+    finding = probes.order_finding(synthetic_set)
+    if finding is not None:
+        synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, finding))
+        console.say(f"warning: {finding.reason}", err=True)
     console.describe(synthetic_set)
     path = out or Path(f"{synthetic_set.file_stem}.preview.png")
     if not no_preview:

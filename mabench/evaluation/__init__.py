@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,8 @@ from mabench.runs.events import Listener, Note, Planned, silent
 from mabench.runs.folder import Folder
 from mabench.runs.plan import default_folder, plan, shard
 from mabench.runs.process import resolve_device
-from mabench.schema import Cell, RunRecord
+from mabench.schema import Cell, Finding, RunRecord
+from mabench.sets import probes
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import Exam
 
@@ -108,12 +109,15 @@ def prepare(
     exam = suites.load(suite) if isinstance(suite, str) else suite
     expected = None if exam is None else exam.suite.dataset
     synthetic_set = accept(images, labels, expected_dataset=expected, **reading)
+    finding = probes.order_finding(synthetic_set)
+    if finding is not None:
+        synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, finding))
     guesses: tuple[str, ...] = ()
     if exam is None:
         exam = _small_suite(synthetic_set)
         guesses = (f"suite: {exam.id}, the small suite of {synthetic_set.dataset}. Choose another with --suite (mabench list).",)
     cells = plan(exam, synthetic_set, track=tracks, evaluator=evaluators, seeds=seeds)
-    return Job(exam, synthetic_set, tuple(cells), tuple(cells if part is None else shard(cells, *part)), guesses)
+    return Job(exam, synthetic_set, tuple(cells), tuple(cells if part is None else shard(cells, *part)), guesses, finding)
 
 
 def _small_suite(synthetic_set: SyntheticSet) -> Exam:
@@ -138,6 +142,8 @@ class Job:
     """Those that are run here: all, or one part of them."""
     notes: tuple[str, ...] = ()
     """What was decided for the caller."""
+    warning: Finding | None = None
+    """What looks wrong with the set."""
 
     @property
     def default_folder(self) -> Path:
@@ -174,6 +180,8 @@ class Job:
             heard(Planned(self.exam, self.synthetic_set, self.here, finished, device, engine, launcher is not None, kept))
             for text in self.notes:
                 heard(Note(text))
+            if self.warning is not None:
+                heard(Note(self.warning.reason, warning=True))
             test = data.load(self.exam.suite.dataset, "test")
             budget = Budget(begun, minutes, should_stop)
             cells = budget.order(self.here, folder, self.synthetic_set, test, device, computed_by, heard)

@@ -66,7 +66,7 @@ def read_as(draft: Draft, images: Tensor, entry: Dataset, space: str) -> Tensor:
 def _undone(images: Tensor, mean: tuple[float, ...] | list[float], std: tuple[float, ...] | list[float]) -> Tensor:
     if not len(mean) == len(std) == images.shape[1]:
         raise MabenchError(f"{len(mean)} means and {len(std)} stds for {images.shape[1]} channels. Name one of each per channel.")
-    shift, scale = (torch.tensor(list(v)).view(1, -1, 1, 1) for v in (mean, std))
+    shift, scale = (torch.tensor(list(v), dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
     return images.float() * scale + shift
 
 

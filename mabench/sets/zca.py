@@ -50,7 +50,7 @@ def _moments(train: RealData) -> tuple[Tensor, Tensor]:
     """Mean [D] and covariance [D,D] of all pixels of a split."""
     count, size = len(train.labels), train.images[0].size
     mean = torch.from_numpy(train.images.reshape(count, size).mean(0) / 255).float()
-    products = torch.zeros(size, size)
+    products = torch.zeros(size, size, dtype=torch.float32)
     for begin in range(0, count, ROWS):
         centred = torch.tensor(train.images[begin : begin + ROWS]).flatten(1).float() / 255 - mean
         products += centred.T @ centred
