@@ -24,7 +24,8 @@ def whitened(pixels: Floats, train: Floats) -> Floats:
         centred = train[begin : begin + 5000] - mean
         covariance += centred.T @ centred
     values, vectors = np.linalg.eigh(covariance / (len(train) - 1))
-    return (pixels - mean) @ (vectors / np.sqrt(values.clip(0) + 0.1)) @ vectors.T
+    white: Floats = (pixels - mean) @ (vectors / np.sqrt(values.clip(0) + 0.1)) @ vectors.T
+    return white
 
 
 def check(train: data.RealData, folder: Path, dataset: str) -> None:

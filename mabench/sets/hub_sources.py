@@ -79,7 +79,9 @@ def _refuse_web_address(address: str) -> None:
     ):
         revision = f"@{match[2]}" if match[2] not in (None, "main") else ""
         rest = f"/{match[3]}" if match[3] else ""
-        raise MabenchError(f"{address}: is a web address. Name the dataset itself: mabench check {match[1]}{revision}{rest}")
+        raise MabenchError(
+            f"{address}: is a web address. Name the dataset itself, and it is fetched: mabench check {match[1]}{revision}{rest}"
+        )
     if re.match(r"https?:/", address):
         raise MabenchError(f"{address}: is a web address. Fetch it first, then name the file: curl -LO '{address}'")
     if address.startswith("hf:/") and not address.startswith("hf://datasets/"):

@@ -37,10 +37,7 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
     inside = [name for name in by_file if name in names]
     if by_file and not inside:
         sizes = first_line(f"{n} ({' x '.join(map(str, DATASETS[n].shape))}, {DATASETS[n].num_classes} classes)" for n in by_file)
-        raise MabenchError(
-            f"{draft.path}: its name speaks of {sizes}; it holds images of {content}. Name the dataset with --dataset, or resize the images "
-            "yourself, so that what is measured is what you chose."
-        )
+        raise MabenchError(f"{draft.path}: its name speaks of {sizes}; it holds images of {content}. {_cure(by_file, shape)}")
     if len(inside) == 1:
         draft.note("dataset", inside[0], f"the name of the file, and {content}", "--dataset")
         return DATASETS[inside[0]]
@@ -54,6 +51,18 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
         return DATASETS[rest[0]]
     allowed = " | ".join(names or DATASETS)
     raise MabenchError(f"{draft.path}: cannot tell which dataset it condenses ({content}). Name it: --dataset {allowed}.")
+
+
+def _cure(names: list[str], shape: tuple[int, ...]) -> str:
+    """What to do with images of a size that none of these datasets has."""
+    side = max(DATASETS[name].image_size for name in names)
+    if shape[-1] <= side or shape[-2] != shape[-1]:
+        return "Name the dataset with --dataset, or resize the images yourself, so that what is measured is what you chose."
+    fitting = next(name for name in names if DATASETS[name].image_size == side)
+    return (
+        f"Images of {shape[-1]} px are shown to networks at {side} px: resize them, so that what is measured is what you chose "
+        f"(mogrify -resize {side}x{side}! */*.png, in a copy of the folder); then --dataset {fitting}."
+    )
 
 
 def _classes(labels: Tensor | list[str] | None) -> str:

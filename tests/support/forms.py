@@ -153,7 +153,10 @@ def pictures(path: Path, name: Callable[[int, int], str], mode: str = "RGB") -> 
     for number, label in enumerate(Y.tolist()):
         file = path / name(label, number)
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture(number, mode).save(file, **({"quality": 95, "subsampling": 0} if file.suffix == ".jpg" else {}))
+        if file.suffix == ".jpg":
+            picture(number, mode).save(file, quality=95, subsampling=0)
+        else:
+            picture(number, mode).save(file)
 
 
 def folders(name: str, place: Callable[[int, int], str], mode: str = "RGB") -> None:
@@ -225,7 +228,7 @@ def shards(path: Path) -> None:
 
 @writer("arrow")
 def saved_to_disk(path: Path) -> None:
-    import datasets
+    import datasets  # type: ignore[import-untyped]
 
     names = sorted(CIFAR10.class_names, reverse=True)
     numbers = [names.index(CIFAR10.class_names[k]) for k in Y.tolist()]
