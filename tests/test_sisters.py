@@ -27,7 +27,9 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
     entry = DATASETS[exam.suite.dataset]
     chosen = shaped(entry.name)
     images = chosen.images[:60].numpy()
-    test = RealData(images=images, labels=np.arange(len(images)) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64)
+    test = RealData(
+        images=images, labels=np.arange(len(images)) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64
+    )
     (cell,) = plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
     assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == min(entry.image_size, 64)
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
