@@ -14,7 +14,7 @@ import torch
 
 from mabench.errors import MabenchError, first_line
 from mabench.files import size_of
-from mabench.sets import formats, keys, pickles, pictures, synthetic, tables
+from mabench.sets import formats, keys, limits, pickles, pictures, synthetic, tables
 from mabench.sets.sandbox import open_in_child
 from mabench.sets.selecting import Draft, as_array, select, set_rate
 
@@ -30,8 +30,12 @@ def head_of(path: Path) -> bytes:
         head = file.read(512)
     if size == 0:
         raise MabenchError(f"{path}: is empty (0 bytes). Fetch it again.")
-    if size > synthetic.MAX_BYTES:
-        raise MabenchError(f"{path}: {size:,} bytes; condensed sets up to {synthetic.MAX_BYTES:,} bytes are read.")
+    limit = synthetic.max_bytes() if is_safetensors(path, head) else synthetic.MAX_BYTES  # those are mapped, others are copied
+    if size > limit:
+        raise MabenchError(
+            f"{path}: {size:,} bytes; condensed sets up to {limit:,} bytes are read"
+            + (". Larger ones as safetensors or folders of images." if limit < synthetic.max_bytes() else ".")
+        )
     if head.lstrip()[:1] == b"<":
         raise MabenchError(
             f"{path}: is an HTML page, not a set: the download was answered with a web page. Fetch the file itself."
@@ -133,18 +137,20 @@ def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: An
             f"{', '.join(sorted(pictures.SUFFIXES))}."
         )
     classes = pictures.class_names(path, names)
-    parts, converted = [], dict[str, int]()
+    converted = dict[str, int]()
+    images = torch.empty(0, 0, 0, 0, dtype=torch.uint8)
     for begin in range(0, len(names), PICTURES_AT_ONCE):
         answer = open_in_child(decode, path, synthetic.MAX_BYTES, names=names[begin : begin + PICTURES_AT_ONCE])
-        parts.append(answer["images"])
+        part = answer["images"]
         for what, count in answer["converted"].items():
             converted[what] = converted.get(what, 0) + count
-    channels = max(part.shape[1] for part in parts)
-    if len({tuple(part.shape[2:]) for part in parts}) > 1:
-        raise MabenchError(
-            f"{path}: its images have different sizes. Resize them yourself, so that what is measured is what you chose."
-        )
-    images = parts[0] if len(parts) == 1 else _joined(parts, channels)
+        if begin == 0:
+            images = part if len(part) == len(names) else _place_for(path, len(names), part)
+        if part.shape[1] > images.shape[1]:  # the first coloured ones
+            grey, images = images, _place_for(path, len(names), part)
+            images[:begin] = grey[:begin]
+        if len(part) < len(names):
+            images[begin : begin + len(part)] = _of_size(path, part, images)
     draft = Draft(path, images, classes, says_decode=False)
     draft.note("format", "images by class", f"{len(names)} images of {len(set(classes))} classes")
     for what, count in converted.items():
@@ -154,13 +160,33 @@ def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: An
     return draft
 
 
-def _joined(parts: list[torch.Tensor], channels: int) -> torch.Tensor:
-    """One tensor of all parts, which are let go one by one: together they may fill half the memory."""
-    images = torch.empty(sum(map(len, parts)), channels, *parts[0].shape[2:], dtype=torch.uint8)
-    begin = 0
+def _place_for(path: Path, count: int, like: torch.Tensor) -> torch.Tensor:
+    """Room for `count` images like these; where they take 1 GiB or more, in a temporary file that is mapped into memory."""
+    size = count * like[0].nbytes
+    if size > synthetic.max_bytes():
+        raise MabenchError(f"{path}: {count:,} images of {size:,} bytes; sets up to {synthetic.max_bytes():,} bytes are read.")
+    return torch.from_numpy(limits.allocate((count, *like.shape[1:]), "u1", path))
+
+
+def _of_size(path: Path, part: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    if part.shape[2:] != images.shape[2:]:
+        raise MabenchError(
+            f"{path}: its images have different sizes. Resize them yourself, so that what is measured is what you chose."
+        )
+    return part
+
+
+def _joined(path: Path, parts: list[Any]) -> torch.Tensor:
+    """One tensor of a column's parts, which are let go one by one."""
+    if len(parts) == 1:
+        return torch.as_tensor(parts[0])
+    widest = max(parts, key=lambda part: part.shape[1] if part.ndim == 4 else 0)
+    if widest.ndim != 4 or widest.dtype != torch.uint8:
+        return torch.cat([torch.as_tensor(part) for part in parts])
+    images, begin = _place_for(path, sum(map(len, parts)), widest), 0
     while parts:
         part = parts.pop(0)
-        images[begin : begin + len(part)] = part
+        images[begin : begin + len(part)] = _of_size(path, part, images)
         begin += len(part)
     return images
 
@@ -168,15 +194,11 @@ def _joined(parts: list[torch.Tensor], channels: int) -> torch.Tensor:
 def _table(path: Path, files: list[Path], images_key: str | None, labels_key: str | None) -> Draft:
     answers = [open_in_child(tables.read_table, file, synthetic.MAX_BYTES) for file in files]
     columns: dict[str, Any] = {}
-    for name, first in answers[0]["columns"].items():
-        parts = [answer["columns"].get(name) for answer in answers]
+    for name, first in answers[0]["columns"].copy().items():
+        parts = [answer["columns"].pop(name, None) for answer in answers]
         if any(part is None for part in parts):
             raise MabenchError(f"{path}: column '{name}' is not in all of its files. Name one file.")
-        columns[name] = (
-            [text for part in parts for text in part]
-            if isinstance(first, list)
-            else torch.cat([torch.as_tensor(part) for part in parts])
-        )
+        columns[name] = [text for part in parts for text in part] if isinstance(first, list) else _joined(path, parts)
     draft = select(path, columns, None, images_key, labels_key)
     draft.findings = [f for f in draft.findings if f.field != "format"]
     draft.note("format", "table", f"{len(files)} files, columns {first_line(columns)}", "--images-key --labels-key")

@@ -57,9 +57,9 @@ def resolve(address: str) -> Source | None:
     names = [name for name in listing.sizes if not any(map(keys.is_leftover, PurePosixPath(name).parts))]
     target, wanted = _choose(repo, inside, names)
     size = sum(listing.sizes[name] for name in wanted)
-    if size > synthetic.MAX_BYTES:
+    if size > synthetic.max_bytes():
         raise MabenchError(
-            f"{address}: {len(wanted)} files of {size:,} bytes, nothing was fetched; condensed sets up to {synthetic.MAX_BYTES:,} bytes are read. "
+            f"{address}: {len(wanted)} files of {size:,} bytes, nothing was fetched; condensed sets up to {synthetic.max_bytes():,} bytes are read. "
             f"Name one set in it: {repo}/PATH"
         )
     snapshot = hub.download(repo, [glob.escape(name) for name in wanted], title=address, revision=revision)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 SEAM = 1.6  # ours: how much the step across the middle exceeds the largest step elsewhere
+SAMPLE = 2000 * 3072  # ours: so many values are looked at, 2000 images of CIFAR-10
 
 
 def seams(images: Tensor) -> int:
     """Tiles a side (2 or 3) that the seams of images [N,C,S,S] show; 1 where there are none."""
-    sample = images[: 2000 if len(images) > 2000 else None].float()
+    sample = images[: max(100, SAMPLE // max(1, images.shape[1:].numel()))].float()
     side = sample.shape[-1]
     if sample.shape[-2] != side:
         return 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -25,10 +24,12 @@ from mabench.files import check_header, check_own_kind, size_of, write_bytes
 from mabench.schema import Finding, SetSummary
 from mabench.sets import recorded
 from mabench.sets.recorded import RecordedLabels
+from mabench.sets.writing import bytes_of, write_tensors
 
 FORMAT = "mabench-set"
 FORMAT_VERSION = 1
 MAX_BYTES = 4 * 2**30  # ours: a condensed set is small; a file that declares more is refused before anything is allocated
+MAX_IPC = 200  # ours: the largest budget of the field (ImageNet-1k, SRe2L), of a byte per value; four-byte values up to IPC 50
 MAX_FINDINGS = 64 * 1024  # ours: a reader makes about ten, of a line each
 IMAGE_DTYPES = {torch.uint8: "uint8", torch.float16: "float16", torch.float32: "float32"}
 
@@ -77,8 +78,12 @@ class SyntheticSet:
             raise refuse(f"labels have shape {list(labels.shape)}", f"Expected [N], or [N,{entry.num_classes}].")
         if labels.shape[0] != len(images):
             raise refuse(f"labels has {labels.shape[0]} rows, images has {len(images)}", "Every stored image needs one label.")
-        if not torch.isfinite(images).all():
-            bad = ~torch.isfinite(images).flatten(1).all(1)
+        bad = (
+            torch.cat([~torch.isfinite(part).flatten(1).all(1) for part in torch.split(images, 1000)])
+            if images.is_floating_point()
+            else None
+        )
+        if bad is not None and bad.any():
             first = int(bad.nonzero()[0])
             raise refuse(
                 f"{int(bad.sum())} of {len(images)} images hold NaN or infinity, the first is image {first}",
@@ -168,7 +173,7 @@ class SyntheticSet:
             header["learning_rate"] = self.learning_rate
         sha = hashlib.sha256(canonical_json(header).encode())
         for tensor in (self.images, self.labels):
-            sha.update(tensor.contiguous().numpy().tobytes())
+            sha.update(bytes_of(tensor))
         return sha.hexdigest()
 
     @property
@@ -238,8 +243,6 @@ class SyntheticSet:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the canonical .safetensors file, all metadata in its header; whole or not at all, same set same bytes."""
-        from safetensors.torch import save
-
         metadata = {
             "format": FORMAT,
             "format_version": str(FORMAT_VERSION),
@@ -253,16 +256,13 @@ class SyntheticSet:
         }
         if self.learning_rate is not None:
             metadata["learning_rate"] = repr(self.learning_rate)
-        content = save({"images": self.images.contiguous(), "labels": self.labels.contiguous()}, metadata)
-        write_bytes(Path(path), _sorted_header(content))
+        write_tensors(Path(path), {"images": self.images, "labels": self.labels}, metadata)
 
 
-def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors file with its header's keys sorted: the library orders metadata as it pleases."""
-    (length,) = struct.unpack("<Q", content[:8])
-    text = canonical_json(json.loads(content[8 : 8 + length])).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+def max_bytes(entry: Dataset | None = None) -> int:
+    """The largest set of a dataset that is read, or of any: what its images take at the largest budget, and never below `MAX_BYTES`."""
+    entries = DATASETS.values() if entry is None else [entry]
+    return max(MAX_BYTES, *(MAX_IPC * each.num_classes * math.prod(each.shape) for each in entries))
 
 
 def is_canonical(path: Path) -> bool:
@@ -280,13 +280,15 @@ def load(path: Path) -> SyntheticSet:
     """Read a canonical file. Raises MabenchError when it is truncated, altered, foreign, or newer than this program."""
     from safetensors import SafetensorError, safe_open
 
-    if size_of(path) > MAX_BYTES:
-        raise MabenchError(f"{path}: {size_of(path):,} bytes; sets up to {MAX_BYTES:,} bytes are read.")
+    size_of(path)
     check_header(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:  # maps the file: nothing is copied into memory
             metadata = file.metadata() or {}
             keys = set(file.keys())
+            limit = max_bytes(DATASETS.get(metadata.get("dataset", "")))
+            if size_of(path) > limit:
+                raise MabenchError(f"{path}: {size_of(path):,} bytes; sets of this dataset up to {limit:,} bytes are read.")
             if metadata.get("format") != FORMAT or not {"images", "labels"} <= keys:
                 raise MabenchError(
                     f"{path}: a safetensors file, but no {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'})."

@@ -1,0 +1,88 @@
+"""Sets beyond what is held in memory, with the thresholds lowered: mapped, streamed, limited by what the dataset can need."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+from safetensors.torch import save_file as library_save
+
+from mabench.errors import MabenchError
+from mabench.sets import containers, limits, readers, synthetic
+from mabench.sets.synthetic import SyntheticSet
+
+X = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+Y = torch.arange(10).repeat_interleave(20)
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Everything above 100 kB counts as large; the temporary files that were opened for it."""
+    opened: list[Any] = []
+    new = tempfile.TemporaryFile
+
+    def temporary(*given: Any, **named: Any) -> Any:
+        opened.append(new(*given, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(limits, "MAPPED_BYTES", 100_000)
+    monkeypatch.setattr(limits.tempfile, "TemporaryFile", temporary)
+    return opened
+
+
+def test_the_limit_is_what_the_dataset_can_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert synthetic.max_bytes() >= 1000 * 50 * 3 * 224 * 224 * 4  # ImageNet-1k at 50 images a class, as float32 too
+    assert synthetic.max_bytes(synthetic.DATASETS["cifar10"]) == synthetic.MAX_BYTES
+    made = SyntheticSet(X, Y, "cifar10", ipc=20)
+    made.save(tmp_path / "set.safetensors")
+    library_save({"images": X, "labels": Y}, tmp_path / "plain_cifar10.safetensors")
+    torch.save((X, Y), tmp_path / "cifar10.pt")
+    monkeypatch.setattr(synthetic, "MAX_BYTES", 1000)
+    assert readers.read(tmp_path / "set.safetensors").sha256 == made.sha256
+    assert readers.read(tmp_path / "plain_cifar10.safetensors", decode="none").sha256 == made.sha256
+    with pytest.raises(MabenchError, match="up to 1,000 bytes are read. Larger ones as safetensors"):
+        readers.read(tmp_path / "cifar10.pt")
+    monkeypatch.setattr(synthetic, "MAX_IPC", 19)
+    with pytest.raises(MabenchError, match="sets of this dataset up to 583,680 bytes"):
+        readers.read(tmp_path / "set.safetensors")
+
+
+@pytest.mark.parametrize("first", ["RGB", "L"])
+def test_folders_stream_into_a_mapped_file(
+    first: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scratch: list[Any]
+) -> None:
+    for k in range(200):
+        file = tmp_path / "cifar10" / f"{int(Y[k])}" / f"{k:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(X[k].permute(1, 2, 0).numpy()).convert(first if k < 50 else "RGB").save(file)
+    whole = readers.read(tmp_path / "cifar10", decode="none")
+    before = len(scratch)
+    monkeypatch.setattr(containers, "PICTURES_AT_ONCE", 30)
+    streamed = readers.read(tmp_path / "cifar10", decode="none")
+    assert len(scratch) - before == (1 if first == "RGB" else 2)
+    assert streamed.sha256 == whole.sha256 and torch.equal(streamed.labels, Y)
+    assert torch.equal(streamed.images[50:], X[50:])
+    monkeypatch.setattr(synthetic, "max_bytes", lambda entry=None: 600_000)
+    with pytest.raises(MabenchError, match=r"200 images of 6\d\d,\d\d\d bytes"):
+        readers.read(tmp_path / "cifar10", decode="none")
+
+
+@pytest.mark.parametrize("images", [X, X.float() / 255, (X.float() / 255).half()], ids=["uint8", "float32", "float16"])
+@pytest.mark.parametrize("labels", [Y, torch.full((200, 10), 0.1)], ids=["hard", "soft"])
+def test_the_file_is_the_librarys_but_for_the_order_of_keys(images: torch.Tensor, labels: torch.Tensor, tmp_path: Path) -> None:
+    made = SyntheticSet(images, labels, "cifar10", ipc=20)
+    made.save(tmp_path / "set.safetensors")
+    content = (tmp_path / "set.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    theirs = save({"images": images, "labels": labels}, header["__metadata__"])
+    (their_length,) = struct.unpack("<Q", theirs[:8])
+    assert json.loads(theirs[8 : 8 + their_length]) == header and theirs[8 + their_length :] == content[8 + length :]
+    assert length % 8 == 0 and torch.equal(load_file(tmp_path / "set.safetensors")["images"], images)
