@@ -42,12 +42,13 @@ def write(
     """The archive; returns what the teacher saw and said, batch by batch."""
     rng, seen = np.random.default_rng(0), []
     torch.manual_seed(0)
-    sampler = torch.utils.data.RandomSampler(made.images, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    sampler = torch.utils.data.RandomSampler(made.images, generator=torch.Generator().manual_seed(seed))
     for epoch in range(EPOCHS):
         (folder / f"epoch_{epoch}").mkdir(parents=True)
         rows = torch.tensor(list(sampler))
-        for number, part in enumerate(rows.split(BATCH)):
-            crops, flips, views = [], [], []
+        for number, part in enumerate(torch.split(rows, BATCH)):
+            crops: list[Tensor] = []
+            flips, views = [], []
             for row in part:
                 image = Image.fromarray(made.images[row].permute(1, 2, 0).numpy())
                 top, left, height, width = RandomResizedCrop.get_params(vision.to_tensor(image), [0.08, 1.0], [3 / 4, 4 / 3])
@@ -55,10 +56,12 @@ def write(
                 view: Any = vision.resized_crop(image, top, left, height, width, [SIDE, SIDE])
                 flips.append(bool(torch.rand(1) < 0.5))
                 views.append(vision.to_tensor(vision.hflip(view) if flips[-1] else view))
-            images, partner, share, box = torch.stack(views), None, None, None
+            images = torch.stack(views)
+            partner: Tensor | None = None
+            share, box = None, None
             if mix != "none":
                 partner, share = torch.randperm(len(part)), float(rng.beta(1, 1))
-            if mix == "cutmix":
+            if mix == "cutmix" and share is not None:
                 cut = int(SIDE * np.sqrt(1 - share))
                 centre = [np.int64(rng.integers(SIDE)) for _ in range(2)]
                 box = [
@@ -76,7 +79,7 @@ def replayed(made: SyntheticSet, labels: Path) -> list[tuple[Tensor, Tensor]]:
     record = replace(made, labels_folder=labels).recorded
     out = []
     for epoch in range(record.epochs):
-        for number, rows in enumerate(record.order(epoch).split(record.batch)):
+        for number, rows in enumerate(torch.split(record.order(epoch), record.batch)):
             views, logits = record.batch_of(epoch, number)
             out.append((recorded.apply_views(made.images[rows].float() / 255, views), logits))
     return out

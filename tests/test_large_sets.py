@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from safetensors.torch import save_file as library_save
 
+from mabench.data import DATASETS
 from mabench.errors import MabenchError
 from mabench.sets import containers, limits, readers, synthetic
 from mabench.sets.synthetic import SyntheticSet
@@ -33,13 +34,13 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return opened[-1]
 
     monkeypatch.setattr(limits, "MAPPED_BYTES", 100_000)
-    monkeypatch.setattr(limits.tempfile, "TemporaryFile", temporary)
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
     return opened
 
 
 def test_the_limit_is_what_the_dataset_can_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert synthetic.max_bytes() >= 1000 * 50 * 3 * 224 * 224 * 4  # ImageNet-1k at 50 images a class, as float32 too
-    assert synthetic.max_bytes(synthetic.DATASETS["cifar10"]) == synthetic.MAX_BYTES
+    assert synthetic.max_bytes(DATASETS["cifar10"]) == synthetic.MAX_BYTES
     made = SyntheticSet(X, Y, "cifar10", ipc=20)
     made.save(tmp_path / "set.safetensors")
     library_save({"images": X, "labels": Y}, tmp_path / "plain_cifar10.safetensors")
