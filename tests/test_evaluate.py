@@ -256,7 +256,7 @@ def test_tensorboard_gets_a_curve_a_run(real: tuple[Tensor, Tensor], tmp_path: P
 
     monkeypatch.chdir(tmp_path)
     result = mabench.evaluate(*real, **MLP, on_event="tensorboard")
-    events_of_the_run = EventAccumulator(str(tmp_path / "runs"))
+    events_of_the_run = EventAccumulator(str(next((tmp_path / "runs").iterdir())))
     events_of_the_run.Reload()
     (record,) = result.records
     (scalars,) = (events_of_the_run.Scalars(tag) for tag in events_of_the_run.Tags()["scalars"])

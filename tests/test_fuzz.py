@@ -132,10 +132,10 @@ CARD_TEXT = Card(
 ).toml().encode()  # fmt: skip
 
 
-def log_of(records: Files) -> bytes:
+def log_of(records: Files, card: bytes = CARD_TEXT) -> bytes:
     entry = submissions.make_entry(
         who="A. Author", action="submitted", tier="self-run", why="made", set_sha256=MADE.sha256,
-        records={Path(n).stem: submissions.sha256(c) for n, c in records.items()},
+        records={Path(n).stem: submissions.sha256(c) for n, c in records.items()}, card_sha256=submissions.sha256(card),
     )  # fmt: skip
     again = submissions.make_entry(who="B. Reader", action="tier", tier="challenged", why="a doubt", set_sha256=MADE.sha256)
     first = submissions.appended((), entry)
@@ -147,7 +147,8 @@ def record_files() -> dict[str, bytes]:
 
 
 def submission() -> dict[str, bytes]:
-    files = {CARD: CARD_TEXT, AUDIT: log_of(record_files()), **record_files()}
+    stored = saved(lambda folder: MADE.save(folder / submissions.SET))
+    files = {CARD: CARD_TEXT, AUDIT: log_of(record_files()), **record_files(), **stored}
     return {f"made-set/{name}": content for name, content in files.items()}
 
 
@@ -252,8 +253,10 @@ def read_submission(folder: Path) -> None:
     records = {
         p.relative_to(place).as_posix(): p.read_bytes() for p in place.glob(f"{RECORDS}*") if p.is_file() and not p.is_symlink()
     }
-    if records != record_files() and (place / AUDIT).is_file():
-        (place / AUDIT).write_bytes(log_of(records))
+    regular = (place / CARD).is_file() and not (place / CARD).is_symlink()
+    card = (place / CARD).read_bytes() if regular else CARD_TEXT
+    if (records, card) != (record_files(), CARD_TEXT) and (place / AUDIT).is_file():
+        (place / AUDIT).write_bytes(log_of(records, card))
     found = [entry for each in submissions.folders(folder) if (entry := sources.read_submission(each)) is not None]
     rows = cells.of_submissions(found)
     cards.readme(cells.read(written(folder / "table", cells.parquet(rows, CellRow))))

@@ -163,7 +163,7 @@ def test_round_trip(
         subprocess.run([sys.executable, "-c", merge], env=os.environ | bob, check=True, capture_output=True)
         assert "data/cells.parquet" not in server.repos[REPO].files()
         fresh = mabench("refresh", "--repo", REPO, **bob)
-        assert fresh.returncode == 0 and "sent: 2 files" in fresh.stdout, fresh.stderr
+        assert fresh.returncode == 0 and "sent: 3 files" in fresh.stdout, fresh.stderr
         assert "nothing to send" in mabench("refresh", "--repo", REPO, **bob).stdout
 
         def load() -> list[str]:
@@ -442,7 +442,7 @@ def test_the_whole_way_killed_in_every_stage_and_repeated(
 def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) -> None:
     """The repository is made on the first push; the second sends nothing, the third a card, its log, table and README."""
     first = push(server)
-    assert first.returncode == 0 and first.stdout.startswith("17 "), first.stderr
+    assert first.returncode == 0 and first.stdout.startswith("18 "), first.stderr
     whole(server, submission)
     commits = len(server.repos[REPO].history)
     assert push(server).stdout.split() == ["0"] and len(server.repos[REPO].history) == commits
@@ -450,7 +450,12 @@ def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) 
     assert found is not None
     card = found.card.model_copy(update={"method": "k-means"})
     entry = submissions.make_entry(
-        who="alice", action="changed", tier="self-run", why="card changed", set_sha256=found.set_sha256
+        who="alice",
+        action="changed",
+        tier="self-run",
+        why="card changed",
+        set_sha256=found.set_sha256,
+        card_sha256=submissions.sha256(card.toml().encode()),
     )
     submissions.write(submission, {CARD: card.toml().encode(), **submissions.with_entry(found, entry)})
     stored = set(server.storage)
@@ -467,12 +472,16 @@ def test_the_readme_shows_strangers_text_and_keeps_the_owners(server: Hub, push:
     assert "<script>" not in text and "&lt;script&gt;&#124;&#91;x&#93;&#40;y&#41;" in text and "[x](y)" not in text
     assert text.startswith("---\nconfigs:\n- config_name: cells\n")
     server.put(
-        REPO, "README.md", text.replace("# Condensed", "# Our own words\n\n# Condensed").replace("12 cells", "99 cells").encode()
+        REPO,
+        "README.md",
+        text.replace("\n# ", "\n# Our own words\n\n# ", 1).replace("12 evaluator runs", "99 evaluator runs").encode(),
     )
     server.put(REPO, "data/cells.parquet", b"no parquet")
     assert push(server).returncode == 0
     text = server.repos[REPO].files()["README.md"].content.decode()
-    assert "# Our own words" in text and "12 cells" in text and "99 cells" not in text and len(table(server)) == 12
+    assert (
+        "# Our own words" in text and "12 evaluator runs" in text and "99 evaluator runs" not in text and len(table(server)) == 12
+    )
 
 
 def test_a_broken_submission_does_not_stop_the_others(
