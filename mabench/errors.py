@@ -29,9 +29,9 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # controls, formats (direction, zero w
 
 
 class MabenchError(Exception):
-    """A mistake that the user can mend. The command line prints its text without a traceback and exits with 2.
+    """A mistake that the user can fix. The command line prints its text without a traceback and exits with 2.
 
-    The text says what was found, where, what is allowed, and the command that mends it. It quotes names and values from files of
+    The text says what was found, where, what is allowed, and the command that fixes it. It quotes names and values from files of
     strangers: whatever a terminal would obey instead of show is written out here, once for all messages.
     """
 

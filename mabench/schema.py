@@ -53,7 +53,7 @@ Text = Annotated[str, Field(max_length=8000), AfterValidator(_visible)]
 
 
 class Evaluator(Finite):
-    """A network that sits the exam: architecture, initial weights, input, and the rate it is trained with."""
+    """A network that is trained on a set and tested: architecture, initial weights, input, and the rate it is trained with."""
 
     name: FileName
     architecture: str
@@ -163,7 +163,7 @@ class Recipe(Finite):
     weight_decay_on: Literal["all", "weights"] = "all"
     """weights = only tensors called weight of two dimensions and more: no biases, no norms (SRe2L's and G-VBSM's released code)."""
     decay_after: Count | None = None
-    """After this many epochs the rate is multiplied by `decay_factor` and the optimizer starts afresh; None = constant."""
+    """After this many epochs the rate is multiplied by `decay_factor` and the optimizer is reset; None = constant."""
     decay_factor: Positive = 0.1
     decay_momentum: Fraction | None = None
     """Momentum after the decay; None = unchanged."""
@@ -369,7 +369,7 @@ class Card(Frozen):
     code: Link = ""
     command: Text = ""
     note: Text = ""
-    """What a user of the set should know: a learned rate, networks that were trained first, labels that were mended."""
+    """What a user of the set should know: a learned rate, networks that were trained first, labels that were corrected."""
     licence: Line = ""
     source_networks: Annotated[tuple[Line, ...], Field(max_length=50)] = ()
     """Evaluators' architectures that made the set, so that unseen ones can be told apart."""
