@@ -99,6 +99,7 @@ BUNDLED: dict[str, EntryPoint] = {
         _bundled("mtt", "trajectory.presets:MTT"),
         _bundled("gvbsm", "gvbsm.presets:GVBSM"),
         _bundled("sre2l", "gvbsm.presets:SRE2L"),
+        _bundled("rded", "rded.presets:METHOD"),
     )
 }
 """The methods of this package."""

@@ -237,6 +237,7 @@ ODD = {
     "hmdc": "image_rate=0.125",
     "gvbsm": "backbones=convnet48,wrn10_1",
     "sre2l": "iterations=17",
+    "rded": "label_temperature=2.5",
 }
 """Changes of every type; for the rest of the methods the budget."""
 

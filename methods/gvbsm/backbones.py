@@ -152,6 +152,8 @@ BACKBONES: dict[str, tuple[_Build, dict[str, Any]]] = {
     "mobilenetv2_0_5": (MobileNetV2, {"width": 0.5}),
     "wrn16_2": (WideResNet, {"depth": 16, "widen": 2}),
     "shufflenetv2_0_5": (ShuffleNetV2, {}),
+    # RDED's Conv3: the same with batch norm
+    "convnet128_bn": (networks.ConvNet, {"depth": 3, "width": 128, "norm": "batch"}),
     # ours: the same families, narrow enough for two processor cores
     "convnet48": (networks.ConvNet, {"depth": 3, "width": 48}),
     "convnet48_bn": (networks.ConvNet, {"depth": 3, "width": 48, "norm": "batch"}),

@@ -67,15 +67,19 @@ def record(
     device: torch.device,
     stages: Stages,
     stage: str,
+    area: tuple[float, float] = views.AREA,
 ) -> int:
-    """Write the record of the set's every epoch into `folder`; files that are there already are kept. Returns its bytes."""
+    """Write the record of the set's every epoch into `folder`; files that are there already are kept. Returns its bytes.
+
+    `area`: smallest and largest share of the image that a crop takes.
+    """
     per_file, total = recorded.epochs_per_file(len(made.images), made.num_classes), 0
     by = {t.name: t.sha256 for t in teachers}
     for first in range(0, epochs, per_file):
         path, last = folder / recorded.file_name(first), min(epochs, first + per_file)
         header = recorded.header(made.sha256, batch, first, logit_normalisation=logit_normalisation, teachers=by)
         if recorded.read_header(path) != header or not is_intact(path):
-            found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e) for e in range(first, last)]
+            found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e, area) for e in range(first, last)]
             tensors = {name: torch.stack([one[name] for one in found]) for name in found[0]}
             if not torch.isfinite(tensors["logits"]).all():
                 raise MabenchError(
@@ -110,6 +114,7 @@ def _epoch(
     logit_normalisation: bool,
     seed: int,
     epoch: int,
+    area: tuple[float, float],
 ) -> dict[str, Tensor]:
     """One epoch of the record; it depends on the seed and its number alone."""
     draws = views.generator(seed, "labels", epoch)
@@ -117,7 +122,7 @@ def _epoch(
     drawn: list[Views] = []
     logits = []
     for rows in torch.split(order, batch):
-        drawn.append(views.draw_views(len(rows), made.images.shape[-1], draws))
+        drawn.append(views.draw_views(len(rows), made.images.shape[-1], draws, area))
         parts = torch.split(_seen(made, rows, drawn[-1], device), PART)
         logits.append(ensemble(teachers, parts, logit_normalisation=logit_normalisation).half().cpu())
     return {

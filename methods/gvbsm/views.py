@@ -78,12 +78,18 @@ def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: to
 # -- resized crops and CutMix --------------------------------------------------------------------------------------------
 
 
-def draw_boxes(count: int, side: int, draws: torch.Generator) -> Tensor:
+def draw_boxes(
+    count: int,
+    side: int,
+    draws: torch.Generator,
+    area: tuple[float, float] = AREA,
+    ratio: tuple[float, float] = RATIO,
+) -> Tensor:
     """Boxes int64 [count,4] = top, left, height, width: ten tries each at a random area and ratio, then the whole image."""
-    area = torch.empty(count, 10).uniform_(*AREA, generator=draws) * side * side
-    ratio = torch.empty(count, 10).uniform_(*map(math.log, RATIO), generator=draws).exp()
+    pixels = torch.empty(count, 10).uniform_(*area, generator=draws) * side * side
+    shape = torch.empty(count, 10).uniform_(*map(math.log, ratio), generator=draws).exp()
     where = torch.rand(2, count, generator=draws)
-    width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    width, height = (pixels * shape).sqrt().round(), (pixels / shape).sqrt().round()
     fits = (width >= 1) & (width <= side) & (height >= 1) & (height <= side)
     first = fits.int().argmax(1, keepdim=True)  # the first that fits; row 0 where none does
     height, width = (
@@ -93,9 +99,9 @@ def draw_boxes(count: int, side: int, draws: torch.Generator) -> Tensor:
     return torch.stack([top, left, height, width], 1)
 
 
-def draw_views(count: int, side: int, draws: torch.Generator) -> Views:
+def draw_views(count: int, side: int, draws: torch.Generator, area: tuple[float, float] = AREA) -> Views:
     """Crop, flip, and CutMix with lambda ~ Beta(1,1) (released relabel stage)."""
-    boxes = draw_boxes(count, side, draws)
+    boxes = draw_boxes(count, side, draws, area)
     flipped = torch.rand(count, generator=draws) < 0.5
     partner = torch.randperm(count, generator=draws)
     kept, y, x = torch.rand(3, generator=draws, dtype=torch.float64).tolist()

@@ -1,0 +1,1 @@
+"""RDED: the most recognisable crops of real images, stitched together and labelled softly."""
