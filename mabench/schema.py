@@ -170,8 +170,9 @@ class Recipe(Finite):
     accumulate: Count = 1
     """A batch passes in this many parts whose gradients are added: batch norm sees a part at a time."""
     augmentation: Augmentation = Augmentation()
-    normalisation: Literal["evaluator", "dataset"] = "evaluator"
-    """dataset = the dataset's mean and std even for pretrained weights (HMDC's released code)."""
+    normalisation: Literal["evaluator", "dataset", "zca"] = "evaluator"
+    """dataset = the dataset's mean and std even for pretrained weights (HMDC's released code); zca = whitened images, in whose space
+    they are augmented as well (MTT's released code)."""
     batch_norm: Literal["train", "frozen", "frozen-if-pretrained"] = "frozen-if-pretrained"
     classifier_only: tuple[str, ...] = ()
     """Evaluators of which only the last linear layer is trained (HMDC's released code: its ConvNet)."""
@@ -194,6 +195,10 @@ class Recipe(Finite):
             raise ValueError("schedule and decay_after both change the rate: leave one of the two out")
         if self.recorded is not None and self.distillation is not None:
             raise ValueError("recorded and distillation both say what the loss is: leave one of the two out")
+        if self.normalisation == "zca" and self.augmentation.space != "normalised":
+            raise ValueError('normalisation = "zca" augments whitened images: set space = "normalised"')
+        if self.normalisation == "zca" and self.recorded is not None:
+            raise ValueError("recorded labels are of images that mean and std normalise, not of whitened ones")
         if self.recorded is not None and self.augmentation != Augmentation(space="normalised"):
             raise ValueError('recorded labels bring their own views: of the augmentation only space = "normalised" is left')
         return self

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from builders import PLAIN, cell
 from PIL import Image
+from pydantic import ValidationError
 
 from mabench import data
+from mabench.schema import Augmentation, Recipe
 from mabench.sets import readers
+from mabench.sets.synthetic import SyntheticSet
+from mabench.training.material import Material
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +47,9 @@ def check(train: data.RealData, folder: Path, dataset: str) -> None:
         assert float((read.images.float() * 255 - torch.from_numpy(train.images[chosen]).float()).abs().max()) < 2
 
 
-def test_small_whitened_images_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The description of a dataset of 120 smooth images of 8 px, which is known while the test runs."""
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     for split, count in (("train", 60), ("test", 2)):
@@ -54,11 +62,34 @@ def test_small_whitened_images_come_back(tmp_path: Path, monkeypatch: pytest.Mon
     described.write_text(
         'name = "pets"\nclasses = ["cats", "dogs"]\nimage_size = 8\nmean = [0.3, 0.5, 0.7]\nstd = [0.2, 0.3, 0.4]\nfolder = "photos"\n'
     )
-    try:
-        data.describe(described)
-        check(data.load("pets", "train"), tmp_path / "pets_run", str(described))
-    finally:
-        data.DATASETS.pop("pets", None)
+    data.describe(described)
+    yield described
+    data.DATASETS.pop("pets", None)
+
+
+def test_small_whitened_images_come_back(pets: Path, tmp_path: Path) -> None:
+    check(data.load("pets", "train"), tmp_path / "pets_run", str(pets))
+
+
+def test_a_whitened_recipe_trains_and_tests_on_whitened_images(pets: Path) -> None:
+    """Against the closed form; the network sees what is augmented, without another normalisation."""
+    train, test = data.load("pets", "train"), data.load("pets", "test")
+    made = SyntheticSet(torch.tensor(train.images[[0, 60]]), torch.tensor([0, 1]), "pets", 1, name="two")
+    recipe = PLAIN.model_copy(update={"normalisation": "zca", "augmentation": Augmentation(space="normalised")})
+    run = cell(recipe).model_copy(update={"set_sha256": made.sha256})
+    material = Material(made, run, test, torch.device("cpu"))
+    rows = train.images.reshape(120, -1).astype(np.float64) / 255
+    for found, pixels in ((material.images, train.images[[0, 60]]), (material.test_batch(slice(0, 4)), test.images)):
+        expected = whitened(pixels.reshape(len(pixels), -1).astype(np.float64) / 255, rows).reshape(pixels.shape)
+        assert float((found.double() - torch.from_numpy(expected)).abs().max()) < 1e-4
+        evaluator = run.evaluator.model_copy(update={"input_size": 8, "mean": (0.1, 0.1, 0.1), "std": (0.5, 0.5, 0.5)})
+        assert torch.equal(material.view(evaluator)(found), found)
+
+
+def test_whitening_and_views_of_pixels_do_not_go_together() -> None:
+    fields = PLAIN.model_dump() | {"normalisation": "zca"}
+    with pytest.raises(ValidationError, match='set space = "normalised"'):
+        Recipe.model_validate(fields)
 
 
 @pytest.mark.slow

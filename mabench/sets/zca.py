@@ -26,11 +26,22 @@ def undo(images: Tensor, entry: Dataset) -> Tensor:
     return flat.view(images.shape)
 
 
+def whitening(entry: Dataset) -> tuple[Tensor, Tensor]:
+    """Mean [D] and matrix [D,D] with which `whiten` takes pixels to whitened images. Raises MabenchError as `undo`."""
+    mean, basis, values = statistics(entry)
+    return mean, (basis / (values + EPS).sqrt()) @ basis.T
+
+
+def whiten(pixels: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    """Whitened images of pixels [N,C,H,W], 0 to 1."""
+    return ((pixels.flatten(1) - mean) @ matrix).view(pixels.shape)
+
+
 def statistics(entry: Dataset) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [D], U [D,D] and S [D] of the train split; computed once, then kept in the cache folder."""
     if entry.channels * entry.image_size**2 > MAX_VALUES:
         raise MabenchError(
-            f"--space zca: whitening is undone up to 32 px, {entry.name} has {entry.image_size} px. Undo it yourself."
+            f"ZCA whitening is computed up to 32 px, {entry.name} has {entry.image_size} px. Bring the pixels of a whitened set."
         )
     train = load(entry.name, "train")
     path = cache_folder() / entry.name / f"zca-pixels-{train.sha256[:16]}.safetensors"

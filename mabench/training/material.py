@@ -16,6 +16,7 @@ from mabench.engine import Workload
 from mabench.errors import MabenchError
 from mabench.networks import evaluators, sizes
 from mabench.schema import Cell, Evaluator
+from mabench.sets import zca
 from mabench.sets.recorded import RecordedLabels
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training.progress import work
@@ -61,8 +62,11 @@ class Material:
         images, labels = synthetic_set.decoded()  # [M,C,S,S], 1.0 = white
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (test.dataset.mean, test.dataset.std))
         self.normalise_first = self.recipe.augmentation.space == "normalised"
-        images = images.to(device)
-        self.images = (images - self.mean) / self.std if self.normalise_first else images
+        self.whitening: tuple[Tensor, Tensor] | None = None
+        if self.recipe.normalisation == "zca":
+            mean, matrix = zca.whitening(test.dataset)
+            self.whitening = mean.to(device), matrix.to(device)
+        self.images = self._augmented_space(images.to(device))
         """[M,C,S,S] in augmentation space."""
         hard = labels.dim() == 1
         self.targets = (F.one_hot(labels, self.dataset.num_classes).float() if hard else labels.float()).to(device)
@@ -78,7 +82,7 @@ class Material:
         mean, std = self.mean, self.std
         if self.recipe.normalisation == "evaluator" and evaluator.mean is not None and evaluator.std is not None:
             mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (evaluator.mean, evaluator.std))
-        elif self.normalise_first:
+        elif self.normalise_first:  # whitened images, too
             return View(evaluator, None, None, align_corners)
         if self.normalise_first:
             return View(evaluator, self.std / std, (self.mean - mean) / std, align_corners)
@@ -90,7 +94,12 @@ class Material:
             stored = self.test_images[window]
         else:
             stored = torch.tensor(self.test.images[window if isinstance(window, slice) else window.numpy()])
-        pixels = stored.float() / 255
+        return self._augmented_space(stored.float() / 255)
+
+    def _augmented_space(self, pixels: Tensor) -> Tensor:
+        """Pixels [B,C,S,S] in the space in which the recipe augments."""
+        if self.whitening is not None:
+            return zca.whiten(pixels, *self.whitening)
         return (pixels - self.mean) / self.std if self.normalise_first else pixels
 
 
