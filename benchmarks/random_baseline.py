@@ -1,60 +1,170 @@
-"""Measure the random baseline of a suite and budget: python benchmarks/random_baseline.py SUITE IPC OUT
+"""Measure the baselines of a suite: random real images in every form that a condensed set is compared with.
 
-Draw s of random real images is examined with seed s, so the spread covers draws and initial weights alike. Writes the
-entry into mabench/suites/baselines.json; the records stay in OUT.
+    python benchmarks/random_baseline.py cifar10-lite                      # every budget and form; the same command continues
+    python benchmarks/random_baseline.py cifar10-lite --ipc 1 --shard 0/2  # every other draw of one budget
+    python benchmarks/random_baseline.py cifar10-lite --collect            # only write what has been run into the package
+
+Forms of a budget of N images per class: `plain`, N real images; `packed`, 4 N in N grids; `float32`, 4 N real images, whose bytes
+in uint8 are those of a set that stores float32; `float16`, 2 N. Draw d of a form is trained once, with the suite's seed d modulo the
+number of seeds, so that five draws are five independent numbers. Records lie in OUT, one a run; a run that was stopped continues.
+Forms whose draws are complete for a track go into mabench/suites/baselines.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean, stdev
+from typing import Any, NamedTuple
 
 import torch
 
 from mabench import data, suites
+from mabench.errors import Interrupted, MabenchError
 from mabench.files import write_text
-from mabench.results.scoring import score
+from mabench.results import scoring
+from mabench.results.baselines import DRAWS
 from mabench.runs import local
 from mabench.runs.events import Event, Finished
-from mabench.runs.folder import Folder
+from mabench.runs.folder import Folder, read_record
 from mabench.runs.plan import plan
-from mabench.schema import RunRecord
+from mabench.runs.process import stop_on_signal
+from mabench.sets.synthetic import SyntheticSet
+from mabench.suites import Exam
 from mabench_methods.baselines.condense import Config, condense
 
-BASELINES = suites.FOLDER / "baselines.json"
+PACKAGED = suites.FOLDER / "baselines.json"
+FORMS = {"plain": (1, False), "packed": (1, True), "float32": (4, False), "float16": (2, False)}
+"""Name -> (images per class in multiples of the budget, packed 2 x 2)."""
 
 
-def _show(event: Event) -> None:
-    if isinstance(event, Finished):
-        print(event.record.cell.name, score(event.record))
+class Draw(NamedTuple):
+    """One random set to be trained on."""
+
+    ipc: int
+    packed: bool
+    soft: bool
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{'soft' if self.soft else 'hard'}-ipc{self.ipc}{'-grid2' if self.packed else ''}-draw{self.number}"
 
 
-def main(suite: str, ipc: int, out: Path) -> None:
-    exam = suites.load(suite)
-    test, train = data.load(exam.suite.dataset, "test"), data.load(exam.suite.dataset, "train")
-    records: list[RunRecord] = []
-    for seed in exam.suite.seeds:
-        drawn = condense(train, Config(ipc, "random"), seed, torch.device("cpu"))
-        folder = Folder(out / f"draw{seed}", drawn.sha256, exam.id, exam.digest)
-        cells = plan(exam, drawn, seeds=[seed])
-        records += local.run(drawn, cells, folder, test, device="auto", on_event=_show)
-    scores: dict[str, list[float]] = {}
-    for record in records:
-        scores.setdefault(f"{record.cell.track}/{record.cell.evaluator.name}", []).append(score(record))
-    entry = {
-        "suite": exam.id,
-        "suite_digest": exam.digest,
-        "ipc": ipc,
-        "labels": "hard",
-        "command": f"python benchmarks/random_baseline.py {suite} {ipc} OUT",
-        "environment": records[-1].environment,
-        "evaluators": {name: [fmean(v), stdev(v), len(v)] for name, v in scores.items()},
-    }
-    kept = [e for e in json.loads(BASELINES.read_text()) if (e["suite_digest"], e["ipc"]) != (exam.digest, ipc)]
-    write_text(BASELINES, json.dumps([*kept, entry], indent=1) + "\n")
+def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> list[Draw]:
+    """Every draw once, draw by draw, so that a stopped run has measured all forms alike."""
+    kinds = dict.fromkeys(
+        (ipc * FORMS[form][0], FORMS[form][1], kind == "soft") for ipc in ipcs for form in forms for kind in labels
+    )
+    return [Draw(*kind, number) for number in range(draws) for kind in kinds]
+
+
+def drawn(exam: Exam, draw: Draw) -> SyntheticSet:
+    config = Config(draw.ipc, "random", packed=draw.packed)
+    return condense(data.load(exam.suite.dataset, "train"), config, draw.number, torch.device("cpu"))
+
+
+def run(exam: Exam, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
+    test = data.load(exam.suite.dataset, "test")
+    with stop_on_signal() as should_stop:
+        for draw in draws:
+            images = drawn(exam, draw)
+            seed = exam.suite.seeds[draw.number % len(exam.suite.seeds)]
+            cells = plan(exam, images, evaluator=arguments.evaluator, seeds=[seed])
+            folder = Folder(out / draw.name, images.sha256, exam.id, exam.digest)
+
+            def show(event: Event, draw: Draw = draw) -> None:
+                if isinstance(event, Finished) and not event.resumed:
+                    record = event.record
+                    print(
+                        f"{draw.name} {record.cell.name}: {100 * scoring.score(record):.2f} in {record.seconds:.0f} s", flush=True
+                    )
+
+            local.run(
+                images,
+                cells,
+                folder,
+                test,
+                device=arguments.device,
+                engine=arguments.engine,
+                on_event=show,
+                should_stop=should_stop,
+            )
+
+
+def collected(exam: Exam, out: Path) -> Iterator[dict[str, Any]]:
+    """An entry a form: what its records say, whoever ran them."""
+    forms: dict[tuple[int, str, str], dict[str, dict[int, list[float | None]]]] = defaultdict(lambda: defaultdict(dict))
+    environments: dict[tuple[int, str, str], dict[str, str]] = {}
+    for path in sorted(out.glob("*-draw*/records/*.json")):
+        record = read_record(path)
+        form = record.synthetic_set.ipc, record.synthetic_set.decode, record.synthetic_set.labels
+        number = int(path.parts[-3].rpartition("draw")[2])
+        accuracies = scoring.score(record), scoring.plateau(record), scoring.last(record)
+        forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = [
+            None if value is None else round(value, 6) for value in accuracies
+        ]
+        environments[form] = record.environment
+    for (ipc, decode, labels), evaluators in sorted(forms.items()):
+        yield {
+            "suite": exam.id, "suite_digest": exam.digest, "ipc": ipc, "decode": decode, "labels": labels,
+            "command": f"python benchmarks/random_baseline.py {exam.suite.name}", "environment": environments[ipc, decode, labels],
+            "evaluators": {name: dict(sorted(draws.items())) for name, draws in evaluators.items()},
+        }  # fmt: skip
+
+
+def collect(exam: Exam, out: Path, into: Path) -> None:
+    """Replace the suite's entries by those of the records; entries of other suites, and full-data marks, stay."""
+    entries = [
+        e
+        for e in json.loads(into.read_text())
+        if e["suite"] != exam.id or (e["ipc"] is None and e["suite_digest"] == exam.digest)
+    ]
+    entries += collected(exam, out)
+    write_text(into, "[\n" + ",\n".join(map(_text, entries)) + "\n]\n")
+    for entry in entries:
+        if entry["suite"] == exam.id and entry["ipc"] is not None:
+            draws = {name: len(found) for name, found in entry["evaluators"].items()}
+            print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
+
+
+def _text(entry: dict[str, Any]) -> str:
+    """The entry as JSON, an evaluator a line."""
+    head = json.dumps({name: value for name, value in entry.items() if name != "evaluators"})[:-1]
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(draws)}" for name, draws in entry["evaluators"].items())
+    return f' {head}, "evaluators": {{\n{lines}\n }}}}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("--ipc", type=int, nargs="+", help="budgets (default: the suite's)")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "packed", "float32"])
+    parser.add_argument("--labels", nargs="+", choices=["hard", "soft"], default=["hard"])
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--evaluator", help="a glob over names (default: all)")
+    parser.add_argument("--shard", default="0/1", help="I/N: only every Nth draw, from the Ith")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", default="reference")
+    parser.add_argument("--out", type=Path, default=Path("results/baselines"))
+    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    exam = suites.load(arguments.suite)
+    out = arguments.out / f"{exam.id}-{exam.digest[:8]}"
+    index, count = map(int, arguments.shard.split("/"))
+    try:
+        if not arguments.collect:
+            draws = wanted(arguments.ipc or list(exam.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
+            run(exam, draws[index::count], out, arguments)
+    except Interrupted:
+        print("stopped; the same command continues")
+    except MabenchError as error:
+        raise SystemExit(f"random_baseline: {error}") from error
+    collect(exam, out, arguments.into)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main()

@@ -42,11 +42,27 @@ def test_a_methods_interval_is_that_of_its_sets_means() -> None:
 def test_lift_counts_the_baselines_own_error() -> None:
     scores: Scores = {"a": dict(enumerate((0.50, 0.52, 0.51)))}
     spreads = {"a": Spread(0.01, 30)}
-    found = uncertainty.lift(scores, {"a": 1.0}, spreads, {"a": (0.40, 0.02, 5)})
+    draws = [0.40, 0.38, 0.42, 0.37, 0.43]
+    found = uncertainty.lift([scores], {"a": 1.0}, spreads, {"a": draws})
     assert found is not None and found.mean == pytest.approx(0.11)
-    assert found.error == pytest.approx(math.sqrt(0.01**2 / 3 + 0.02**2 / 5)) and 4 < found.degrees < 34
-    assert uncertainty.lift(scores, {"a": 1.0}, spreads, {}) is None
-    assert uncertainty.lift(scores, {"a": 1.0}, {}, {"a": (0.4, 0.02, 5)}) is None, "a spread that nobody knows gives no interval"
+    assert found.error == pytest.approx(math.sqrt(0.01**2 / 3 + np.var(draws, ddof=1) / 5)) and 4 < found.degrees < 34
+    assert uncertainty.lift([scores], {"a": 1.0}, spreads, {}) is None
+    assert uncertainty.lift([scores], {"a": 1.0}, {}, {"a": draws}) is None, "a spread that nobody knows gives no interval"
+
+
+def test_lift_of_several_sets_is_welchs_t_test_against_the_draws() -> None:
+    """Two networks that share sets and draws: what is compared are the means over networks."""
+    generator = np.random.default_rng(4)
+    sets = [drawn(generator, 0.5) for _ in range(3)]
+    draws = {name: list(generator.normal(0.4, 0.02, 5)) for name in "ab"}
+    found = uncertainty.lift(sets, EVEN, {}, draws)
+    expected = stats.ttest_ind(
+        [uncertainty.mean_of(scores, EVEN) for scores in sets], [(a + b) / 2 for a, b in zip(*draws.values(), strict=True)],
+        equal_var=False,
+    )  # fmt: skip
+    low, high = expected.confidence_interval(0.95)
+    assert found is not None and found.degrees == pytest.approx(expected.df)
+    assert (found.mean - found.half, found.mean + found.half) == (pytest.approx(low), pytest.approx(high))  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize(("names", "sets"), [("a", 2), ("ab", 2), ("a", 9), ("abcdef", 9)])

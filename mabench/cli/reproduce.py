@@ -95,8 +95,7 @@ class _Screen:
 
     def __call__(self, event: ReproductionEvent) -> None:
         from mabench.papers.reproduce import Condensed, Condensing, Evaluated
-        from mabench.results import baselines, tables
-        from mabench.results.scoring import rows
+        from mabench.results import lifts, tables
 
         if isinstance(event, Condensing):
             values = ", ".join(f"{key} {value:.4g}" for key, value in event.losses.items())
@@ -105,8 +104,7 @@ class _Screen:
         elif isinstance(event, Condensed):
             console.say(f"condensed: {event.folder / 'set.safetensors'} (preview.png and card.toml beside it)")
         elif isinstance(event, Evaluated) and event.records:
-            baseline = baselines.known_baseline(event.exam, event.records[0].synthetic_set)
-            console.say(tables.table(event.exam, rows(event.exam, event.records, baseline), width=console.width()))
+            console.say(tables.table(event.exam, lifts.rows(event.exam, event.records), width=console.width()))
         elif not isinstance(event, Evaluated):
             self.evaluation(event)
 

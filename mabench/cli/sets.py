@@ -64,20 +64,36 @@ def check(set_path: str, reading: dict[str, Any], out: Path | None, per_class: i
 @click.option(
     "--fkd-seed", default=42, show_default=True, help="The seed of its recording, where the archive does not name the images."
 )
-def pack(set_path: str, reading: dict[str, Any], out: Path, force: bool, fkd: Path | None, fkd_seed: int) -> Any:
+@click.option(
+    "--quantise", type=click.Choice(["uint8"]), help="Round pixels to 256 levels: a quarter of float32's bytes, another set."
+)
+def pack(
+    set_path: str, reading: dict[str, Any], out: Path, force: bool, fkd: Path | None, fkd_seed: int, quantise: str | None
+) -> Any:
     """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
     from mabench.sets import fkd as archives
-    from mabench.sets import readers, recorded
+    from mabench.sets import quantising, readers, recorded
 
     synthetic_set = readers.read(set_path, **reading)
     if out.suffix != ".safetensors":
         raise MabenchError(f"{out}: the canonical file ends in .safetensors. Use --out {out.with_suffix('.safetensors')}")
     if out.exists() and not force:
         raise MabenchError(f"{out}: exists already. Choose another name, or replace it with --force.")
+    quantised = quantising.to_uint8(synthetic_set) if quantise else None
+    if quantised is not None:
+        synthetic_set = quantised.synthetic_set
     if fkd is not None:
         imported = archives.import_labels(fkd, synthetic_set, out.parent / recorded.FOLDER, seed=fkd_seed)
         synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, *imported))
     synthetic_set.save(out)
     console.describe(synthetic_set)
+    value = synthetic_set.summary().model_dump(mode="json") | {"file": str(out)}
+    if quantised is not None:
+        console.say(f"\nquantised: {quantised.loss}. This is another set than before: evaluate it again.")
+        value["quantised"] = {
+            "largest_difference": quantised.largest,
+            "mean_difference": quantised.mean,
+            "outside": quantised.outside,
+        }
     console.say(f"\nwritten: {out} ({out.stat().st_size:,} bytes)")
-    return synthetic_set.summary().model_dump(mode="json") | {"file": str(out)}
+    return value

@@ -94,7 +94,7 @@ def _where_eval_writes(set_path: str, reading: dict[str, Any]) -> Path:
 
 def _show_gates(case: Examination) -> None:
     """Print what the gates found. Raises MabenchError with every refusal."""
-    from mabench.results import baselines, scoring, tables
+    from mabench.results import lifts, tables
 
     for gate in case.gates:
         console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
@@ -105,8 +105,7 @@ def _show_gates(case: Examination) -> None:
             + "\n".join(f"- {text}" for text in case.refusals)
         )
     for suite, exam in case.exams.items():
-        same = [r for r in case.records if r.cell.suite == suite]
-        lines = scoring.rows(exam, same, baselines.known_baseline(exam, same[0].synthetic_set))
+        lines = lifts.rows(exam, [r for r in case.records if r.cell.suite == suite])
         console.say(f"\n{suite}\n" + tables.table(exam, lines, width=console.width()))
     for track in case.tracks:
         if track.complete and not track.ranked:

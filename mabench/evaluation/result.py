@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from mabench.results import baselines, scoring, tables
+from mabench.results import lifts, tables
 from mabench.results.scoring import Row
 from mabench.runs.events import Failed
 from mabench.schema import Finding, RunRecord, SetSummary
@@ -47,7 +47,7 @@ class Evaluation:
     @cached_property
     def rows(self) -> list[Row]:
         """One row an evaluator, and the panel means where they are complete."""
-        return scoring.rows(self.exam, self.records, baselines.known_baseline(self.exam, self.set)) if self.records else []
+        return lifts.rows(self.exam, self.records)
 
     @property
     def complete(self) -> bool:

@@ -11,8 +11,8 @@ from typing import Any, cast
 from mabench.files import write_text
 from mabench.papers import compare
 from mabench.papers.compare import SPREADS, Line
-from mabench.results import baselines, tables
-from mabench.results.scoring import Row, rows
+from mabench.results import lifts, tables
+from mabench.results.scoring import Row
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 from mabench_methods import Preset
@@ -45,9 +45,7 @@ class Report:
 
     def rows(self, suite: str) -> list[Row]:
         """One row per evaluator of a suite, and the panel means where they are complete."""
-        records = self.records[suite]
-        baseline = baselines.known_baseline(self.exams[suite], records[0].synthetic_set) if records else None
-        return rows(self.exams[suite], records, baseline)
+        return lifts.rows(self.exams[suite], self.records[suite])
 
     def text(self, style: str = "simple") -> str:
         """The comparison as a table; empty where the paper has no row about this dataset, budget and suite."""

@@ -1,17 +1,95 @@
-"""Numbers measured beforehand, as data beside the suites: random real images, full data, and how far runs of one evaluator spread."""
+"""Numbers measured beforehand, as data beside the suites: random real images, full data, and how far runs of one evaluator spread.
+
+A set is compared with random real images that have the same advantages: packed alike, and of the same stored bytes
+(`matching`). Both are measured by `benchmarks/random_baseline.py`, for exactly one state of a suite.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from mabench.results.scoring import Baseline
+from mabench.results import scoring
+from mabench.results.scoring import Baseline, spread
+from mabench.results.uncertainty import Spread
 from mabench.schema import SetSummary
 from mabench.suites import Exam
 
 UNKNOWN_SPREAD = 0.01  # ours: about what the evaluators whose spread is known have
+DRAWS = 5
+"""Draws of random images that a baseline takes at least."""
+VALUE_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+"""Of one value of an image as a set stores it."""
+
+
+class Measured(NamedTuple):
+    """What one evaluator learned from one draw; fractions. `plateau` is None where a test pass was pruned."""
+
+    score: float
+    plateau: float | None
+    last: float
+
+
+@dataclass(frozen=True)
+class RandomImages:
+    """Random real images in one form, and what the evaluators of a suite learned from each draw."""
+
+    ipc: int
+    """Stored images per class."""
+    decode: str
+    labels: str
+    """`hard`, or `soft`: labelled by the suite's teacher."""
+    measured: Mapping[str, Mapping[int, Measured]]
+    """`track/evaluator` -> draw -> accuracies."""
+
+    @property
+    def title(self) -> str:
+        """`random real images, packed 2 x 2`, `random real images, 4 per class`."""
+        packed = f", packed {self.decode[4:]} x {self.decode[4:]}" if self.decode.startswith("grid") else ""
+        labels = ", labelled by the teacher" if self.labels == "soft" else ""
+        return f"random real images, {self.ipc} per class{packed}{labels}"
+
+    def draws(self, exam: Exam, track: str) -> dict[str, list[float]]:
+        """Evaluator -> score by draw, the draws that every evaluator of the track has; empty for fewer than DRAWS."""
+        names = [entry.name for entry in exam.evaluators[track]]
+        found = [self.measured.get(f"{track}/{name}", {}) for name in names]
+        common = sorted(set.intersection(*(set(draws) for draws in found)))
+        return (
+            {name: [draws[k].score for k in common] for name, draws in zip(names, found, strict=True)}
+            if len(common) >= DRAWS
+            else {}
+        )
+
+    def mean(self, exam: Exam, track: str) -> float | None:
+        """The panel score of a track; None where it was not run whole."""
+        draws, weights = self.draws(exam, track), scoring.weights(exam, track)
+        return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The two baselines of a set; None where a baseline was not run for this state of the suite."""
+
+    alike: RandomImages | None
+    """Packed the same way: as many decoded images a class, the same kind of labels."""
+    same_bytes: RandomImages | None
+    """As many uint8 images, unpacked, as take the bytes of the set's images; the same kind of labels."""
+
+    @property
+    def kinds(self) -> dict[str, RandomImages | None]:
+        """In words: what each baseline shares with the set."""
+        return {"packed alike": self.alike, "same bytes": self.same_bytes}
+
+    def better(self, exam: Exam, track: str) -> RandomImages | None:
+        """The one that a track's lift is taken from: the higher panel score. None while one of the two has not been run."""
+        means = [(each.mean(exam, track), each) for each in self.kinds.values() if each is not None]
+        known = [(mean, each) for mean, each in means if mean is not None]
+        return max(known, key=lambda pair: pair[0])[1] if len(known) == len(self.kinds) else None
 
 
 @cache
@@ -19,23 +97,38 @@ def _data(name: str) -> Any:
     return json.loads(resources.files("mabench.suites").joinpath(name).read_text(encoding="utf-8"))
 
 
-def known_baseline(exam: Exam, summary: SetSummary) -> Baseline | None:
-    """Random real images of the same budget and label kind, as measured for exactly this suite; None if never run.
+def measured(exam: Exam) -> list[RandomImages]:
+    """Every form of random real images that was run for exactly this state of the suite."""
+    return _measured(exam.digest)
 
-    `suites/baselines.json` holds them with the command and the machine they come from.
-    """
-    return _entry(exam, {"ipc": summary.ipc, "labels": summary.labels})
+
+@cache
+def _measured(suite_digest: str) -> list[RandomImages]:
+    return [
+        RandomImages(
+            entry["ipc"],
+            entry["decode"],
+            entry["labels"],
+            {name: {int(k): Measured(*v) for k, v in draws.items()} for name, draws in entry["evaluators"].items()},
+        )
+        for entry in _data("baselines.json")
+        if entry["suite_digest"] == suite_digest and entry["ipc"] is not None
+    ]
+
+
+def matching(exam: Exam, summary: SetSummary) -> Matched:
+    """The baselines of a set."""
+    found = {(each.ipc, each.decode, each.labels): each for each in measured(exam)}
+    ipc = summary.ipc * VALUE_BYTES.get(summary.image_dtype, 1)
+    return Matched(found.get((summary.ipc, summary.decode, summary.labels)), found.get((ipc, "none", summary.labels)))
 
 
 def known_full_data(exam: Exam) -> Baseline | None:
     """The whole real training split under this suite: the entry of `suites/baselines.json` whose `ipc` is null; None if never run."""
-    return _entry(exam, {"ipc": None})
-
-
-def _entry(exam: Exam, fields: dict[str, Any]) -> Baseline | None:
     for entry in _data("baselines.json"):
-        if all(entry[name] == value for name, value in ({"suite_digest": exam.digest} | fields).items()):
-            return {name: (mean, std, runs) for name, (mean, std, runs) in entry["evaluators"].items()}
+        if entry["suite_digest"] == exam.digest and entry["ipc"] is None:
+            scores = {name: [Measured(*v).score for v in draws.values()] for name, draws in entry["evaluators"].items()}
+            return {name: (fmean(values), spread(values, "unbiased"), len(values)) for name, values in scores.items()}
     return None
 
 
@@ -44,5 +137,11 @@ def run_spread(exam: Exam, evaluator: str) -> float:
 
     Never taken from the submission that is judged by it. `UNKNOWN_SPREAD` where it was never measured.
     """
-    spreads: dict[str, list[float]] = _data("spread.json").get(exam.digest, {})
-    return spreads[evaluator][0] if evaluator in spreads else UNKNOWN_SPREAD
+    known = run_spreads(exam).get(evaluator)
+    return UNKNOWN_SPREAD if known is None else known.std
+
+
+def run_spreads(exam: Exam) -> dict[str, Spread]:
+    """Evaluator -> spread over seeds as pooled over many sets, where it was measured for this state of the suite."""
+    spreads: dict[str, tuple[float, int]] = _data("spread.json").get(exam.digest, {})
+    return {name: Spread(std, degrees) for name, (std, degrees) in spreads.items()}

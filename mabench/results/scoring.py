@@ -16,8 +16,8 @@ from mabench.suites import Exam
 
 CONFIDENCE = 0.95  # ours: what every interval on a board means
 
-Baseline = Mapping[str, tuple[float, float, int]]
-"""`track/evaluator` -> (mean, std, number of runs) of random real images of the same budget, fractions."""
+Baseline = Mapping[str, tuple[float, float | None, int]]
+"""`track/evaluator` -> (mean, std, number of runs) of random real images with the same advantages, fractions."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,13 @@ class Row:
     planned: int
     """Runs that the suite asks for: a row with fewer is incomplete."""
     random: float | None = None
-    """Mean of the random baseline of the same budget, where known."""
+    """Mean of the better of the two baselines of random real images, where both were run."""
+    alike: float | None = None
+    """Mean of random real images that are packed alike."""
+    same_bytes: float | None = None
+    """Mean of random real images of the same stored bytes."""
+    lift_half: float | None = None
+    """Half of the 95 % interval of `lift`: seeds, and draws of the baseline."""
     panel: bool = False
     diverged: int = 0
     """Runs whose loss was not finite; they are in the means with chance level."""
@@ -45,7 +51,7 @@ class Row:
 
     @property
     def lift(self) -> float | None:
-        """Points above random real images of the same budget."""
+        """Points above the better of the two baselines of random real images."""
         return None if self.random is None else self.mean - self.random
 
 

@@ -12,10 +12,10 @@ from tabulate import tabulate
 
 from mabench.errors import MabenchError, first_line
 from mabench.files import write_text
-from mabench.results.baselines import known_baseline
+from mabench.results import lifts
 from mabench.results.plots import write_curves
 from mabench.results.ranking import status
-from mabench.results.scoring import Row, chance, rows, score, worst
+from mabench.results.scoring import Row, chance, score, worst
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
-OPTIONAL = ("last %", "best - last", "random %", "runs")  # left out in this order where a terminal is narrow
+OPTIONAL = ("last %", "best - last", "same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
@@ -34,10 +34,11 @@ def percent(value: float | None, signed: bool = False) -> str:
     return "-" if value is None else f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
 
 
-def plus_minus(mean: float, std: float | None, style: str = "text") -> str:
+def plus_minus(mean: float | None, std: float | None, style: str = "text", signed: bool = False) -> str:
     """`81.20 +- 0.45` in percent; ASCII in text, so that every terminal shows it."""
     sign = {"markdown": "±", "latex": r"$\pm$"}.get(style, "+-")
-    return percent(mean) if std is None else f"{percent(mean)} {sign} {percent(std)}"
+    text = percent(mean, signed)
+    return text if mean is None or std is None else f"{text} {sign} {percent(std)}"
 
 
 def duration(seconds: float) -> str:
@@ -70,8 +71,9 @@ def cells(
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "last %": [percent(line.last) for line in lines] if best else None,
         "best - last": [percent(line.optimism) for line in lines] if best else None,
-        "random %": [percent(line.random) for line in lines] if with_random else None,
-        "lift": [percent(line.lift, signed=True) for line in lines] if with_random else None,
+        "alike %": [percent(line.alike) for line in lines] if with_random else None,
+        "same bytes %": [percent(line.same_bytes) for line in lines] if with_random else None,
+        "lift": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
     }
     shown = {name: values for name, values in columns.items() if values is not None and name not in without}
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
@@ -181,9 +183,7 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     if diverged:
         named = first_line(f"{r.cell.name} in epoch {r.diverged_epoch}" for r in diverged)
         out.append(f"diverged: {named}; counted as chance level, {percent(chance(diverged[0]))} %")
-    if lines and all(line.random is None for line in lines):
-        out.append("random baseline: not run for this suite and budget")
-    return out
+    return out + (lifts.notes(exam, records) if records else [])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -193,8 +193,7 @@ def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[str]:
     """Write table.md, table.tex, results.json, results.csv and, last, the curves beside the records; returns warnings."""
     if not records:
         return ["no run has a record: nothing was written"]
-    summary = records[0].synthetic_set
-    lines = rows(exam, records, known_baseline(exam, summary))
+    lines = lifts.rows(exam, records)
     write_text(folder / "table.md", _markdown(exam, lines, records))
     write_text(folder / "table.tex", table(exam, lines, "latex") + "\n")
     write_text(folder / "results.json", json.dumps(as_json(exam, lines, records), indent=1) + "\n")

@@ -121,18 +121,33 @@ def between(first: Estimate, second: Estimate) -> Estimate:
     return Estimate(first.mean - second.mean, quantile(degrees) * error, error, degrees)
 
 
-def lift(
-    scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread], baseline: Mapping[str, tuple[float, float, int]]
-) -> Estimate | None:
-    """Score minus a baseline of evaluator -> (mean, standard deviation over draws, draws), whose own error counts too.
+def of_sets(sets: Sequence[Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
+    """The score of a row: of its one set, or of the mean over its sets, whose means are then the draws.
 
-    Draws of the baseline are sets: their spread holds that of seeds. The evaluators of one draw are taken as independent.
+    None where nothing is known of a single set's spread.
     """
-    if set(weights) - set(baseline):
+    if len(sets) == 1:
+        return of_set(sets[0], weights, spreads)
+    means = [mean_of(scores, weights) for scores in sets]
+    return _estimate(fmean(means), [(variance(means) / len(means), len(means) - 1)])
+
+
+def lift(
+    sets: Sequence[Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread], draws: Mapping[str, Sequence[float]]
+) -> Estimate | None:
+    """Score of a row minus a baseline of evaluator -> score by draw. None where a draw or a spread is missing.
+
+    A draw is a set and a seed at once, so the spread over draws holds that of seeds; draws are averaged over the evaluators
+    before they are compared, for all evaluators learned from the same images.
+    """
+    score = of_sets(sets, weights, spreads)
+    if score is None or set(weights) - set(draws):
         return None
-    mean = mean_of(scores, weights) - sum(weight * baseline[name][0] for name, weight in weights.items())
-    draws = [(weight**2 * baseline[name][1] ** 2 / baseline[name][2], baseline[name][2] - 1) for name, weight in weights.items()]
-    return _estimate(mean, [*_terms(scores, weights, spreads), *draws])
+    means = [sum(weight * draws[name][k] for name, weight in weights.items()) for k in range(min(map(len, draws.values())))]
+    if len(means) < 2:
+        return None
+    terms = [(score.error**2, score.degrees), (variance(means) / len(means), len(means) - 1)]
+    return _estimate(score.mean - fmean(means), terms)
 
 
 def of_method(sets: Sequence[Scores], weights: Mapping[str, float]) -> Estimate | None:

@@ -87,6 +87,6 @@ NOTES = (
      "training set, where it was run."),
     ("Gain by family", "Accuracy minus that of random real images, by family of networks and for every track of the suite: up "
      "and blue = the set teaches more than random images, down and orange = less. A full bar is 15 points."),
-    ("Lift", "Score minus that of random real images, in points. At or below 0, condensing did not help. The row of random "
-     "images is one draw against the mean of several, so its own lift is not exactly 0."),
+    ("Lift", "Score minus that of random real images, in points: of those packed like the set or of those that take its bytes, "
+     "whichever learn more. ± is half of its 95 % interval over seeds and draws. At or below 0, condensing did not help."),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from tabulate import tabulate
@@ -16,12 +17,15 @@ from mabench.board.hub.cards import BEGIN, END
 from mabench.board.site.names import network
 from mabench.board.site.placing import estimate
 from mabench.board.site.sources import cells, exam, plain, web_address
-from mabench.board.site.standings import Standing
+from mabench.board.site.standings import Standing, baselines_of
 from mabench.board.site.views import Table
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import uncertainty
+from mabench.results import scoring, uncertainty
+from mabench.results.baselines import RandomImages
+from mabench.results.lifts import NOT_RUN
 from mabench.results.tables import percent
+from mabench.suites import Exam
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
@@ -73,7 +77,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
                 row.tier,
                 with_std(row.score, row.std),
                 percent(row.worst),
-                percent(row.lift, signed=True),
+                lift_text(row),
                 "-" if row.bytes is None else f"{row.bytes:,}",
                 *(
                     with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.sittings.get(name)) else "-"
@@ -82,11 +86,28 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             ]
             for row in group
         ]
+        body += [_baseline(images, chosen, track, len(headers), names) for images in baselines_of(group)]
         align = ["right", "left", "left"] + ["right"] * (len(headers) - 3)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
+
+
+def _baseline(images: RandomImages, chosen: Exam, track: str, width: int, names: Sequence[str]) -> list[str]:
+    """A row of the Markdown table: score and evaluators, nothing else."""
+    draws = images.draws(chosen, track)
+    cells = [with_std(fmean(draws[n]), scoring.spread(draws[n], "unbiased")) if draws else "-" for n in names]
+    count = f", {len(next(iter(draws.values())))} draws" if draws else f", {NOT_RUN}"
+    head = ["baseline", _markdown_text(images.title + count), "-", percent(images.mean(chosen, track))]
+    return [*head, *["-"] * (width - len(head) - len(cells)), *cells]
+
+
+def lift_text(row: Standing) -> str:
+    """`+3.10 ± 1.20`; what is missing where there is no lift."""
+    if row.lift is None:
+        return NOT_RUN if row.baselines and row.score is not None else "-"
+    return percent(row.lift, signed=True) + ("" if row.lift_half is None else f" ± {percent(row.lift_half)}")
 
 
 def rank_text(row: Standing) -> str:

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from mabench.board.site.sources import exam
 from mabench.board.site.standings import Standing
-from mabench.results import scoring, uncertainty
+from mabench.results import baselines, lifts, scoring, uncertainty
 from mabench.results.uncertainty import Estimate, Spread
 
 
@@ -51,7 +51,10 @@ def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
     score = uncertainty.of_set(scores, scoring.weights(exam(row.suite), row.track), spreads)
     if score is None:
         return replace(row, sittings=sittings, half_width=None)
-    return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees)
+    matched = baselines.Matched(*(images for _, images in row.baselines)) if row.baselines else baselines.Matched(None, None)
+    lift = lifts.lift(exam(row.suite), row.track, [scores], matched, spreads)
+    half = None if lift is None else lift.half
+    return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees, lift_half=half)
 
 
 MAX_COMPARED = 30  # ours: rows of one table that are compared pair by pair; 30 rows with 15 columns take 300 KB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from types import SimpleNamespace
+from statistics import fmean
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -19,7 +19,7 @@ from mabench.board.site.sources import TIERS, exam, plain
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
-from mabench.results.baselines import known_baseline
+from mabench.results.baselines import measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
 
@@ -193,15 +193,20 @@ def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
 
 
-def _baselines(chosen: suites.Exam) -> list[tuple[int, str, str, float, int]]:
-    """(budget, track, network, accuracy, runs) of random real images, as measured for exactly this suite."""
-    found = []
-    for ipc in chosen.suite.ipcs:
-        known = known_baseline(chosen, SimpleNamespace(ipc=ipc, labels="hard")) or {}  # type: ignore[arg-type]
-        for name, (mean, _, runs) in known.items():
-            track, _, network = name.partition("/")
-            found.append((ipc, names.track(track), names.network(network), mean, runs))
-    return found
+def _baselines(chosen: suites.Exam) -> list[tuple[str, str, str, float, int]]:
+    """(form, track, network, accuracy, draws) of random real images, as measured for exactly this suite."""
+    return [
+        (
+            images.title.removeprefix("random real images, "),
+            names.track(track),
+            names.network(network),
+            fmean(scores),
+            len(scores),
+        )
+        for images in sorted(measured(chosen), key=lambda images: (images.ipc, images.decode, images.labels))
+        for track in chosen.evaluators
+        for network, scores in images.draws(chosen, track).items()
+    ]
 
 
 def _methods(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import ranking, scoring
-from mabench.results.baselines import known_baseline, known_full_data
+from mabench.results import baselines, lifts, ranking, scoring
+from mabench.results.baselines import RandomImages, known_full_data
 from mabench.results.paper_tables import PaperTable
 from mabench.schema import RunRecord, Tier
 from mabench.suites import Exam
@@ -30,7 +30,7 @@ class Sitting:
     diverged: int = 0
     """Runs whose loss was not finite: they count as chance level."""
     random: float | None = None
-    """Mean of random real images of the same budget on this evaluator; None where they were not run."""
+    """Mean of the better of the set's two baselines of random real images; None where one was not run."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ class Standing:
     worst: float | None = None
     worst_evaluator: str = ""
     random: float | None = None
+    """Score of the better of the two baselines of random real images; None where one was not run."""
+    lift_half: float | None = None
+    """Half of the 95 % interval of `lift`: seeds of the set, draws of the baseline."""
+    baselines: tuple[tuple[str, RandomImages | None], ...] = ()
+    """What each baseline shares with the set, and the baseline; None where it was not run."""
     recovery: float | None = None
     seen: float | None = None
     unseen: float | None = None
@@ -105,7 +110,7 @@ class Standing:
 
     @property
     def lift(self) -> float | None:
-        """Points above random real images of the same budget."""
+        """Points above the better of the two baselines of random real images."""
         return None if self.score is None or self.random is None else self.score - self.random
 
     @property
@@ -124,6 +129,12 @@ class Standing:
         return (self.suite, self.track, self.ipc, self.labels)
 
 
+def baselines_of(rows: Iterable[Standing]) -> list[RandomImages]:
+    """The baselines of random real images that any of these rows is compared with, each once."""
+    found = {images.title: images for row in rows for _, images in row.baselines if images is not None}
+    return sorted(found.values(), key=lambda images: (images.ipc, images.decode))
+
+
 def submitted(submission: Submission) -> list[Standing]:
     """A row for every suite and track of a submission, not placed yet."""
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
@@ -134,7 +145,7 @@ def submitted(submission: Submission) -> list[Standing]:
 
 def _standing(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
     card, summary = submission.card, records[0].synthetic_set
-    lines = scoring.rows(chosen, records, known_baseline(chosen, summary))
+    lines = lifts.rows(chosen, records)
     by_evaluator: dict[str, dict[int, float]] = defaultdict(dict)
     for record in records:
         by_evaluator[record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
@@ -185,6 +196,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         worst=worst.mean if worst and head else None,
         worst_evaluator=worst.name if worst and head else "",
         random=head.random if head else None,
+        baselines=tuple(baselines.matching(chosen, summary).kinds.items()),
         recovery=recovered,
         seen=seen if head else None,
         unseen=unseen if head else None,

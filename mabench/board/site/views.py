@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from mabench.board.site import charts, names
 from mabench.board.site.sources import exam
-from mabench.board.site.standings import Standing
+from mabench.board.site.standings import Standing, baselines_of
 from mabench.results.baselines import known_full_data
+from mabench.suites import Exam
 
 SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
 
@@ -74,6 +76,14 @@ class Line:
         return " ".join(parts).lower()
 
 
+class BaselineLine(NamedTuple):
+    """Random real images in one form: what every set of that form has to beat."""
+
+    title: str
+    score: float
+    draws: int
+
+
 @dataclass(frozen=True)
 class Group:
     heading: str
@@ -94,6 +104,8 @@ class Table:
     """(key, title) of the families of this track, in the suite's order."""
     random: float | None
     full: float | None
+    baselines: tuple[BaselineLine, ...] = ()
+    """Of the sets in it."""
 
     @property
     def anchor(self) -> str:
@@ -194,6 +206,18 @@ def _table(
         tuple((f"{track}-{family}".lower(), family) for family in seen),
         random,
         full,
+        _baselines(exam(suite), track, measured),
+    )
+
+
+def _baselines(chosen: Exam, track: str, rows: Sequence[Standing]) -> tuple[BaselineLine, ...]:
+    """The baselines of these rows that were run whole."""
+    return tuple(
+        BaselineLine(
+            images.title.removeprefix("random real images, "), mean, len(next(iter(images.draws(chosen, track).values())))
+        )
+        for images in baselines_of(rows)
+        if (mean := images.mean(chosen, track)) is not None
     )
 
 

@@ -1,0 +1,104 @@
+"""Records -> rows with their lift over random real images of the same advantages, and how sure it is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from mabench.results import baselines, scoring, uncertainty
+from mabench.results.baselines import Matched, RandomImages
+from mabench.results.scoring import Baseline, Row
+from mabench.results.uncertainty import Estimate, Scores, Spread
+from mabench.schema import RunRecord
+from mabench.suites import Exam
+
+NOT_RUN = "baseline not run"
+"""What a table says where a lift is missing."""
+
+
+def rows(exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
+    """The rows of `scoring.rows` of one set, each beside the set's baselines."""
+    if not records:
+        return []
+    matched = baselines.matching(exam, records[0].synthetic_set)
+    scores = by_track(records)
+    better = {track: matched.better(exam, track) for track in exam.evaluators}
+    lines = scoring.rows(exam, records, _means(exam, better))
+    return [_compared(exam, line, matched, better[line.track], scores[line.track]) for line in lines]
+
+
+def by_track(records: Sequence[RunRecord]) -> dict[str, dict[str, dict[int, float]]]:
+    """Track -> evaluator -> seed -> score, of one set."""
+    found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        found[record.cell.track][record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
+    return found
+
+
+def lift(
+    exam: Exam, track: str, sets: Sequence[Scores], matched: Matched, spreads: Mapping[str, Spread] | None = None
+) -> Estimate | None:
+    """The lift of a row: its score on a track minus the better baseline; None where one of the two was not run.
+
+    `sets`: the scores of each of its sets. `spreads`: over seeds, pooled over the suite; left out, the known ones are used, and
+    for other evaluators the row's own.
+    """
+    better = matched.better(exam, track)
+    return None if better is None else _lift(exam, track, sets, scoring.weights(exam, track), better, spreads)
+
+
+def _lift(
+    exam: Exam, track: str, sets: Sequence[Scores], weights: Mapping[str, float], better: RandomImages,
+    spreads: Mapping[str, Spread] | None = None,
+) -> Estimate | None:  # fmt: skip
+    if spreads is None:
+        spreads = uncertainty.pooled((str(k), scores) for k, scores in enumerate(sets)) | baselines.run_spreads(exam)
+    return uncertainty.lift(sets, weights, spreads, {name: better.draws(exam, track)[name] for name in weights})
+
+
+def _means(exam: Exam, better: Mapping[str, RandomImages | None]) -> Baseline:
+    return {
+        f"{track}/{name}": (fmean(values), scoring.spread(values, "unbiased"), len(values))
+        for track, images in better.items()
+        if images is not None
+        for name, values in images.draws(exam, track).items()
+    }
+
+
+def _compared(exam: Exam, line: Row, matched: Matched, better: RandomImages | None, scores: Scores) -> Row:
+    """The row of an evaluator or of the whole panel with both baselines and the interval of its lift."""
+    whole = scoring.headline(exam, line.track, [line]) is not None
+    if line.panel and not whole:
+        return line
+    weights = scoring.weights(exam, line.track) if line.panel else {line.name: 1.0}
+    found = _lift(exam, line.track, [scores], weights, better) if better is not None else None
+    means = {name: _mean(exam, line.track, weights, images) for name, images in matched.kinds.items()}
+    return replace(
+        line, alike=means["packed alike"], same_bytes=means["same bytes"], lift_half=None if found is None else found.half
+    )
+
+
+def _mean(exam: Exam, track: str, weights: Mapping[str, float], images: RandomImages | None) -> float | None:
+    draws = images.draws(exam, track) if images is not None else {}
+    return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
+
+
+def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
+    """For every track that has records: what its lift is taken from, or that a baseline was not run."""
+    matched = baselines.matching(exam, records[0].synthetic_set)
+    out = []
+    for track in exam.evaluators:
+        if not any(record.cell.track == track for record in records):
+            continue
+        better = matched.better(exam, track)
+        if better is None:
+            absent = [kind for kind, images in matched.kinds.items() if images is None or images.mean(exam, track) is None]
+            out.append(f"{track}: {NOT_RUN} ({' and '.join(absent)}), so there is no lift")
+        else:
+            count = len(next(iter(better.draws(exam, track).values())))
+            out.append(
+                f"{track}: lift over {better.title} ({count} draws), the better of the two baselines; +- is its 95 % interval"
+            )
+    return out

@@ -1,0 +1,119 @@
+"""Lift: against random real images with the same advantages, with its interval, and said to be missing where it is."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import DIGITS, made_record
+
+from mabench.results import baselines, lifts, tables
+from mabench.schema import RunRecord
+
+NETWORKS = [entry.name for entry in DIGITS.evaluators["scratch"]]
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "random_baseline.py"
+
+
+def entry(ipc: int, decode: str, means: float, draws: int = 5, **changes: Any) -> dict[str, Any]:
+    generator = np.random.default_rng(ipc)
+    scores = {
+        f"scratch/{name}": {str(k): [float(v), float(v), float(v)] for k, v in enumerate(generator.normal(means, 0.02, draws))}
+        for name in NETWORKS
+    }
+    value = {"suite_digest": DIGITS.digest, "ipc": ipc, "decode": decode, "labels": "hard", "evaluators": scores}
+    return value | changes
+
+
+def records(accuracy: float = 0.8, **fields: Any) -> list[RunRecord]:
+    """A whole track at IPC 10; `fields` of the set's summary."""
+    made = [
+        made_record(DIGITS, "scratch", name, seed, accuracy + seed / 100, sha="1" * 64) for name in NETWORKS for seed in range(3)
+    ]
+    summary = made[0].synthetic_set.model_copy(update=fields)
+    return [record.model_copy(update={"synthetic_set": summary}) for record in made]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *entries: dict[str, Any]) -> None:
+    known = {"baselines.json": list(entries), "spread.json": {}}
+    monkeypatch.setattr(baselines, "_data", known.__getitem__)
+    baselines._measured.cache_clear()
+    monkeypatch.setattr(baselines, "_measured", baselines._measured.__wrapped__)
+
+
+def test_lift_is_taken_from_the_better_of_packed_alike_and_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, packed, many = entry(10, "none", 0.5), entry(10, "grid2", 0.6), entry(40, "none", 0.7)
+    measured(monkeypatch, plain, packed, many)
+
+    def panel(**fields: Any) -> tuple[float | None, float | None, float | None]:
+        line = next(row for row in lifts.rows(DIGITS, records(**fields)) if row.name == "panel mean")
+        assert line.random is not None and line.lift == pytest.approx(line.mean - line.random) and line.lift_half is not None
+        return line.alike, line.same_bytes, line.random
+
+    def mean(one: dict[str, Any]) -> float:
+        return float(np.mean([v[0] for draws in one["evaluators"].values() for v in draws.values()]))
+
+    assert panel() == pytest.approx((mean(plain), mean(plain), mean(plain)))
+    assert panel(decode="grid2") == pytest.approx((mean(packed), mean(plain), mean(packed)))
+    assert panel(image_dtype="float32") == pytest.approx((mean(plain), mean(many), mean(many)))
+    assert panel(decode="grid2", image_dtype="float32") == pytest.approx((mean(packed), mean(many), mean(many)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "absent"),
+    [
+        ([], "packed alike and same bytes"),
+        ([entry(10, "grid2", 0.6)], "same bytes"),
+        ([entry(10, "grid2", 0.6), entry(10, "none", 0.5, draws=4)], "same bytes"),
+        ([entry(10, "none", 0.5), entry(10, "grid2", 0.6, suite_digest="0" * 64)], "packed alike"),
+        ([entry(10, "none", 0.5), entry(10, "grid2", 0.6, labels="soft")], "packed alike"),
+    ],
+)
+def test_what_was_not_run_is_said_and_there_is_no_lift(
+    monkeypatch: pytest.MonkeyPatch, entries: list[dict[str, Any]], absent: str
+) -> None:
+    measured(monkeypatch, *entries)
+    made = records(decode="grid2")
+    lines = lifts.rows(DIGITS, made)
+    assert all(line.lift is None and line.lift_half is None for line in lines)
+    assert f"scratch: baseline not run ({absent}), so there is no lift" in tables.notes(DIGITS, lines, made)
+    assert "lift" not in tables.table(DIGITS, lines)
+
+
+def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, entry(10, "none", 0.5), entry(10, "grid2", 0.6))
+    made = records(decode="grid2")
+    text = tables.table(DIGITS, lifts.rows(DIGITS, made), "csv")
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    assert header[-3:] == ["alike %", "same bytes %", "lift"]
+    assert all("+-" in row[-1] for row in rows if row[0] in (*NETWORKS, "panel mean")) and len(rows) > len(NETWORKS)
+    assert "lift" in tables.table(DIGITS, lifts.rows(DIGITS, made), width=60), "lift is the last column to go"
+
+
+def test_the_script_measures_resumes_and_shares_its_draws(tmp_path: Path) -> None:
+    """Killed after its first draw and started again as two shards: every draw has one record, and the package gets an entry."""
+    command = [sys.executable, str(SCRIPT), "digits-agnostic", "--ipc", "1", "--forms", "plain", "packed", "--draws", "2"]
+    command += ["--evaluator", "mlp*", "--out", str(tmp_path / "out"), "--into", str(tmp_path / "baselines.json")]
+    (tmp_path / "baselines.json").write_text("[]")
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and "mlp-scratch" in first.stdout.readline()
+    first.send_signal(signal.SIGTERM)
+    rest, _ = first.communicate(timeout=120)
+    assert "stopped; the same command continues" in rest and first.returncode == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("out/*/*/records/*.json")}
+    shards = [subprocess.Popen([*command, "--shard", f"{i}/2"], stdout=subprocess.DEVNULL) for i in range(2)]
+    assert [shard.wait(timeout=240) for shard in shards] == [0, 0]
+    after = {path: path.read_bytes() for path in tmp_path.glob("out/*/*/records/*.json")}
+    assert before and before.items() <= after.items() and len(after) == 4
+    found = json.loads((tmp_path / "baselines.json").read_text())
+    assert {(e["ipc"], e["decode"], len(e["evaluators"]["scratch/mlp-scratch"])) for e in found} == {
+        (1, "none", 2),
+        (1, "grid2", 2),
+    }
+    seeds = {path.parts[-3]: json.loads(text)["cell"]["seed"] for path, text in after.items()}
+    assert seeds == {f"hard-ipc1{form}-draw{k}": k for form in ("", "-grid2") for k in range(2)}
