@@ -236,11 +236,6 @@ def test_the_figures_of_the_scoring_page_are_those_that_were_measured() -> None:
     assert f"# {100 * fmean(chosen):.2f} ({100 * deviation:.2f})" in text and f"# {100 * fmean(final):.2f}\n" in text
     assert f"# {100 * (fmean(chosen) - fmean(final)):.2f}" in text and f"# {100 * half:.2f}" in text
 
-    known = json.loads((suites.FOLDER / "baselines.json").read_text())
-    digits = next(b["evaluators"] for b in known if (b["suite"], b["ipc"]) == ("digits-agnostic@1", 5))
-    convnet, mlp = (100 * digits[f"scratch/{name}-scratch"][0] for name in ("convnet3", "mlp"))
-    assert f"of the ConvNet is {convnet:.2f} and of the MLP {mlp:.2f}" in text
-
 
 def test_the_figures_of_the_reproduction_page_are_those_that_were_measured() -> None:
     path = ROOT / "benchmarks" / "results" / "cifar10-modelpool_ipc10_epyc-1-thread_202611.json"
