@@ -73,7 +73,7 @@ def condense(entry: Entry, seed: int, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th set, from the i-th")
     parser.add_argument("--only", default="", help="a method's name")

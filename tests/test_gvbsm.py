@@ -31,7 +31,7 @@ from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densificati
 from mabench_methods.gvbsm.presets import GVBSM, SMOKE, SRE2L
 from mabench_methods.gvbsm.stages import Stages
 from mabench_methods.gvbsm.teachers import Recording, Squeeze, Teacher
-from mabench_methods.kit import Run
+from mabench_methods.kit import Run, real_images
 
 CPU = torch.device("cpu")
 RULES = Rules(True, 4, "released", 0.0, "paper", 0.0, 10.0)
@@ -388,6 +388,47 @@ def test_smoke_on_digits(method: str, tmp_path: Path, monkeypatch: pytest.Monkey
         torch.testing.assert_close(logits, again, rtol=2e-3, atol=2e-3)
 
 
+def test_labels_by_the_first_backbones_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 3: images are recovered with all backbones, the first so many label them, in the set and in the record."""
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    config, train = tiny(iterations=3), digits()
+    made = {k: GVBSM.condense(train, replace(config, label_backbones=k), 0, CPU, Run(tmp_path / f"{k}")) for k in (0, 1, 2)}
+    assert torch.equal(made[0].images, made[1].images) and torch.equal(made[0].labels, made[2].labels)
+    pool = [
+        teachers.squeeze(train, n, config.squeeze, config.crop, 0, CPU, Stages(Run(tmp_path / "again"), {}, None), f"squeeze {n}")
+        for n in config.backbones
+    ]
+    for k, labelling in ((1, pool[:1]), (2, pool)):
+        logits = torch.stack([t.network(views.normalised(made[k].images, made[k].entry)) for t in labelling]).mean(0)
+        soft, _ = labels.static(logits, torch.arange(10).repeat_interleave(2), config.label_temperature)
+        torch.testing.assert_close(made[k].labels, soft)
+        record = json.loads((tmp_path / f"{k}" / "labels" / "labels.json").read_text())
+        assert list(record["teachers"]) == [t.name for t in labelling]
+    for wrong in (-1, 3):
+        with pytest.raises(MabenchError, match=f"label_backbones = {wrong}: allowed is 0 .all. to 2"):
+            tiny(label_backbones=wrong)
+
+
+def test_recovering_without_crops_and_flips() -> None:
+    images = noise(4, 3, 8, 8)
+    found = {tuple(views.recover_view(images, "none", 1, 2, views.generator(0, k)).flatten().tolist()) for k in range(60)}
+    rolled = {
+        tuple(images.roll((y, x), (2, 3)).contiguous(memory_format=torch.channels_last).flatten().tolist())
+        for y in range(3)
+        for x in range(3)
+    }
+    assert found == rolled, "every translation of 0 to 2 pixels, and nothing else"
+
+
+def test_a_set_that_nobody_could_read_is_refused_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_images, "max_bytes", lambda entry: 2 * 10 * 3 * 32 * 32 - 1)
+    monkeypatch.setattr(teachers, "squeeze", None)  # nothing is trained
+    for method in ("gvbsm", "sre2l"):
+        with pytest.raises(MabenchError, match="a set of IPC 2 takes 61,440 bytes; sets up to 61,439 bytes can be read"):
+            load(method).condense(digits(), load(method).presets["smoke"].config, 0, CPU, Run(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_real_images_with_the_same_labels() -> None:
     train = digits()
     made = GVBSM.condense(train, tiny(initial="real", iterations=0), 0, CPU)
@@ -506,7 +547,17 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
     assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
     assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)
     assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(GVBSM.presets)
-    assert {"gvbsm-paper-ipc10", "lite", "smoke"} <= set(SRE2L.presets)
+    assert {"cifar100-released-ipc50", "imagenet1k-released-ipc50", "lite", "smoke"} <= set(SRE2L.presets)
+    own: Any = SRE2L.presets["cifar100-released-ipc50"].config  # recover_cifar.sh, squeeze_cifar.py
+    assert (own.image_rate, own.iterations, own.jitter, own.matching_weight, own.first_weight) == (0.25, 1000, 4, 0.01, 10.0)
+    assert (own.backbones, own.order, own.batch, own.recover_crop, own.convolution) == (
+        ("resnet18",),
+        "original",
+        100,
+        "none",
+        False,
+    )
+    assert own.squeeze == Squeeze(200, 0.1, 128, "cosine", weight_decay=5e-4)
     for name, preset in GVBSM.presets.items():
         if preset.comparable:
             config: Any = preset.config

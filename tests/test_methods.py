@@ -64,7 +64,7 @@ def test_every_bundled_method_has_presets_that_say_what_they_are() -> None:
         smoke = method.presets["smoke"]
         assert (smoke.dataset, smoke.comparable, smoke.runs_on) == ("digits", False, "cpu")
         assert all(preset.dataset in data.DATASETS and not preset.changes for preset in method.presets.values())
-        assert any(preset.comparable for preset in method.presets.values()) or name in ("sre2l", "dream")
+        assert any(preset.comparable for preset in method.presets.values()) or name == "dream"
 
 
 def test_importing_the_registry_imports_no_torch() -> None:

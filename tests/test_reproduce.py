@@ -116,7 +116,8 @@ def test_which_preset_is_held_against_which_row() -> None:
         ("mtt", "paper-ipc10", [], None),
         ("mtt", "paper-ipc50", [], "MTT, Table 1"),
         ("random", "packed-ipc10", [], "HMDC, Table 1 (Random)"),
-        ("sre2l", "gvbsm-paper-ipc10", [], None),
+        ("gvbsm", "imagenet1k-released-ipc10", ["label_backbones=2"], "Table 3, 2 backbones in the ensemble"),
+        ("sre2l", "cifar100-released-ipc50", [], None),
     ],
 )  # fmt: skip
 def test_a_set_is_judged_by_its_own_row_or_by_none(method: str, name: str, changes: list[str], title: str | None) -> None:

@@ -59,6 +59,8 @@ class Config:
     recording: Recording = field(default_factory=Recording)
     crop: Literal["shift", "resized"] = "shift"
     """View of an image in training, recording and recovering: `shift` by up to 1/8 of the side, or `resized` (ImageNet)."""
+    recover_crop: Literal["as-trained", "none"] = "as-trained"
+    """`none`: recovering neither crops nor flips (SRe2L's released code for CIFAR)."""
     # recover
     initial: Literal["noise", "real"] = "noise"
     """`noise`: standard normal; `real`: random real images (ours; with 0 iterations: real images with the ensemble's labels)."""
@@ -100,12 +102,18 @@ class Config:
     record_epochs: int = 0
     """Epochs of the per-epoch labels; 0 = none. They need a folder."""
     record_batch: int = 100
+    label_backbones: int = 0
+    """Labels come from the first so many backbones of the list (Table 3), 0 = from all."""
 
     def __post_init__(self) -> None:
         kit.check_choices(self)
         self.rules  # noqa: B018 - refuses what it cannot read
         if not self.backbones or not set(self.backbones) <= set(backbones.NAMES):
             raise MabenchError(f"backbones = {','.join(self.backbones)}: allowed are some of {', '.join(backbones.NAMES)}.")
+        if not 0 <= self.label_backbones <= len(self.backbones):
+            raise MabenchError(
+                f"label_backbones = {self.label_backbones}: allowed is 0 (all) to {len(self.backbones)}, the number of backbones."
+            )
         if self.groups < 1 or self.ipc % self.groups:
             raise MabenchError(f"groups = {self.groups} does not divide IPC {self.ipc}.")
 
@@ -124,7 +132,7 @@ def condense(
     per-epoch labels to labels/, both in the run's folder. `method` names the set and its card."""
     compiling.keep_freed_memory()
     run = run or Run()
-    kit.check_train(train, config.ipc)
+    kit.check_train(train, config.ipc, value_bytes=1)
     saved = run.begin(method, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -147,10 +155,11 @@ def condense(
             )
         matchers.append(Matcher(teacher.network, statistics, config.rules))
     _describe(run, teachers)
+    labelling = teachers[: config.label_backbones or None]
 
     classes = torch.arange(train.dataset.num_classes).repeat_interleave(config.ipc)
     stored = recover(train, config, classes, batches, matchers, seed, device, stages)
-    made, corrected = labelled(train, config, stored, classes, teachers, f"{method}-ipc{config.ipc}-seed{seed}", device)
+    made, corrected = labelled(train, config, stored, classes, labelling, f"{method}-ipc{config.ipc}-seed{seed}", device)
     findings = [
         Finding(
             field="labels", value=f"{corrected} of {len(classes)} corrected", reason="the ensemble took them for another class"
@@ -159,7 +168,7 @@ def condense(
     if recorded and run.folder is not None:
         size = labels.record(
             made,
-            teachers,
+            labelling,
             run.folder / recorded_labels.FOLDER,
             epochs=recorded,
             batch=config.record_batch,
@@ -224,6 +233,7 @@ def recover(
     are there, this stage is behind us.
     """
     side, total = train.dataset.image_size, config.iterations
+    crop = config.crop if config.recover_crop == "as-trained" else "none"
     stored = torch.zeros(len(classes), train.dataset.channels, side, side, dtype=torch.uint8)
     mean, std = views.normalisation(train.dataset, device)
     low, high = (0 - mean) / std, (1 - mean) / std
@@ -253,7 +263,7 @@ def recover(
             random_pick = int(torch.randint(len(matchers), (), generator=draws))
             turn = (number * total + step) % len(matchers)
             matcher = matchers[random_pick if config.draw == "paper" else turn]
-            seen = views.recover_view(images, config.crop, side // 8, config.jitter, draws)
+            seen = views.recover_view(images, crop, side // 8, config.jitter, draws)
             logits, matching = matcher(seen, draws)
             classification = F.cross_entropy(logits, targets)
             density = _density(config, seen, targets)

@@ -45,6 +45,7 @@ class Squeeze:
     schedule: Literal["constant", "cosine"] = "constant"
     """`constant`, or `cosine` over the epochs."""
     padding: int = 4
+    weight_decay: float = 0.0
     held_out: int = 0
     """Real training images per class that no backbone is trained on, to measure its accuracy; 0 = measured on trained ones."""
 
@@ -105,7 +106,7 @@ def steps(train: RealData, name: str, config: Squeeze) -> int:
 def squeeze(
     train: RealData, name: str, config: Squeeze, crop: str, seed: int, device: torch.device, stages: Stages, stage: str
 ) -> Teacher:
-    """The backbone `name`: from its file, or trained now with SGD, momentum 0.9, no weight decay (released code)."""
+    """The backbone `name`: from its file, or trained now with SGD and momentum 0.9 (released code)."""
     network = backbones.build(name, train.dataset, stream(seed, f"squeeze/{name}"))
     store = folder(stages)
     key = digest([name, asdict(config), crop, seed, train.sha256])[:16]
@@ -139,7 +140,7 @@ def _train(
 ) -> None:
     """Order and views of every epoch and step depend on the seed alone, so a checkpoint needs no random state."""
     used, _ = split(train, config.held_out, seed)
-    optimizer = torch.optim.SGD(network.parameters(), lr=config.rate, momentum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=config.rate, momentum=0.9, weight_decay=config.weight_decay)
 
     def order(epoch: int) -> Tensor:
         return used[torch.randperm(len(used), generator=views.generator(seed, "order", stage, epoch))]

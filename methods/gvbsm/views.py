@@ -60,7 +60,7 @@ def training_view(pixels: Tensor, dataset: Dataset, crop: str, padding: int, dra
 def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: torch.Generator) -> Tensor:
     """One crop, one flip and one wrap-around translation of up to `jitter` pixels, the same for the whole batch.
 
-    `shift` pads with zeros in normalised space, that is with the mean colour (released code).
+    `shift` pads with zeros in normalised space, that is with the mean colour (released code). `none`: the translation alone.
     """
     side = images.shape[-1]
     down, right = torch.randint(-padding, padding + 1, (2,), generator=draws)
@@ -69,9 +69,9 @@ def recover_view(images: Tensor, crop: str, padding: int, jitter: int, draws: to
     roll = torch.randint(0, jitter + 1, (2,), generator=draws).tolist()
     if crop == "shift":
         images = augment.shift(images, *(v.expand(len(images)).to(images.device) for v in (down, right)))
-    else:
+    elif crop == "resized":
         images = augment.resized_crop(images, box.expand(len(images), 4))
-    images = images.flip(3) if mirrored else images
+    images = images.flip(3) if mirrored and crop != "none" else images
     return images.roll(roll, (2, 3)).contiguous(memory_format=torch.channels_last)
 
 

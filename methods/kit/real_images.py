@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from mabench.data import RealData
 from mabench.errors import MabenchError
-from mabench.sets.synthetic import SyntheticSet
+from mabench.sets.synthetic import SyntheticSet, max_bytes
 
 
-def check_train(train: RealData, ipc: int) -> None:
-    """Raise MabenchError unless this is a train split whose every class has at least `ipc` images."""
+def check_train(train: RealData, ipc: int, value_bytes: int = 4) -> None:
+    """Raise MabenchError unless this is a train split whose every class has at least `ipc` images, and a set of so many can be read.
+
+    `value_bytes`: bytes of a stored value, 4 for float32 and 1 for uint8.
+    """
     if train.split != "train":
         raise MabenchError(f"{train.dataset.name}: a set must be made from the train split, not from '{train.split}'.")
     smallest = int(np.bincount(train.labels, minlength=train.dataset.num_classes).min())
     if not 1 <= ipc <= smallest:
         raise MabenchError(f"{train.dataset.name}: IPC {ipc} is impossible, the smallest class has {smallest} images.")
+    size, limit = ipc * train.dataset.num_classes * math.prod(train.dataset.shape) * value_bytes, max_bytes(train.dataset)
+    if size > limit:
+        raise MabenchError(
+            f"{train.dataset.name}: a set of IPC {ipc} takes {size:,} bytes; sets up to {limit:,} bytes can be read. Use a lower IPC."
+        )
 
 
 class RealImages:
