@@ -7,6 +7,9 @@ where they are whitened; FTD, TESLA, DATM and DataDAM kept that.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +41,7 @@ def whiten(pixels: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
 
 
 def statistics(entry: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [D], U [D,D] and S [D] of the train split; computed once, then kept in the cache folder."""
+    """Mean [D], U [D,D] and S [D] of the train split; computed once, then kept in the cache folder where that can be written."""
     if entry.channels * entry.image_size**2 > MAX_VALUES:
         raise MabenchError(
             f"ZCA whitening is computed up to 32 px, {entry.name} has {entry.image_size} px. Bring the pixels of a whitened set."
@@ -50,19 +53,25 @@ def statistics(entry: Dataset) -> tuple[Tensor, Tensor, Tensor]:
 
         stored = load_file(path)
         return stored["mean"], stored["basis"], stored["values"]
-    mean, covariance = _moments(train)
-    values, basis = torch.linalg.eigh(covariance)
-    values = values.clamp_min(0)
-    write_checksummed(path, {"mean": mean, "basis": basis.contiguous(), "values": values}, {"dataset": entry.name})
+    mean, basis, values = _decomposed(train)
+    with suppress(MabenchError):  # a cache that others filled and closed: computed again the next time
+        write_checksummed(path, {"mean": mean, "basis": basis, "values": values}, {"dataset": entry.name})
     return mean, basis, values
 
 
-def _moments(train: RealData) -> tuple[Tensor, Tensor]:
-    """Mean [D] and covariance [D,D] of all pixels of a split."""
+def _decomposed(train: RealData) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [D], eigenvectors [D,D] in columns, and eigenvalues [D] of the covariance of a split's pixels.
+
+    One half of the symmetric products is computed, and the divide-and-conquer driver taken: CIFAR-10 takes 20 s of one core so,
+    35 s with full products and torch's driver.
+    """
+    from scipy.linalg import blas, eigh
+
     count, size = len(train.labels), train.images[0].size
-    mean = torch.from_numpy(train.images.reshape(count, size).mean(0) / 255).float()
-    products = torch.zeros(size, size, dtype=torch.float32)
+    mean = (train.images.reshape(count, size).mean(0, dtype=np.float64) / 255).astype(np.float32)
+    products = np.zeros((size, size), np.float32, order="F")
     for begin in range(0, count, ROWS):
-        centred = torch.tensor(train.images[begin : begin + ROWS]).flatten(1).float() / 255 - mean
-        products += centred.T @ centred
-    return mean, products / (count - 1)
+        centred = train.images[begin : begin + ROWS].reshape(-1, size).astype(np.float32) / 255 - mean
+        products = blas.ssyrk(1.0, centred.T, beta=1.0, c=products, lower=True, overwrite_c=True)
+    values, basis = eigh(products / (count - 1), lower=True, driver="evd", overwrite_a=True, check_finite=False)
+    return torch.from_numpy(mean), torch.from_numpy(np.ascontiguousarray(basis)), torch.from_numpy(values).clamp_min(0)
