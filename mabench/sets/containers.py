@@ -6,21 +6,19 @@ Files of strangers are opened in a child process (`sandbox.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from mabench.errors import MabenchError, first_line
 from mabench.files import size_of
-from mabench.sets import formats, keys, limits, pickles, pictures, synthetic, tables
+from mabench.sets import beside, by_class, foreign, formats, keys, limits, pickles, pictures, synthetic, tables
+from mabench.sets.draft import Draft, as_array, is_images
 from mabench.sets.sandbox import open_in_child
-from mabench.sets.selecting import Draft, as_array, select, set_rate
+from mabench.sets.selecting import select
 
 PICTURES_AT_ONCE = 4000  # ours: a child opens so many images
-ARRAY_SUFFIXES = (".pt", ".pth", ".npz", ".npy", ".safetensors")
-P = TypeVar("P", bound=PurePath)
 
 
 def head_of(path: Path) -> bytes:
@@ -36,12 +34,7 @@ def head_of(path: Path) -> bytes:
             f"{path}: {size:,} bytes; condensed sets up to {limit:,} bytes are read"
             + (". Larger ones as safetensors or folders of images." if limit < synthetic.max_bytes() else ".")
         )
-    if head.lstrip()[:1] == b"<":
-        raise MabenchError(
-            f"{path}: is an HTML page, not a set: the download was answered with a web page. Fetch the file itself."
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise MabenchError(f"{path}: is a Git LFS pointer, not the set. Run `git lfs pull` where it comes from.")
+    foreign.check(path, head)
     return head
 
 
@@ -83,9 +76,9 @@ def draft_of(path: Path, set_index: int | None, images_key: str | None, labels_k
         return _table(path, [path], images_key, labels_key)
     if _is_archive(path, head):
         listed = open_in_child(pictures.list_archive, path, synthetic.MAX_BYTES)
-        return _pictures(path, listed["names"], listed["left_out"], pictures.decode_members)
+        return _pictures(path, listed["names"], listed["left_out"], pictures.decode_members, listed["classes"])
     draft = select(path, content_of(path), set_index, images_key, labels_key)
-    return _with_files_beside(draft, path)
+    return beside.complete(draft, path, content_of)
 
 
 def _is_archive(path: Path, head: bytes) -> bool:
@@ -101,9 +94,11 @@ def _folder(path: Path, set_index: int | None, images_key: str | None, labels_ke
     saved = tables.list_saved(path)
     if saved:
         return _table(path, saved, images_key, labels_key)
-    arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in ARRAY_SUFFIXES and not keys.is_leftover(p.name))
-    pictured, best = with_images(arrays)
+    arrays = sorted(p for p in path.iterdir() if p.suffix.lower() in beside.ARRAY_SUFFIXES and not keys.is_leftover(p.name))
+    pictured, best = beside.with_images(arrays)
     if pictured:
+        if len(best) > 1 and all(re.fullmatch(r"(class_?)?\d{1,6}|n\d{8}", p.stem) for p in best):
+            return _class_files(path, best)
         if len(best) > 1:
             raise MabenchError(f"{path}: holds several sets ({first_line(p.name for p in best)}). Name the file of one of them.")
         draft = draft_of(best[0], set_index, images_key, labels_key)
@@ -122,21 +117,25 @@ def _folder(path: Path, set_index: int | None, images_key: str | None, labels_ke
     return _pictures(path, names, left_out, pictures.decode_files)
 
 
-def with_images(arrays: Sequence[P]) -> tuple[list[P], list[P]]:
-    """Those of a folder's files of arrays that hold images, by their names; and the preferred ones among them."""
-    pictured = [p for p in arrays if not _role(p, "labels") and not _role(p, "rate")]
-    best = [p for p in pictured if p.stem.endswith("_best")] or pictured
-    return pictured, [p for p in best if "_zca" in p.stem] or best
+def _class_files(path: Path, files: list[Path]) -> Draft:
+    """One array of images in a file for each class, which its name says."""
+    classes = {file.stem: as_array(content_of(file)) for file in files}
+    arrays = {stem: array for stem, array in classes.items() if isinstance(array, torch.Tensor) and is_images(array)}
+    if len(arrays) < len(files):
+        raise MabenchError(f"{path}: holds several sets ({first_line(p.name for p in files)}). Name the file of one of them.")
+    return by_class.join(path, arrays)
 
 
-def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: Any) -> Draft:
+def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: Any, classes: list[str] | None = None) -> Draft:
     others = first_line(f"{n} {suffix}" for suffix, n in sorted(left_out.items()))
     if not names:
+        inside = sorted(set(beside.ARRAY_SUFFIXES) & set(left_out)) if path.is_file() else []
+        cure = f" Unpack it, and name the {inside[0]} file inside." if inside else ""
         raise MabenchError(
             f"{path}: holds no images in sub-folders (found: {others or 'nothing'}). Expected one sub-folder per class with "
-            f"{', '.join(sorted(pictures.SUFFIXES))}."
+            f"{', '.join(sorted(pictures.SUFFIXES))}.{cure}"
         )
-    classes = pictures.class_names(path, names)
+    classes = classes or pictures.class_names(path, names)
     converted = dict[str, int]()
     images = torch.empty(0, 0, 0, 0, dtype=torch.uint8)
     for begin in range(0, len(names), PICTURES_AT_ONCE):
@@ -199,6 +198,7 @@ def _table(path: Path, files: list[Path], images_key: str | None, labels_key: st
         if any(part is None for part in parts):
             raise MabenchError(f"{path}: column '{name}' is not in all of its files. Name one file.")
         columns[name] = [text for part in parts for text in part] if isinstance(first, list) else _joined(path, parts)
+    columns |= dict.fromkeys(name for answer in answers for name in answer["unread"])
     draft = select(path, columns, None, images_key, labels_key)
     draft.findings = [f for f in draft.findings if f.field != "format"]
     draft.note("format", "table", f"{len(files)} files, columns {first_line(columns)}", "--images-key --labels-key")
@@ -206,70 +206,3 @@ def _table(path: Path, files: list[Path], images_key: str | None, labels_key: st
         for what, count in answer["converted"].items():
             draft.note("images", f"{count} converted", what)
     return draft
-
-
-# -- files beside ---------------------------------------------------------------------------------------------------------
-
-
-def _role(path: PurePath, role: str) -> bool:
-    words = re.split(r"[^a-z]+", path.stem.lower())
-    usual = {"labels": {"labels", "label", "targets", "target", "y"}, "rate": {"lr"}}[role]
-    return bool(usual & set(words)) and not {"images", "image"} & set(words)
-
-
-def _with_files_beside(draft: Draft, path: Path) -> Draft:
-    """Labels and a learned rate that lie in files of their own: images_best.pt, labels_best.pt, lr_best.pt."""
-    beside = [p for p in sorted(path.parent.iterdir()) if p != path and p.suffix.lower() in ARRAY_SUFFIXES]
-    if draft.class_major and draft.labels is None:
-        stem = path.stem.replace("_zca", "")
-        wanted = {re.sub(a, b, stem) for a, b in (("images", "labels"), ("image", "label"), ("images", "targets"), ("data", "labels"),
-                  ("data", "targets"), (r"(^|_)[xX](_|$)", r"\1y\2"), (r"(^|_)X(_|$)", r"\1Y\2"))} - {stem}  # fmt: skip
-        labels = [p for p in beside if p.stem in wanted]
-        alike = [
-            p.name for p in beside if _role(p, "labels") and not any(q.stem == p.stem.replace("labels", "images") for q in beside)
-        ]
-        if not labels and alike and (_speaks_of_images(stem)):
-            raise MabenchError(
-                f"{path}: {first_line(alike)} beside it may be its labels, but none is called {first_line(sorted(wanted))}. Rename it."
-            )
-        if len(labels) > 1:
-            raise MabenchError(f"{path}: {first_line(p.name for p in labels)} may be its labels. Leave one of them there.")
-        if labels:
-            found = as_array(content_of(labels[0]))
-            if found is None:
-                raise MabenchError(f"{labels[0]}: is no array of labels. Store one label per image.")
-            trajectory = path.stem.startswith("images_") and "_zca" not in path.stem
-            findings = [f for f in draft.findings if f.field != "format"]
-            draft = Draft(path, draft.images, found, normalised_by_default=trajectory, findings=findings)
-            draft.note("format", "MTT" if trajectory else "two files", f"{path.name} beside {labels[0].name}")
-    if (
-        path.with_name(path.name.replace("images_", "images_zca_", 1)).exists()
-        and "_zca" not in path.stem
-        and path.stem.startswith("images_")
-    ):
-        draft.normalised_by_default = False
-        draft.note(
-            "zca",
-            "whitened",
-            f"images_zca{path.stem.removeprefix('images')} beside it is the same with the whitening undone",
-            "--space zca",
-        )
-    rates = [
-        p
-        for p in beside
-        if _role(p, "rate")
-        and (p.stem in ("lr", "syn_lr") or p.stem == "lr" + path.stem.replace("_zca", "").removeprefix("images"))
-    ]
-    if len(rates) == 1 and draft.learning_rate is None:
-        value = (
-            as_array(content_of(rates[0]))
-            if not isinstance(number := content_of(rates[0]), int | float)
-            else torch.tensor(number)
-        )
-        if isinstance(value, torch.Tensor) and value.numel() == 1:
-            set_rate(draft, (rates[0].name, float(value)))
-    return draft
-
-
-def _speaks_of_images(stem: str) -> bool:
-    return bool(re.search(r"images?|data|(^|_)x(_|$)", stem.lower()))

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from mabench.data import hub
 from mabench.errors import MabenchError, first_line, printable
 from mabench.schema import Finding
-from mabench.sets import containers, keys, pictures, synthetic, tables
-from mabench.sets.selecting import READABLE
+from mabench.sets import beside, keys, pictures, synthetic, tables
+from mabench.sets.draft import READABLE
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _PART = r"[A-Za-z0-9][\w.-]*"
@@ -98,7 +98,7 @@ def _is_local(address: str) -> bool:
 
 
 def _set_suffixes() -> tuple[str, ...]:
-    return (*containers.ARRAY_SUFFIXES, *ARCHIVES, ".parquet", ".arrow")
+    return (*beside.ARRAY_SUFFIXES, *ARCHIVES, ".parquet", ".arrow")
 
 
 def _choose(repo: str, inside: str, names: list[str]) -> tuple[str, list[str]]:
@@ -120,12 +120,12 @@ def _choose_below(where: str, files: list[PurePosixPath]) -> tuple[PurePosixPath
     here = PurePosixPath()
     if any(file.name == "state.json" for file in files):
         return here, [file for file in files if file.suffix in (".arrow", ".json")]
-    arrays = [file for file in files if file.suffix.lower() in containers.ARRAY_SUFFIXES]
+    arrays = [file for file in files if file.suffix.lower() in beside.ARRAY_SUFFIXES]
     top = [file for file in arrays if file.parent == here]
     parquet = [file for file in files if file.suffix == ".parquet"]
     images = [file for file in files if file.suffix.lower() in pictures.SUFFIXES]
     if top or (arrays and not parquet and not images):
-        _, best = containers.with_images(top or arrays)
+        _, best = beside.with_images(top or arrays)
         if len(best) != 1:
             raise _several(where, best or arrays)
         return best[0], [best[0], *_beside(best[0], [file for file in arrays if file.parent == best[0].parent])]
@@ -164,9 +164,9 @@ def _check_shards(where: str, files: list[PurePosixPath]) -> None:
 
 def _beside(place: PurePosixPath, folder: list[PurePosixPath]) -> list[PurePosixPath]:
     """Files of the same folder that belong to a file of arrays: labels, a learned rate, and what says whether it is whitened."""
-    if place.suffix.lower() not in containers.ARRAY_SUFFIXES:
+    if place.suffix.lower() not in beside.ARRAY_SUFFIXES:
         return []
-    arrays = [file for file in folder if file != place and file.suffix.lower() in containers.ARRAY_SUFFIXES]
-    pictured, _ = containers.with_images(arrays)
+    arrays = [file for file in folder if file != place and file.suffix.lower() in beside.ARRAY_SUFFIXES]
+    pictured, _ = beside.with_images(arrays)
     whitened = place.name.replace("images_", "images_zca_", 1)
     return [file for file in arrays if file not in pictured or file.name == whitened]

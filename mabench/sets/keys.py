@@ -5,20 +5,10 @@ from __future__ import annotations
 import re
 
 IMAGES = {"images", "image", "imgs", "img", "pixels", "pixelvalues", "data", "x", "inputs", "input", "syndata", "dataset", "arr0"}
-LABELS = {
-    "labels",
-    "label",
-    "targets",
-    "target",
-    "y",
-    "classid",
-    "classids",
-    "class",
-    "classes",
-    "finelabel",
-    "arr1",
-    "classlabels",
-}
+LABELS = {"labels", "label", "lbls", "lbl", "targets", "target", "y", "classid", "classids", "class", "classes", "finelabel", "arr1",
+          "classlabels"}  # fmt: skip
+OTHERS = {"idx", "idxs", "index", "indexes", "indices", "id", "ids", "weight", "weights", "score", "scores", "loss", "losses", "order",
+          "step", "steps", "epoch", "epochs", "iteration", "iterations", "seed", "seeds", "mask", "masks", "arange"}  # fmt: skip
 RATES = {"lr", "synlr", "lrsyn", "learnedlr", "learnedrate", "learningrate", "lrbest", "lrteacher"}
 _AROUND = re.compile(r"(synthetic|synth|syn|distilled|train|soft|hard|best|final|all)")  # what may stand around a usual name
 
@@ -31,7 +21,7 @@ def plain(text: str) -> str:
 def _core(name: str) -> str:
     last = name.rsplit(".", 1)[-1]  # `module.images` of a state dictionary
     text = plain(last)
-    return text if text in IMAGES | LABELS | RATES else _AROUND.sub("", text)
+    return text if text in IMAGES | LABELS | OTHERS | RATES else _AROUND.sub("", text)
 
 
 def is_images(name: str) -> bool:
@@ -42,6 +32,11 @@ def is_images(name: str) -> bool:
 def is_labels(name: str) -> bool:
     """Whether a key is a usual name of labels."""
     return _core(name) in LABELS
+
+
+def is_other(name: str) -> bool:
+    """Whether a key is a usual name of something an image has besides its label: a position, a weight, a loss."""
+    return _core(name) in OTHERS
 
 
 def is_rate(name: str) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mabench.data import Dataset
 from mabench.errors import MabenchError, first_line
+from mabench.sets.draft import Draft
 from mabench.sets.keys import plain
-from mabench.sets.selecting import Draft
 
 KINDS = ("hard", "probabilities", "logits", "log-probabilities", "centred")
 ALIASES = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile", "auto": "automobile"}

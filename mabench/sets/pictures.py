@@ -22,7 +22,27 @@ from mabench.sets import archives, keys, limits
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # whatever a file calls itself: Pillow gives others (EPS) to programs outside
+UNREAD = {
+    ".gif",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jxl",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+    ".tga",
+    ".ico",
+    ".npy",
+    ".npz",
+    ".pt",
+    ".exr",
+    ".svg",
+}
+"""Images that are not read: where they lie among others, a set would lose them."""
 MAX_SIDE = 2048  # ours: no dataset has larger images
+MAX_CLASS_BYTES = 200  # ours: a class number or name
 MAX_IMAGES = 2_000_000  # ours: ImageNet-1k itself has 1.3 million images
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -50,21 +70,47 @@ def _walk(path: Path) -> Iterable[Path]:
 
 
 def list_archive(path: Path) -> dict[str, Any]:
-    """As `list_folder`, for a zip or tar file: `names` and `left_out`."""
+    """As `list_folder`, for a zip or tar file: `names`, `left_out`, and `classes` where each image has a file `.cls` (WebDataset)."""
     with path.open("rb") as file:
         if file.read(2) == b"PK":
             names, left_out = _sorted_out(path, sorted(archives.read_zip(path, file)))
-            return {"names": names, "left_out": left_out}
+            return {"names": names, "left_out": left_out, "classes": None}
     limits.declare(path.stat().st_size, path)
-    with tarfile.open(path) as archive:
-        members = [item.name for item in archive if item.isfile()]
+    members, said = list[str](), dict[str, str]()
+    with _open_tar(path) as archive:
+        for item in archive:
+            if item.isfile():
+                members.append(item.name)
+                if item.name.endswith(".cls") and item.size <= MAX_CLASS_BYTES and (file_of := archive.extractfile(item)):
+                    said[item.name.removesuffix(".cls")] = file_of.read().decode("utf-8", "replace").strip()
+            if len(members) > MAX_IMAGES:
+                break  # refused below
     names, left_out = _sorted_out(path, sorted(members))
-    return {"names": names, "left_out": left_out}
+    keyed = [_key(name) for name in names]
+    classes = [said[key] for key in keyed] if names and len(set(keyed)) == len(names) and set(keyed) <= set(said) else None
+    if classes is not None:
+        del left_out[".cls"]
+    return {"names": names, "left_out": left_out, "classes": classes}
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path)
+    except tarfile.ReadError as error:
+        raise MabenchError(
+            f"{path}: is compressed, and no tar archive is inside. Unpack it (gunzip, xz -d, bzip2 -d), and name what was inside."
+        ) from error
+
+
+def _key(name: str) -> str:
+    """What the files of one sample share in a WebDataset: the name up to its first dot."""
+    place = PurePosixPath(name)
+    return name[: len(name) - len(place.name)] + place.name.split(".", 1)[0]
 
 
 def _sorted_out(path: Path, names: Iterable[str]) -> tuple[list[str], dict[str, int]]:
     images: list[str] = []
-    left_out = Counter[str]()
+    left_out, unread = Counter[str](), list[PurePosixPath]()
     for name in names:
         place = PurePosixPath(name)
         if any(map(keys.is_leftover, (part for part in place.parts if part != "."))):
@@ -73,12 +119,22 @@ def _sorted_out(path: Path, names: Iterable[str]) -> tuple[list[str], dict[str, 
             images.append(name)
         else:
             left_out[place.suffix.lower() or place.name] += 1
+            if place.suffix.lower() in UNREAD:
+                unread.append(place)
         if len(images) + sum(left_out.values()) > MAX_IMAGES:
             raise MabenchError(f"{path}: more than {MAX_IMAGES:,} files. A condensed set has fewer: name its own folder.")
+    folders = {PurePosixPath(name).parent for name in images}
+    lost = [place for place in unread if place.parent in folders]
+    if lost:
+        raise MabenchError(
+            f"{path}: {len(images)} images are read, {len(lost)} files among them are not, e.g. {printable(str(lost[0]), 80)}. Save all "
+            "images as PNG, or remove what does not belong to the set."
+        )
     return images, dict(left_out)
 
 
-FLAT = (r"class_?(\d+)[_-]id_?\d+", r"(n\d{8})[_-].*", r"(\d+)[_-](?:image|img|id)_?\d+")
+FLAT = (r"class_?(\d+)[_-](?:image|img|id)?_?\d+", r"(n\d{8})[_-].*", r"(\d+)[_-](?:image|img|id)_?\d+",
+        r"([A-Za-z][A-Za-z _-]*?)[_-](?:image|img|id)?_?\d+")  # fmt: skip
 """Names of image files that say the class, where all lie in one folder."""
 
 
@@ -92,11 +148,18 @@ def class_names(path: Path, names: Sequence[str]) -> list[str]:
     if len(folders) == 1:
         for pattern in FLAT:
             matches = [re.fullmatch(pattern, place.stem) for place in places]
-            if all(matches):
-                return [match[1] for match in matches if match]
+            said = [match[1] for match in matches if match]
+            if all(matches) and (len(set(said)) > 1 or len(said) == 1):
+                return said
         raise MabenchError(
             f"{path}: holds no images in sub-folders: its {len(places)} images lie in one, and names such as "
             f"{printable(places[0].name, 60)} do not say the class. Expected one sub-folder per class, or class000_id000.png."
+        )
+    beside = next((place for place in places if any(place.parent in folder.parents for folder in folders)), None)
+    if beside is not None:
+        raise MabenchError(
+            f"{path}: {printable(str(beside), 80)} lies beside the folders of the classes, in none of them. Move it into its class's folder, "
+            "or out of the set."
         )
     first: dict[str, PurePosixPath] = {}
     for folder in sorted(folders):

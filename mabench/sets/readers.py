@@ -14,7 +14,7 @@ from mabench.data import DATASETS, Dataset, describe
 from mabench.errors import MabenchError, lookup, printable
 from mabench.schema import Finding
 from mabench.sets import containers, hub_sources, labelling, packing, recognition, recorded, spaces, synthetic
-from mabench.sets.selecting import READABLE, Draft, as_array
+from mabench.sets.draft import READABLE, Draft, as_array
 from mabench.sets.synthetic import MAX_BYTES, SyntheticSet
 
 __all__ = ["MAX_BYTES", "from_tensors", "read"]
@@ -163,6 +163,13 @@ def _finish(
     path = draft.path
     images = _arrange(draft, _dense(path, "images", draft.images), layout)
     raw = _dense(path, "labels", draft.labels) if isinstance(draft.labels, Tensor) else draft.labels
+    if (
+        isinstance(raw, Tensor)
+        and draft.images.dim() == 5
+        and raw.shape == draft.images.shape[:2]
+        and not raw.is_floating_point()
+    ):
+        raw = raw.flatten()  # [K,ipc], as the images are
     if isinstance(raw, Tensor) and raw.is_floating_point() and not torch.isfinite(raw).all():
         raise MabenchError(f"{path}: labels hold NaN or infinity.")
     if isinstance(raw, Tensor) and raw.dim() == 2 and raw.shape[1] == 1:
@@ -173,6 +180,11 @@ def _finish(
         entry = recognition.recognise(draft, tuple(images.shape[1:]), len(images), raw)
     elif not any(f.field == "dataset" for f in draft.findings):
         draft.note("dataset", entry.name, "named", "--dataset")
+    if draft.arrays_by_class not in (0, entry.num_classes):
+        raise MabenchError(
+            f"{path}: {draft.arrays_by_class} arrays of images, {entry.name} has {entry.num_classes} classes: they cannot be one a class. Save "
+            "(images, labels), or a dictionary of class number and images; name one of several sets with --set-index."
+        )
     labels = _numbers(draft, raw, images, entry, label_kind)
     if images.shape[1] != entry.channels and {images.shape[1], entry.channels} == {1, 3}:
         images = _channels(draft, images, entry)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mabench.data import DATASETS, Dataset
 from mabench.errors import MabenchError, first_line
-from mabench.sets.selecting import Draft
+from mabench.sets.draft import Draft
 
 
 def named(text: str) -> list[str]:
@@ -36,6 +36,12 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
     content = f"{' x '.join(map(str, shape))}, {_classes(labels)}"
     inside = [name for name in by_file if name in names]
     if by_file and not inside:
+        of_shape = [name for name in by_file if DATASETS[name].shape == shape]
+        if of_shape:
+            raise MabenchError(
+                f"{draft.path}: its name speaks of {of_shape[0]}, which has {DATASETS[of_shape[0]].num_classes} classes; it holds {count} images, "
+                f"{_classes(labels)}. If that is what you mean (classes may be missing), name it: --dataset {of_shape[0]}."
+            )
         sizes = first_line(f"{n} ({' x '.join(map(str, DATASETS[n].shape))}, {DATASETS[n].num_classes} classes)" for n in by_file)
         raise MabenchError(f"{draft.path}: its name speaks of {sizes}; it holds images of {content}. {_cure(by_file, shape)}")
     if len(inside) == 1:

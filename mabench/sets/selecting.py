@@ -2,67 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mabench.errors import MabenchError, first_line, printable
-from mabench.schema import Finding
-from mabench.sets import keys
+from mabench.sets import by_class, keys
+from mabench.sets.draft import READABLE, Draft, as_array, is_images
 
-READABLE = (
-    ".safetensors, .pt, .pth, .npz, .npy, .parquet, .arrow, .zip, .tar, or a folder with one sub-folder of images per class"
-)
-
-
-@dataclass
-class Draft:
-    """A set while it is being read: raw arrays and what is known of them so far."""
-
-    path: Path
-    images: Tensor
-    labels: Tensor | list[str] | None = None
-    """Numbers [N], soft labels [N,K], or the name of each image's class."""
-    class_major: bool = False
-    """Images came as [K,ipc,...] or bare: labels follow from the position."""
-    normalised_by_default: bool = False
-    """The format is known to store values normalised with the dataset's mean and std."""
-    decode: str = "none"
-    says_decode: bool = False
-    """The format says whether images are packed."""
-    class_names: tuple[str, ...] = ()
-    learning_rate: float | None = None
-    findings: list[Finding] = field(default_factory=list)
-
-    def note(self, name: str, value: object, reason: str, flag: str = "") -> None:
-        """Keep one decision, with its evidence and the flag that overrides it."""
-        self.findings.append(Finding(field=name, value=printable(str(value)), reason=printable(reason), flag=flag))
-
-
-def as_array(value: Any) -> Tensor | list[str] | None:
-    """Arrays, lists of numbers and lists of equal arrays as a tensor; lists of texts as they are; None for anything else."""
-    if isinstance(value, Tensor):
-        return value
-    if not isinstance(value, list | tuple) or not value:
-        return None
-    if all(isinstance(each, str) for each in value):
-        return [str(each) for each in value]
-    if all(isinstance(each, int | float) for each in value):
-        return torch.tensor(value)
-    parts = [as_array(each) for each in value]
-    if all(isinstance(part, Tensor) for part in parts):
-        tensors = [part for part in parts if isinstance(part, Tensor)]
-        if len({(part.shape, part.dtype) for part in tensors}) == 1:
-            return torch.stack(tensors)
-    return None
-
-
-def _is_images(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() >= 4
+MAX_NESTED = 4  # ours: dictionaries in dictionaries
 
 
 def _is_label_list(value: Any, count: int) -> bool:
@@ -79,11 +29,11 @@ def select(path: Path, value: Any, set_index: int | None, images_key: str | None
         return _hmdc(path, value)
     if isinstance(value, Mapping):
         data = value.get("data")
-        if isinstance(data, list | tuple) and (not data or not _is_images(as_array(data))) and images_key is None:
+        if isinstance(data, list | tuple) and (not data or not is_images(as_array(data))) and images_key is None:
             draft = _sequence(path, data, set_index, "dictionary with 'data': ")
             _note_unused(draft, [str(key) for key in value if key != "data"])
             return draft
-        return _mapping(path, value, images_key, labels_key)
+        return _mapping(path, value, set_index, images_key, labels_key)
     if isinstance(value, list | tuple):
         return _sequence(path, value, set_index, "")
     if isinstance(value, Tensor):
@@ -105,35 +55,30 @@ def _note_unused(draft: Draft, names: Sequence[str]) -> None:
 # -- dictionaries -----------------------------------------------------------------------------------------------------------
 
 
-def _mapping(path: Path, value: Mapping[Any, Any], images_key: str | None, labels_key: str | None) -> Draft:
-    entries = {str(key): as_array(each) for key, each in value.items()}
+def _mapping(
+    path: Path, value: Mapping[Any, Any], set_index: int | None, images_key: str | None, labels_key: str | None
+) -> Draft:
+    raw = dict(_flat(value))
+    entries = {key: as_array(each) for key, each in raw.items()}
     seen = first_line(printable(key, 80) for key in entries)
     for flag, key in (("--images-key", images_key), ("--labels-key", labels_key)):
         if key is not None and entries.get(key) is None:
             raise MabenchError(f"{path}: {flag} {key}: no array has this key. Keys: {seen}.")
-    if images_key is None and len(entries) > 1 and all(key.isdecimal() and _is_images(v) for key, v in entries.items()):
-        return _by_class(path, {int(key): v for key, v in entries.items() if isinstance(v, Tensor)})
-    pictured = [key for key, v in entries.items() if _is_images(v)] or [
-        key for key, v in entries.items() if isinstance(v, Tensor) and v.dim() in (2, 3) and keys.is_images(key)
-    ]
-    named = [key for key in pictured if keys.is_images(key)]
-    choices = [images_key] if images_key is not None else pictured if len(pictured) == 1 else named
-    if len(choices) != 1:
-        what = (
-            f"images may be {first_line(pictured)}" if pictured else "Expected images and labels, e.g. keys 'images' and 'labels'"
-        )
-        raise MabenchError(f"{path}: a dictionary with keys {seen}. {what}. Name them: --images-key, --labels-key.")
-    key = choices[0]
+    arrays = {key: v for key, v in entries.items() if isinstance(v, Tensor) and is_images(v)}
+    if images_key is None and 1 < len(arrays) == len(entries) and not any(map(keys.is_images, arrays)):
+        return by_class.join(path, arrays)
+    key = _images_key(path, entries, seen, images_key)
     images = entries[key]
     if not isinstance(images, Tensor):
         raise MabenchError(f"{path}: --images-key {key}: holds no numbers. Keys: {seen}.")
     rates = {k: float(entry) for k, entry in _scalars(value).items() if keys.is_rate(k)}
     rest = {k: v for k, v in entries.items() if k != key and k not in rates}
-    label_key = _label_key(path, images, rest, labels_key)
+    label_key = _label_key(path, images, rest, labels_key, key.rpartition(".")[0])
     if label_key is None:
+        _check_nothing_is_labels(path, images, {k: raw[k] for k in rest})
         draft = _bare(path, images, f"only the key '{printable(key, 80)}' of the dictionary holds images or labels")
     else:
-        draft = Draft(path, images, rest[label_key])
+        draft = Draft(path, _snapshot_of(path, images, rest[label_key], set_index), rest[label_key])
         draft.note(
             "format", "dictionary", f"keys '{printable(key, 80)}' and '{printable(label_key, 80)}'", "--images-key --labels-key"
         )
@@ -141,6 +86,30 @@ def _mapping(path: Path, value: Mapping[Any, Any], images_key: str | None, label
         set_rate(draft, *rates.items())
     _note_unused(draft, [k for k in rest if k != label_key] + ([*rates] if len(rates) > 1 else []))
     return draft
+
+
+def _flat(value: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Entries of dictionaries in dictionaries, as `outer.inner`."""
+    for key, each in value.items():
+        if isinstance(each, Mapping) and each and depth < MAX_NESTED:
+            yield from _flat(each, f"{before}{key}.", depth + 1)
+        else:
+            yield f"{before}{key}", each
+
+
+def _images_key(path: Path, entries: Mapping[str, Any], seen: str, images_key: str | None) -> str:
+    if images_key is not None:
+        return images_key
+    pictured = [key for key, v in entries.items() if is_images(v)] or [
+        key for key, v in entries.items() if isinstance(v, Tensor) and v.dim() in (2, 3) and keys.is_images(key)
+    ]
+    named = [key for key in pictured if keys.is_images(key)]
+    outermost = [key for key in named if "." not in key]
+    for choices in (pictured, named, outermost):
+        if len(choices) == 1:
+            return choices[0]
+    what = f"images may be {first_line(pictured)}" if pictured else "Expected images and labels, e.g. keys 'images' and 'labels'"
+    raise MabenchError(f"{path}: a dictionary with keys {seen}. {what}. Name them: --images-key, --labels-key.")
 
 
 def _scalars(value: Mapping[Any, Any]) -> dict[str, float]:
@@ -155,40 +124,59 @@ def set_rate(draft: Draft, found: tuple[str, float]) -> None:
     draft.note("learned rate", f"{rate:g}", f"'{name}'", "--learned-rate")
 
 
-def _label_key(path: Path, images: Tensor, rest: Mapping[str, Any], labels_key: str | None) -> str | None:
-    """Which entry is the labels; None where nothing could be. Raises MabenchError where it would have to be guessed."""
+def _label_key(path: Path, images: Tensor, rest: Mapping[str, Any], labels_key: str | None, beside: str) -> str | None:
+    """Which entry is the labels; None where nothing could be. Raises MabenchError where it would have to be guessed.
+
+    `beside`: the dictionary that holds the images; its own labels are preferred.
+    """
     if labels_key is not None:
         return labels_key
-    counts = {len(images), len(images) * images.shape[1] if images.dim() == 5 else len(images)}
+    counts = {len(images), len(images) * images.shape[1], images.shape[1]} if images.dim() == 5 else {len(images)}
     fitting = [k for k, v in rest.items() if any(_is_label_list(v, n) for n in counts)]
     named = [k for k in fitting if keys.is_labels(k)]
-    if len(fitting) == 1 or len(named) == 1:
-        return (named or fitting)[0]
+    near = [k for k in named if k.rpartition(".")[0] == beside]
+    likely = [k for k in fitting if not keys.is_other(k)]
+    for choices in (named, near, likely if not named else []):
+        if len(choices) == 1:
+            return choices[0]
     if fitting:
+        have = "has one entry per image, and is not usually a label" if len(fitting) == 1 else "have one entry per image each"
         raise MabenchError(
-            f"{path}: {first_line(fitting)} have one entry per image each. Say which are the labels: --labels-key."
+            f"{path}: {first_line(fitting)} {have}. Say which are the labels: --labels-key. If none is, store the images alone, "
+            "class by class."
         )
+    return next((key for key, v in rest.items() if keys.is_labels(key) and _sized(v)), None)  # of another length: the set says so
+
+
+def _check_nothing_is_labels(path: Path, images: Tensor, rest: Mapping[str, Any]) -> None:
+    """Raise MabenchError where images would be called unlabelled while anything beside them could be labels."""
     for key, v in rest.items():
-        if keys.is_labels(key) and _sized(v):
-            return key  # of another length: the set says what is wrong
-        if keys.is_labels(key) or (_sized(v) and len(v) > 1 and not _is_images(v)):
-            length = f" with {len(v)} entries" if _sized(v) else " that is no array"
+        array = as_array(v)
+        parts = sum(map(_size, v)) if array is None and isinstance(v, list | tuple) else 0
+        entries = len(array) if array is not None and _sized(array) else parts
+        if keys.is_labels(key) or (array is not None and entries > 1 and not is_images(array)) or parts == len(images):
+            length = f" with {entries} entries" if entries else " that is no array"
             raise MabenchError(
                 f"{path}: no labels for {len(images)} images, but a key '{printable(key, 80)}'{length}. Store one label per image, or "
                 "the images alone, class by class."
             )
-    return None
 
 
-def _by_class(path: Path, classes: Mapping[int, Tensor]) -> Draft:
-    """Class number -> images of that class."""
-    order = sorted(classes)
-    if len({tuple(classes[k].shape[1:]) for k in order}) != 1:
-        raise MabenchError(f"{path}: images of different classes have different shapes. Store arrays of one shape.")
-    labels = torch.cat([torch.full((len(classes[k]),), k) for k in order])
-    draft = Draft(path, torch.cat([classes[k] for k in order]), labels)
-    draft.note("format", "images by class", f"{len(order)} arrays, one a class, numbered {order[0]} to {order[-1]}")
-    return draft
+def _size(value: Any) -> int:
+    """Numbers or texts in an array, a list, or one of them."""
+    return value.numel() if isinstance(value, Tensor) else len(value) if isinstance(value, list | tuple) else 1
+
+
+def _snapshot_of(path: Path, images: Tensor, labels: Any, set_index: int | None) -> Tensor:
+    """Images [N,...] of [steps,N,...] where there are N labels: one set at several steps. Other images as they are."""
+    if images.dim() != 5 or len(labels) != images.shape[1] or len(labels) == len(images):
+        return images
+    if set_index is None or not -len(images) <= set_index < len(images):
+        raise MabenchError(
+            f"{path}: images have shape {list(images.shape)} and there are {len(labels)} labels: one set at {len(images)} steps. Name the "
+            f"step: --set-index 0 to {len(images) - 1}."
+        )
+    return images[set_index]
 
 
 # -- lists ------------------------------------------------------------------------------------------------------------------
@@ -197,7 +185,7 @@ def _by_class(path: Path, classes: Mapping[int, Tensor]) -> Draft:
 def _sequence(path: Path, value: Sequence[Any], set_index: int | None, where: str) -> Draft:
     items = list(value)
     arrays = [as_array(item) for item in items]
-    if len(items) in (2, 3) and _is_images(arrays[0]) and not _is_images(arrays[1]):
+    if len(items) in (2, 3) and is_images(arrays[0]) and not is_images(arrays[1]):
         rate = _scalars({"third entry": items[2]}) if len(items) == 3 else {}
         if arrays[1] is not None and len(rate) == len(items) - 2:
             draft = Draft(path, _tensor(arrays[0]), arrays[1])
@@ -205,18 +193,24 @@ def _sequence(path: Path, value: Sequence[Any], set_index: int | None, where: st
             if rate:
                 set_rate(draft, *rate.items())
             return draft
-    if items and all(isinstance(item, list | tuple) and len(item) in (2, 3) and _is_images(as_array(item[0])) for item in items):
+    if items and all(isinstance(item, list | tuple) and len(item) in (2, 3) and is_images(as_array(item[0])) for item in items):
         return _snapshots(path, items, set_index)
     if items and all(isinstance(item, list | tuple) and len(item) == 2 for item in items):
         images, labels = as_array([item[0] for item in items]), as_array([_number(item[1]) for item in items])
-        if _is_images(images) and labels is not None:
+        if is_images(images) and labels is not None:
             draft = Draft(path, _tensor(images), labels)
             draft.note("format", "list of (image, label)", f"{len(items)} pairs")
             return draft
-    if items and all(isinstance(item, Tensor) and item.dim() == 3 for item in items) and _is_images(as_array(items)):
+    if items and all(isinstance(item, Tensor) and item.dim() == 3 for item in items) and is_images(as_array(items)):
         return _bare(path, _tensor(as_array(items)), "a list of images, classes in order")
-    if len(items) > 1 and all(_is_images(item) for item in arrays):
-        return _by_class(path, {k: _tensor(v) for k, v in enumerate(arrays)})
+    if len(items) > 1 and all(is_images(item) for item in arrays):
+        if set_index is not None and -len(items) <= set_index < len(items):
+            draft = _bare(path, _tensor(arrays[set_index]), "one of a list of sets, classes in order")
+            draft.note("set", f"{set_index % len(items)} of 0..{len(items) - 1}", "named", "--set-index")
+            return draft
+        draft = by_class.join(path, {str(k): _tensor(v) for k, v in enumerate(arrays)})
+        draft.arrays_by_class = len(items)
+        return draft
     if where and not items:
         raise MabenchError(f"{path}: its list 'data' is empty: the file holds no set.")
     kinds = first_line(type(item).__name__ + (f" {list(item.shape)}" if isinstance(item, Tensor) else "") for item in items)
@@ -233,7 +227,11 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _snapshots(path: Path, sets: list[Any], set_index: int | None) -> Draft:
-    """DC, DSA, DM, Model Pool: {'data': [[images, labels], ...]}, one entry a snapshot or an experiment."""
+    """DC, DSA, DM, Model Pool: {'data': [[images, labels], ...]}, one entry a snapshot or an experiment; or one entry a class."""
+    pairs = [(_tensor(as_array(each[0])), as_array(each[1])) for each in sets]
+    joined = by_class.join_pairs(path, pairs) if set_index is None else None
+    if joined is not None:
+        return joined
     index = len(sets) - 1 if set_index is None else set_index
     if not -len(sets) <= index < len(sets):
         raise MabenchError(f"{path}: holds {len(sets)} sets, there is no set {index}. Allowed: --set-index 0 to {len(sets) - 1}.")

@@ -8,12 +8,18 @@ from torch import Tensor
 from mabench.data import Dataset
 from mabench.errors import MabenchError
 from mabench.sets import zca
-from mabench.sets.selecting import Draft
+from mabench.sets.draft import Draft
 
 SPACES = ("pixel", "normalised", "signed", "imagenet", "zca", "uint8-range")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet weights
 MEAN_OFF, SPREAD_LOW, SPREAD_HIGH = 0.2, 0.55, 1.9  # ours: published sets lie within .06 of the mean and 0.9 to 1.3 of the spread
 EXACT = 2e-3  # ours: values that touch black and white in every channel
+FAR_MEAN, FAR_SPREAD = (
+    0.4,
+    0.15,
+)  # ours: nothing that was condensed for a dataset is so far from it; mistakes are (bytes divided twice)
+SAMPLE = 2000  # ours
+SMOOTH = 0.65  # ours: correlation of neighbouring pixels; published sets have 0.71 and more, learned whitened ones less
 
 
 def pixels(
@@ -24,6 +30,8 @@ def pixels(
     Raises MabenchError where no reading is plausible, or more than one.
     """
     if images.dtype == torch.uint8:
+        if own is None and space is None:
+            _check_near(draft, _sample(images).float() / 255, entry, "bytes")
         draft.note("space", "pixel", "uint8")
         return images
     images = images if images.dtype == torch.float16 else images.to(torch.float32)
@@ -37,18 +45,36 @@ def pixels(
         return _undone(images, *own)
     if space is not None:
         draft.note("space", space, f"named; {values}", "--space")
-        return read_as(draft, images, entry, space)
+        return read_as(images, entry, space)
     if low >= -1e-6 and high <= 1 + 1e-6:
         space, reason = "pixel", values
     elif low >= 0 and 8 < high <= 255.5:
         space, reason = "uint8-range", values
     else:
         space, reason = _only_plausible(draft, images, entry, low, high, values)
+    read = read_as(images, entry, space)
+    _check_near(draft, _sample(read).float(), entry, f"{values}, read as {space}")
     draft.note("space", space, reason, "--space")
-    return read_as(draft, images, entry, space)
+    return read
 
 
-def read_as(draft: Draft, images: Tensor, entry: Dataset, space: str) -> Tensor:
+def _sample(images: Tensor) -> Tensor:
+    """At most `SAMPLE` images, evenly over the set: large ones are mapped, and not read as a whole for a hint."""
+    return images[:: -(-len(images) // SAMPLE)]
+
+
+def _check_near(draft: Draft, read: Tensor, entry: Dataset, what: str) -> None:
+    """Raise MabenchError where pixels are nearly all of one colour, or as bright as no set of this dataset."""
+    mean, spread = float(read.mean()), float(read.std())
+    own_mean, own_spread = (sum(numbers) / len(numbers) for numbers in (entry.mean, entry.spread))
+    if abs(mean - own_mean) > FAR_MEAN or spread < FAR_SPREAD * own_spread:
+        raise MabenchError(
+            f"{draft.path}: {what}: pixels have mean {mean:.3f} and spread {spread:.3f}; {entry.name} itself has {own_mean:.2f} and "
+            f"{own_spread:.2f}. Were they divided by 255 twice, cut to 0 and 1, inverted? If they are right: --space pixel."
+        )
+
+
+def read_as(images: Tensor, entry: Dataset, space: str) -> Tensor:
     """Pixels of images in a named space."""
     if space == "pixel":
         return images
@@ -76,10 +102,13 @@ def _only_plausible(draft: Draft, images: Tensor, entry: Dataset, low: float, hi
         readings.append("imagenet")
     if low >= -1 - EXACT and high <= 1 + EXACT:
         readings.append("signed")
-    seen = {name: read_as(draft, images, entry, name).float() for name in readings}
+    seen = {name: read_as(images, entry, name).float() for name in readings}
     exact = [name for name, read in seen.items() if name != "pixel" and _touches_both_ends(read)]
     plausible = exact if len(exact) == 1 else [name for name, read in seen.items() if _plausible(read, entry)]
-    if draft.normalised_by_default and "normalised" in plausible:
+    small = entry.channels == 3 and entry.channels * entry.image_size**2 <= zca.MAX_VALUES
+    if "normalised" in plausible and not exact and small and not _smooth(_sample(images)):
+        plausible.append("zca")
+    if draft.normalised_by_default and "normalised" in plausible and "zca" not in plausible:
         return "normalised", f"{values}, as this format stores them (mean {entry.mean}, std {entry.std} undone)"
     if len(plausible) == 1:
         how = "black and white are reached exactly" if exact else "the only reading whose mean and spread are the dataset's"
@@ -92,6 +121,14 @@ def _only_plausible(draft: Draft, images: Tensor, entry: Dataset, low: float, hi
         f"{sum(entry.spread) / len(entry.spread):.2f}). Name what the values are: --space {' | '.join(SPACES)}, or --mean and --std. "
         "Sets of MTT and its descendants on CIFAR are often whitened: --space zca."
     )
+
+
+def _smooth(images: Tensor) -> bool:
+    """Whether neighbouring pixels are alike, as in images and unlike in whitened ones."""
+    x = images.float()
+    x = x - x.mean((2, 3), keepdim=True)
+    products, squares = (x[..., 1:] * x[..., :-1]).sum(), (x[..., 1:].square().sum() * x[..., :-1].square().sum()).sqrt()
+    return bool(products > SMOOTH * squares)
 
 
 def _touches_both_ends(read: Tensor) -> bool:

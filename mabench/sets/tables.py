@@ -85,18 +85,22 @@ def _read_columns(path: Path, table: Any) -> dict[str, Any]:
     for name in table.column_names:
         column, place = table.column(name), f"{path}: column '{printable(name, 60)}'"
         kind = column.type
-        if column.null_count:
-            raise MabenchError(f"{place} has {column.null_count} empty rows. Save the set without them.")
         if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
             encoded = [row["bytes"] for row in column.to_pylist()]
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             encoded = column.to_pylist()
         else:
-            columns[name] = _values(place, column, features.get(name))
-            if columns[name] is None:
-                del columns[name]
-                unread.append(str(name))
+            fields = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+            inner = zip([f"{name}.{field}" for field in fields], column.flatten(), strict=True) if fields else [(name, column)]
+            for key, part in inner:
+                values = None if part.null_count else _values(place, part, features.get(name) if key == name else None)
+                if values is None:
+                    unread.append(str(key))
+                else:
+                    columns[key] = values
             continue
+        if column.null_count:
+            raise MabenchError(f"{place} has {column.null_count} empty rows. Save the set without them.")
         if any(content is None for content in encoded):
             raise MabenchError(f"{place} names image files that are elsewhere. Save the set with its images inside.")
         answer = pictures.decode(path, [(f"{place}, row {k}", lambda c=c: c) for k, c in enumerate(encoded)])  # type: ignore[misc]

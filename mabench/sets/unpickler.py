@@ -18,6 +18,7 @@ import numpy as np
 from mabench.errors import MabenchError, printable
 
 MAX_OPERATIONS = 10**6  # ours: two seconds; a published DC file with all its accuracies takes 10^5
+MAX_KEY = 200  # ours: bytes of a key that is no text
 MAX_DIMENSIONS = 16  # ours: images have four or five
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -283,11 +284,18 @@ class Unpickler:
         if not isinstance(target, dict) or len(values) % 2:
             raise _Refused("sets items of something other than a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
+            if isinstance(key, bytes) and len(key) <= MAX_KEY:
+                key = key.decode("latin1")  # a dictionary that Python 2 wrote: CIFAR-10's own batches
             if not isinstance(key, str | int | float | None):
                 raise _Refused("uses something other than a text or a number as a key")
             target[key] = value
 
     def _name(self, text: str) -> None:
+        if text.startswith("__torch__."):
+            raise MabenchError(
+                f"{self.path}: is a program (torch.jit.save), not data. It was NOT executed. Save its tensors: torch.save((images, labels), "
+                "'set.pt')."
+            )
         if text not in NAMES:
             raise _Refused(f"wants to call {printable(text, 80)}")
         self._push(Name(text))
