@@ -14,10 +14,8 @@ SPACES = ("pixel", "normalised", "signed", "imagenet", "zca", "uint8-range")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet weights
 MEAN_OFF, SPREAD_LOW, SPREAD_HIGH = 0.2, 0.55, 1.9  # ours: published sets lie within .06 of the mean and 0.9 to 1.3 of the spread
 EXACT = 2e-3  # ours: values that touch black and white in every channel
-FAR_MEAN, FAR_SPREAD = (
-    0.4,
-    0.15,
-)  # ours: nothing that was condensed for a dataset is so far from it; mistakes are (bytes divided twice)
+FAR_MEAN = 0.4  # ours: no condensed set is so far from its dataset; mistakes are: bytes divided twice, inverted digits
+FAR_SPREAD, EXTREME = 0.15, 0.05  # ours: nearly black or white, with next to no contrast
 SAMPLE = 2000  # ours
 SMOOTH = 0.65  # ours: correlation of neighbouring pixels; published sets have 0.71 and more, learned whitened ones less
 
@@ -64,10 +62,11 @@ def _sample(images: Tensor) -> Tensor:
 
 
 def _check_near(draft: Draft, read: Tensor, entry: Dataset, what: str) -> None:
-    """Raise MabenchError where pixels are nearly all of one colour, or as bright as no set of this dataset."""
+    """Raise MabenchError where pixels are as dark or as bright as no set of this dataset is; one even colour is nobody's mistake."""
     mean, spread = float(read.mean()), float(read.std())
     own_mean, own_spread = (sum(numbers) / len(numbers) for numbers in (entry.mean, entry.spread))
-    if abs(mean - own_mean) > FAR_MEAN or spread < FAR_SPREAD * own_spread:
+    flat = spread < FAR_SPREAD * own_spread and not EXTREME < mean < 1 - EXTREME
+    if (flat or abs(mean - own_mean) > FAR_MEAN) and float(read.min()) < float(read.max()):
         raise MabenchError(
             f"{draft.path}: {what}: pixels have mean {mean:.3f} and spread {spread:.3f}; {entry.name} itself has {own_mean:.2f} and "
             f"{own_spread:.2f}. Were they divided by 255 twice, cut to 0 and 1, inverted? If they are right: --space pixel."

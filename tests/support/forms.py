@@ -81,6 +81,16 @@ saved("IDC", [PACKED, Y])
 saved("list of pairs", list(zip(X, Y.tolist(), strict=True)))
 saved("lists by class", [X[Y.eq(k)] for k in range(10)])
 saved("dictionary by class", {k: X[Y.eq(k)] for k in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)})
+saved("nested dictionary", {"train": {"images": X, "labels": Y}, "config": {"lr": 0.1, "ipc": 10}})
+saved("dictionary by name", {CIFAR10.class_names[k]: X[Y.eq(k)] for k in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)})
+saved("pairs by class", [(X[Y.eq(k)], Y[Y.eq(k)]) for k in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)])
+
+
+def saved_to(write: Callable[[io.BytesIO], object]) -> bytes:
+    """What `write` puts into a file."""
+    out = io.BytesIO()
+    write(out)
+    return out.getvalue()
 
 
 def writer(name: str) -> Callable[[Writer], Writer]:
@@ -116,6 +126,19 @@ def two_files(path: Path) -> None:
 def two_named_files(path: Path) -> None:
     torch.save(X, path)
     torch.save(Y, path.with_name("cifar10_labels.pt"))
+
+
+@writer("files by class")
+def class_files(path: Path) -> None:
+    path.mkdir()
+    for k in range(10):
+        torch.save(X[Y.eq(k)], path / f"class_{k}.pt")
+
+
+@writer("NAME and NAME_y")
+def numpy_files(path: Path) -> None:
+    np.save(path, X.numpy())
+    np.save(path.with_name("cifar10_set_y.npy"), Y.numpy())
 
 
 WRITERS["npz"] = lambda path: np.savez(path, images=X.numpy(), labels=Y.numpy())
@@ -168,6 +191,7 @@ folders("folders by padded number", lambda k, n: f"{k:05}/{n:05}.jpg")
 folders("folders new000", lambda k, n: f"new{k:03}/class{k:03}_id{n:03}.jpg")
 folders("folders by name", lambda k, n: f"{CIFAR10.class_names[k]}/{n}.png")
 folders("flat names", lambda k, n: f"class{k:03}_id{n:03}.jpg")
+folders("flat class names", lambda k, n: f"{CIFAR10.class_names[k]}_{n:04}.png")
 folders("folders inside classes", lambda k, n: f"{k}/images/{n}.png")
 folders("TIFF", lambda k, n: f"{k}/{n}.tif")
 folders("opaque alpha", lambda k, n: f"{k}/{n}.png", "RGBA")
@@ -198,6 +222,16 @@ def tarred(path: Path) -> None:
         archive.add(path.parent / "tree", arcname="set")
 
 
+@writer("WebDataset")
+def webdataset(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for k in range(100):
+            for name, content in ((f"{k:05}.png", png(k)["bytes"]), (f"{k:05}.cls", str(int(Y[k])).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
 # -- tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +258,15 @@ def shards(path: Path) -> None:
     for part, rows in enumerate((range(60), range(60, 100))):
         table = pa.table({"image": [png(k) for k in rows], "class_id": pa.array(Y[rows.start : rows.stop].tolist(), pa.int32())})
         pq.write_table(table, path / f"train-0000{part}-of-00002.parquet")
+
+
+@writer("parquet with a struct")
+def struct(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [{"class": k, "by": "teacher"} for k in Y.tolist()]
+    pq.write_table(pa.table({"image": [png(k) for k in range(100)], "label": labels}), path)
 
 
 @writer("arrow")

@@ -1,0 +1,166 @@
+"""Files of honest people that do not say what they hold: each is refused, with what was seen and what to do; none is read as something else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.forms import BYTES, CIFAR10, X, Y, normalised, picture, pictures, saved_to
+
+from mabench.errors import MabenchError
+from mabench.sets import readers
+
+ROUGH = torch.randn(100, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+CONTENTS: dict[str, tuple[Any, str]] = {
+    "positions": ({"images": X, "idx": torch.arange(100)}, "--labels-key"),
+    "losses": ({"images": X, "losses": torch.rand(100, 10)}, "--labels-key"),
+    "ragged lists": ({"images": X, "notes": [[1] * 60, [2] * 40]}, "no labels for 100 images"),
+    "labels without a length": ({"images": X, "labels": None}, "no labels for 100 images"),
+    "labels of another length": ({"images": X, "labels": torch.arange(10)}, "labels has 10 rows"),
+    "two sets": ({"a": {"images": X, "labels": Y}, "b": {"images": X, "labels": Y}}, "--images-key"),
+    "steps in a list": ([X + step * 1e-3 for step in range(10)], "--set-index"),
+    "steps in a dictionary": ({step: X + step * 1e-6 for step in (0, 500, 1000)}, "several steps"),
+    "steps under a key": ({"images": [X, X + 1e-3, X + 2e-3], "labels": Y}, "--set-index 0 to 2"),
+    "nine arrays for ten classes": ([X[Y.eq(k)] for k in range(9)], "they cannot be one a class"),
+    "classes by letters": ({letter: X[Y.eq(k)] for k, letter in enumerate("abcdefghij")}, "cannot tell which class is which"),
+    "a class is missing": ({"images": X[Y.lt(9)], "labels": Y[Y.lt(9)]}, "--dataset cifar10"),
+    "counted from 1": ({"images": X, "labels": Y + 1}, "count from 1"),
+    "black and white in bytes": ({"images": BYTES.gt(127).byte(), "labels": Y}, "--space"),
+    "divided twice": ({"images": X / 255, "labels": Y}, "--space"),
+    "bytes of another sign": ({"images": (BYTES.int() - 128).to(torch.int8), "labels": Y}, "--space"),
+    "whitened and learned": ({"images": ROUGH, "labels": Y}, "--space .*zca"),
+    "flat pixels": ({"images": X.flatten(1), "labels": Y}, r"shape \[100, 3072\]"),
+    "channels first, images last": ({"images": X.permute(1, 2, 3, 0), "labels": Y}, "32 x 32 x 100"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_contents_that_could_be_two_things_are_asked_about(name: str, tmp_path: Path) -> None:
+    value, words = CONTENTS[name]
+    torch.save(value, tmp_path / "cifar10.pt")
+    with pytest.raises(MabenchError, match=words):
+        readers.read(tmp_path / "cifar10.pt", dataset="cifar10" if name.startswith("nine") else None)
+
+
+def test_a_step_that_is_named_is_read(tmp_path: Path) -> None:
+    ordered = X[torch.argsort(Y, stable=True)]
+    torch.save([ordered + step * 1e-3 for step in range(3)], tmp_path / "cifar10.pt")
+    read = readers.read(tmp_path / "cifar10.pt", set_index=-1)
+    assert torch.allclose(read.images, ordered + 2e-3) and read.labels.tolist() == sorted(Y.tolist())
+    torch.save({"images": [X, X + 1e-3], "labels": Y}, tmp_path / "cifar10_again.pt")
+    assert torch.equal(readers.read(tmp_path / "cifar10_again.pt", set_index=0).labels, Y)
+
+
+def test_one_even_colour_is_nobodys_mistake(tmp_path: Path) -> None:
+    for value in (0, 90, 255):
+        torch.save((torch.full((10, 3, 32, 32), value, dtype=torch.uint8), torch.arange(10)), tmp_path / "cifar10.pt")
+        assert len(readers.read(tmp_path / "cifar10.pt").images) == 10
+
+
+def beside(name: str, write: Callable[[Path], object]) -> Callable[[Path], Path]:
+    """Bare images, and a file beside them."""
+
+    def make(folder: Path) -> Path:
+        np.save(folder / "cifar10.npy", X.numpy())
+        write(folder / name)
+        return folder / "cifar10.npy"
+
+    return make
+
+
+def tree(extra: Callable[[Path], object] | None = None, mode: str = "RGB") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        pictures(folder / "cifar10_run", lambda k, n: f"{k}/{n}.png", mode)
+        if extra is not None:
+            extra(folder / "cifar10_run")
+        return folder / "cifar10_run"
+
+    return make
+
+
+def written(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def twelve_bits(folder: Path) -> Path:
+    for n, k in enumerate(Y.tolist()):
+        (folder / "cifar10_run" / str(k)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((X[n, 0].numpy() * 4095).astype(np.uint16)).save(folder / "cifar10_run" / str(k) / f"{n}.tif")
+    return folder / "cifar10_run"
+
+
+def one_of_ten(folder: Path) -> Path:
+    for k in range(10):
+        torch.save(X[Y.eq(k)], folder / f"class_{k}.pt")
+    return folder / "class_3.pt"
+
+
+def script(folder: Path) -> Path:
+    with pytest.warns(FutureWarning):
+        torch.jit.script(torch.nn.Linear(3, 3)).save(str(folder / "cifar10.pt"))  # type: ignore[no-untyped-call]
+    return folder / "cifar10.pt"
+
+
+FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "labels in a text beside": (beside("labels.txt", lambda p: p.write_text("3\n" * 100)), "labels.txt beside it"),
+    "labels in JSON beside": (beside("cifar10_labels.json", lambda p: p.write_text(str(Y.tolist()))), "may be its labels"),
+    "labels under another name": (beside("soft_labels.npy", lambda p: np.save(p, np.eye(10)[Y])), "cifar10_labels.npy"),
+    "one class of ten": (one_of_ten, "one class"),
+    "a grid among the classes": (tree(lambda p: picture(0).save(p / "grid.png")), "grid.png lies beside the folders"),
+    "GIF among PNG": (tree(lambda p: picture(0, "P").save(p / "3" / "more.gif")), "3/more.gif"),
+    "12 bits": (twelve_bits, "--space"),
+    "inverted": (written("mnist.pt", saved_to(lambda f: torch.save((1 - X[:, :1, :28, :28] * 0.2, Y), f))), "inverted"),
+    "TorchScript": (script, "is a program"),
+    "MATLAB": (written("cifar10.mat", b"MATLAB 5.0 MAT-file" + bytes(200)), "numpy.savez"),
+    "HDF5": (written("cifar10.h5", b"\x89HDF\r\n\x1a\n" + bytes(200)), "numpy.savez"),
+    "7z": (written("cifar10.7z", b"7z\xbc\xaf\x27\x1c" + bytes(200)), "Unpack it"),
+    "one picture": (written("cifar10.png", saved_to(lambda f: picture(0).save(f, "PNG"))), "one PNG image"),
+    "JSON": (written("cifar10.json", b'{"images": [[0.1, 0.2]]}'), "a text file"),
+    "gzip of a torch file": (written("cifar10.pt.gz", gzip.compress(saved_to(lambda f: torch.save((X, Y), f)))), "gunzip"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_say_too_little_are_refused_with_a_cure(name: str, tmp_path: Path) -> None:
+    make, words = FILES[name]
+    path = make(tmp_path)
+    with pytest.raises(MabenchError, match=words):
+        readers.read(path)
+
+
+def test_whitened_looking_images_are_read_as_what_they_are_named(tmp_path: Path) -> None:
+    torch.save((ROUGH, Y), tmp_path / "cifar10.pt")
+    read = readers.read(tmp_path / "cifar10.pt", space="normalised")
+    assert torch.allclose(normalised(read.images), ROUGH, atol=1e-5)
+
+
+def test_folders_with_what_systems_leave_are_read(tmp_path: Path) -> None:
+    def extra(folder: Path) -> None:
+        (folder / "README.md").write_text("A set.")
+        (folder / "3" / "Thumbs.db").write_bytes(b"x")
+        (folder / "__MACOSX").mkdir()
+
+    read = readers.read(tree(extra)(tmp_path))
+    assert len(read.images) == 100 and [f.value for f in read.findings if f.field == "left out"] == ["1 .md"]
+    assert read.class_names == CIFAR10.class_names
+
+
+def test_keys_that_are_bytes_are_texts(tmp_path: Path) -> None:
+    """As Python 2 wrote CIFAR-10's own batches."""
+    import pickle
+
+    out = io.BytesIO()
+    pickle.dump({b"data": BYTES.numpy(), b"labels": Y.tolist()}, out, protocol=2)
+    (tmp_path / "cifar10.pkl").write_bytes(out.getvalue())
+    assert torch.equal(readers.read(tmp_path / "cifar10.pkl").labels, Y)
