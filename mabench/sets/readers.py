@@ -162,20 +162,7 @@ def _finish(
 ) -> SyntheticSet:
     path = draft.path
     images = _arrange(draft, _dense(path, "images", draft.images), layout)
-    raw = _dense(path, "labels", draft.labels) if isinstance(draft.labels, Tensor) else draft.labels
-    if (
-        isinstance(raw, Tensor)
-        and draft.images.dim() == 5
-        and raw.shape == draft.images.shape[:2]
-        and not raw.is_floating_point()
-    ):
-        raw = raw.flatten()  # [K,ipc], as the images are
-    if isinstance(raw, Tensor) and raw.is_floating_point() and not torch.isfinite(raw).all():
-        raise MabenchError(f"{path}: labels hold NaN or infinity.")
-    if isinstance(raw, Tensor) and raw.dim() == 2 and raw.shape[1] == 1:
-        raw = raw[:, 0]
-    if isinstance(raw, Tensor) and not raw.is_floating_point():
-        raw = raw.to(torch.int64)
+    raw = _raw_labels(draft)
     if entry is None:
         entry = recognition.recognise(draft, tuple(images.shape[1:]), len(images), raw)
     elif not any(f.field == "dataset" for f in draft.findings):
@@ -208,6 +195,21 @@ def _finish(
         )
     except MabenchError as error:  # the set knows its name, the reader knows the file
         raise MabenchError(f"{path}: {str(error).removeprefix(name + ': ')}") from error
+
+
+def _raw_labels(draft: Draft) -> Tensor | list[str] | None:
+    """Labels [N] or [N,K] as numbers of plain types, or names."""
+    if not isinstance(draft.labels, Tensor):
+        return draft.labels
+    raw = _dense(draft.path, "labels", draft.labels)
+    if raw.is_floating_point():
+        if not torch.isfinite(raw).all():
+            raise MabenchError(f"{draft.path}: labels hold NaN or infinity.")
+    else:
+        raw = raw.to(torch.int64)
+        if draft.images.dim() == 5 and raw.shape == draft.images.shape[:2]:
+            raw = raw.flatten()  # [K,ipc], as the images are
+    return raw[:, 0] if raw.dim() == 2 and raw.shape[1] == 1 else raw
 
 
 PLAIN = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
