@@ -1,15 +1,22 @@
-"""Is the fast engine the same exam? python benchmarks/equivalence.py SET OUT --suite SUITE --evaluator GLOB
+"""Does the fast engine give the reference's accuracies? A paired short course for every network of a suite, on this device.
 
-Sits every cell with both engines (records in OUT/reference and OUT/fast, resumed like any evaluation) and compares them seed by
-seed: the mean of the paired differences, its standard error, and the verdict of PROTOCOL.md's rule 17. Merges the rows into
-benchmarks/results/equivalence.json, and the evidence of networks that were shown equivalent into the file that `--engine auto` reads
-(mabench/suites/equivalence.json).
+    python benchmarks/equivalence.py cifar10-agnostic SET --minutes 9    # cheapest network first; the same command goes on
+    python benchmarks/equivalence.py cifar10-lite SET --evaluator 'vit*'
+    python benchmarks/equivalence.py cifar10-agnostic SET --table        # trains nothing: compares the records that are there
+
+A short course is the suite's own recipe over 100 epochs with 10 test passes, for ten seeds, once with either engine on the same set.
+A network is equivalent where |mean difference| + its standard error stays below 0.3 points (PROTOCOL.md). Records go to
+results/equivalence/SUITE/, the comparison to benchmarks/results/equivalence.json, and what was shown equivalent into
+mabench/suites/equivalence.json, which `--engine auto` reads by the digest of evaluator and recipe.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -18,19 +25,36 @@ from tabulate import tabulate
 
 from mabench import data, suites
 from mabench.engine import equivalence
+from mabench.errors import Interrupted
 from mabench.files import write_text
+from mabench.networks import sizes
 from mabench.results.scoring import score
 from mabench.runs import local
 from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder
 from mabench.runs.plan import plan
-from mabench.schema import Cell
-from mabench.sets import readers as adapters
+from mabench.runs.process import stop_on_signal
+from mabench.schema import Cell, Recipe, RunRecord
+from mabench.sets import readers
+from mabench.sets.synthetic import SyntheticSet
 
 RESULTS = Path(__file__).parent / "results" / "equivalence.json"
-EVIDENCE = equivalence.FILE
-LIMIT = 0.002  # PROTOCOL.md, rule 17
-SEEDS = 10
+LIMIT = 0.003  # PROTOCOL.md: |difference| + standard error
+SEEDS, EPOCHS, PASSES = 10, 100, 10
+ENGINES = ("reference", "fast")
+
+
+def shortened(recipe: Recipe, epochs: int) -> Recipe:
+    """The same recipe over at most `epochs` epochs and ten test passes; a decay comes at the same share of the course."""
+    epochs = min(epochs, recipe.epochs)
+    decay = recipe.decay_after and max(1, recipe.decay_after * epochs // recipe.epochs)
+    return recipe.model_copy(update={"epochs": epochs, "test_every": max(1, epochs // PASSES), "decay_after": decay})
+
+
+def short_course(exam: suites.Exam, epochs: int, seeds: int) -> suites.Exam:
+    """The suite with shortened recipes and more seeds."""
+    recipes = {track: shortened(recipe, epochs) for track, recipe in exam.recipes.items()}
+    return replace(exam, suite=exam.suite.model_copy(update={"seeds": tuple(range(seeds))}), recipes=recipes, released=False)
 
 
 def _show(event: Event) -> None:
@@ -39,83 +63,132 @@ def _show(event: Event) -> None:
         print(f"{r.engine:<9} {r.cell.name} {100 * score(r):.2f}% in {r.seconds:.0f} s", flush=True)
 
 
-def keep_evidence(cells: list[Cell], rows: list[dict[str, Any]], suite: str, condensed: str) -> None:
-    """Put what was shown into the file that `auto` reads; what is no longer shown leaves it."""
-    known = {(row["key"], row["device"]): row for row in json.loads(EVIDENCE.read_text())}
-    of_run = {row["evaluator"]: row for row in rows if (row["suite"], row["set"]) == (suite, condensed)}
-    for cell in cells:
-        row = of_run[cell.evaluator.name]
-        device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
-        key = equivalence.evidence_key(cell.evaluator, cell.recipe)
-        known.pop((key, device), None)
-        if row["equivalent"]:
-            facts = {
-                name: row[name] for name in ("evaluator", "suite", "seeds", "difference", "standard_error", "arithmetic", "torch")
-            }
-            known[key, device] = {"key": key, "device": device, "hardware": row["device_fast"], **facts}
-    write_text(EVIDENCE, json.dumps(list(known.values()), indent=1) + "\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("set", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--suite", required=True)
-    parser.add_argument("--evaluator", required=True)
-    chosen = parser.parse_args()
-    exam, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
-    cells = plan(exam, condensed, evaluator=chosen.evaluator)
-    test = data.load(exam.suite.dataset, "test")
-    records = {
-        engine: local.run(
-            condensed,
-            cells,
-            Folder(chosen.out / engine, condensed.sha256, exam.id, exam.digest),
-            test,
-            device="auto",
-            engine=engine,
-            on_event=_show,
-        )
-        for engine in ("reference", "fast")
+def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
+    """What the paired records of one network say; accuracies and differences are shares, not percent."""
+    differences = [score(fast) - score(reference) for reference, fast in pairs]
+    mean, error = fmean(differences), stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None
+    reference, fast = pairs[0]
+    seconds = [sum(record.seconds for record in side) for side in zip(*pairs, strict=True)]
+    return {
+        "seeds": len(pairs),
+        "epochs": reference.cell.recipe.epochs,
+        "acc_reference": fmean(score(record) for record, _ in pairs),
+        "acc_fast": fmean(score(record) for _, record in pairs),
+        "difference": mean,
+        "standard_error": error,
+        "equivalent": len(pairs) >= SEEDS and error is not None and abs(mean) + error < LIMIT,
+        "differences": differences,
+        "seconds_reference": round(seconds[0], 1),
+        "seconds_fast": round(seconds[1], 1),
+        "device_reference": reference.environment["device"],
+        "device_fast": fast.environment["device"],
+        "arithmetic": fast.environment["arithmetic"],
+        "torch": fast.environment["torch"],
     }
+
+
+def keep(exam: suites.Exam, condensed: SyntheticSet, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Merge the comparisons into both files; what is no longer shown leaves the file that `auto` reads. Returns the suite's rows."""
     rows = {
         (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
     }
-    for name in dict.fromkeys(c.evaluator.name for c in cells):
-        pairs = [(a, b) for a, b in zip(*records.values(), strict=True) if a.cell.evaluator.name == name]
-        differences = [score(b) - score(a) for a, b in pairs]
-        mean = fmean(differences)
-        rows[exam.id, condensed.name, name] = {
-            "evaluator": name,
-            "suite": exam.id,
-            "set": condensed.name,
-            "seeds": len(pairs),
-            "acc_reference": fmean(score(a) for a, _ in pairs),
-            "acc_fast": fmean(score(b) for _, b in pairs),
-            "difference": mean,
-            "standard_error": stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None,
-            "equivalent": len(pairs) >= SEEDS and abs(mean) < LIMIT,
-            "differences": differences,
-            "device_reference": pairs[0][0].environment["device"],
-            "device_fast": pairs[0][1].environment["device"],
-            "arithmetic": pairs[0][1].environment["arithmetic"],
-            "torch": pairs[0][1].environment["torch"],
-        }
-    ordered = sorted(rows.values(), key=lambda r: (r["suite"], r["set"], r["evaluator"]))
+    known = {(row["key"], row["device"]): row for row in json.loads(equivalence.FILE.read_text())}
+    for track, entries in exam.evaluators.items():
+        for entry in entries:
+            if entry.name not in found:
+                continue
+            row = {"evaluator": entry.name, "suite": exam.id, "set": condensed.name, **found[entry.name]}
+            rows[exam.id, condensed.name, entry.name] = row
+            key = equivalence.evidence_key(entry, exam.recipes[track])
+            device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
+            known.pop((key, device), None)
+            if row["equivalent"]:
+                names = ("evaluator", "suite", "seeds", "epochs", "difference", "standard_error", "arithmetic", "torch")
+                known[key, device] = {"key": key, "device": device, "hardware": row["device_fast"], **{n: row[n] for n in names}}
+    ordered = sorted(rows.values(), key=lambda row: (row["suite"], row["set"], row["evaluator"]))
     write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")
-    keep_evidence(cells, ordered, exam.id, condensed.name)
+    write_text(equivalence.FILE, json.dumps(list(known.values()), indent=1) + "\n")
+    return [row for row in ordered if row["suite"] == exam.id]
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table of one suite."""
+
+    def difference(row: dict[str, Any]) -> str:
+        error = row["standard_error"]
+        return f"{100 * row['difference']:+.2f}" + (f" ± {100 * error:.2f}" if error is not None else "")
+
     body = [
         [
-            r["suite"],
-            r["evaluator"],
-            r["seeds"],
-            *(f"{100 * r[k]:.2f}" for k in ("acc_reference", "acc_fast")),
-            f"{100 * r['difference']:+.2f}" + (f" ± {100 * r['standard_error']:.2f}" if r["standard_error"] is not None else ""),
-            "yes" if r["equivalent"] else "no",
+            row["evaluator"],
+            row["seeds"],
+            f"{100 * row['acc_reference']:.2f}",
+            f"{100 * row['acc_fast']:.2f}",
+            difference(row),
+            f"{row['seconds_reference'] / row['seconds_fast']:.2f}" if row.get("seconds_fast") else "",
+            "yes" if row["equivalent"] else "no",
         ]
-        for r in ordered
+        for row in rows
     ]
-    print(tabulate(body, ["suite", "evaluator", "seeds", "reference %", "fast %", "difference", "equivalent"], tablefmt="github"))
+    headers = ["evaluator", "seeds", "reference %", "fast %", "difference", "times faster", "equivalent"]
+    print(tabulate(body, headers, tablefmt="github", disable_numparse=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--evaluator", action="append", help="only evaluators whose name matches; may be repeated")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
+    parser.add_argument("--records", type=Path, default=Path("results/equivalence"))
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="fewer show nothing, but try the script")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer show nothing, but try the script")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    exam, condensed = suites.load(options.suite), readers.read(options.set)
+    course = short_course(exam, options.epochs, options.seeds)
+    cells: dict[str, list[Cell]] = {}
+    for cell in plan(course, condensed, evaluator=options.evaluator):
+        cells.setdefault(cell.evaluator.name, []).append(cell)
+    dataset = data.DATASETS[exam.suite.dataset]
+    cheapest = sorted(cells, key=lambda name: sizes.of(cells[name][0].evaluator, dataset.num_classes, dataset.channels).flops)
+    folders = {
+        engine: Folder(options.records / exam.id / engine, condensed.sha256, course.id, course.digest) for engine in ENGINES
+    }
+    with stop_on_signal() as asked:
+
+        def should_stop() -> bool:
+            return asked() or (options.minutes is not None and time.monotonic() - begun > 60 * options.minutes)
+
+        try:
+            if not options.table:
+                train([cells[name] for name in cheapest], condensed, folders, should_stop)
+        except Interrupted:
+            print("stopped; the same command goes on")
+    found = {}
+    for name in cheapest:
+        pairs = [tuple(folders[engine].finished(cell) for engine in ENGINES) for cell in cells[name]]
+        whole = [(a, b) for a, b in pairs if a is not None and b is not None]
+        if whole:
+            found[name] = compare(whole)
+    trial = options.seeds < SEEDS or options.epochs < min(EPOCHS, *(recipe.epochs for recipe in exam.recipes.values()))
+    if trial:
+        print("A trial: fewer seeds or epochs than the rule asks for, nothing is kept.")
+        show([{"evaluator": name, **row} for name, row in found.items()])
+    else:
+        show(keep(exam, condensed, found))
+
+
+def train(
+    networks: Sequence[list[Cell]], condensed: SyntheticSet, folders: dict[str, Folder], should_stop: Callable[[], bool]
+) -> None:
+    """Both engines, network by network, so that a budget of time leaves whole comparisons behind."""
+    test = data.load(condensed.dataset, "test")
+    for cells in networks:
+        for engine in ENGINES:
+            how: dict[str, Any] = {"device": "auto", "engine": engine, "on_event": _show, "should_stop": should_stop}
+            local.run(condensed, cells, folders[engine], test, **how)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """Choose learning rates without the test split: train on random real subsets, score on held-out TRAIN images.
 
     python benchmarks/rates.py benchmarks/rates.toml results/rates          # resumes; one small file per run
-    python benchmarks/rates.py benchmarks/rates.toml results/rates --table  # what has been run, and the rate it suggests
     python benchmarks/rates.py benchmarks/rates.toml results/rates --shard 0/2 &   # two processes share the runs
+    python benchmarks/rates.py cifar10-agnostic results/rates-headline --track scratch --minutes 9
+    python benchmarks/rates.py benchmarks/rates.toml results/rates --table  # what has been run, the rates it suggests, a picture
 
-The last 5,000 images of a fixed permutation of the train split are held out; random subsets (plain and packed 2x2, IPC 1 and 10) come
-from the other 45,000. Every network is trained at every rate of its optimizer's grid with a constant rate, so that one curve shows
-every shorter course as well. The suggested rate is the one whose worst rank over the subsets is best; ties go to the higher mean.
+The last 5,000 images of a fixed permutation of the train split are held out; random subsets (plain and packed 2x2, IPC 1, 10, 50)
+come from the rest. OUT/material/ keeps both, so that a machine without the train split can go on from a copy of that folder.
+Every network is trained at every rate of its optimizer's grid with a constant rate, so that one curve shows every shorter course
+as well. The suggested rate is the one whose worst rank over the subsets is best; ties go to the higher mean.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import io
 import json
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,19 +31,22 @@ import torch
 from mabench import data, suites, training
 from mabench.data import RealData
 from mabench.errors import Interrupted
-from mabench.files import write_text
-from mabench.runs import local as runner
+from mabench.files import write_bytes, write_text
+from mabench.runs.process import resolve_device, stop_on_signal
 from mabench.schema import Cell
+from mabench.sets import readers
 from mabench.sets.synthetic import SyntheticSet
 from mabench_methods.baselines.condense import Config, condense
 
 HELD_OUT = 5000
+ENGINE: dict[str, Literal["reference", "fast"]] = {"cpu": "reference", "cuda": "fast"}  # rates differ by far more than engines do
 GRIDS = {  # half a decade apart, around the field's usual rates
     ("sgd", False): (3e-3, 1e-2, 3e-2, 1e-1),
     ("adamw", False): (2e-4, 5e-4, 1e-3, 3e-3),
     ("sgd", True): (3e-4, 1e-3, 3e-3, 1e-2),
 }
-EPOCHS = {1: 200, 10: 100}  # by stored images per class: about the same number of steps
+EPOCHS = {1: 200, 10: 100, 50: 40}  # by stored images per class: 2,000 images and more, so that a curve has flattened
+TEST_EVERY = 50  # epochs
 
 
 @dataclass(frozen=True)
@@ -52,64 +61,114 @@ class Subset:
         return f"ipc{self.ipc}{'-packed' if self.packed else ''}"
 
 
-SUBSETS = (Subset(10, False), Subset(1, True), Subset(1, False), Subset(10, True))
+SUBSETS = (Subset(10, False), Subset(1, True), Subset(1, False), Subset(10, True), Subset(50, False), Subset(50, True))
 
 
-def parts(dataset: str) -> tuple[RealData, RealData]:
-    """(what subsets are drawn from, what they are scored on): both of the train split, disjoint."""
-    train = data.load(dataset, "train")
-    order = np.random.default_rng(0).permutation(len(train.labels))
-    return _part(train, order[:-HELD_OUT]), _part(train, order[-HELD_OUT:])
+class Material:
+    """The held-out images and the subsets: from OUT/material where they are there, else drawn from the train split."""
+
+    def __init__(self, dataset: str, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self._pool: RealData | None = None
+
+    def held_out(self) -> RealData:
+        file = self.folder / "held_out.npz"
+        if not file.exists():
+            part = self._part(slice(-HELD_OUT, None))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(file, _npz(part))
+        with np.load(file) as arrays:
+            return RealData(arrays["images"], arrays["labels"], data.DATASETS[self.dataset], "train", "0" * 64)
+
+    def subset(self, subset: Subset) -> SyntheticSet:
+        file = self.folder / f"{subset.name}.safetensors"
+        if not file.exists():
+            self._pool = self._pool or self._part(slice(None, -HELD_OUT))
+            condense(self._pool, Config(subset.ipc, "random", packed=subset.packed), 0, torch.device("cpu")).save(file)
+        return readers.read(file)
+
+    def _part(self, rows: slice) -> RealData:
+        train = data.load(self.dataset, "train")
+        chosen = np.random.default_rng(0).permutation(len(train.labels))[rows]
+        return replace(train, images=np.asarray(train.images)[chosen], labels=np.asarray(train.labels)[chosen], sha256="0" * 64)
 
 
-def _part(train: RealData, rows: np.ndarray) -> RealData:
-    return replace(train, images=np.asarray(train.images)[rows], labels=np.asarray(train.labels)[rows], sha256="0" * 64)
+def _npz(part: RealData) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, images=part.images, labels=part.labels)
+    return out.getvalue()
 
 
-def courses(exam: suites.Exam) -> Iterator[tuple[Subset, Cell, float]]:
+def courses(exam: suites.Exam, tracks: Sequence[str], glob: str) -> Iterator[tuple[Subset, Cell]]:
     """Every run to be made, the cheapest subsets of all networks first."""
-    for subset in SUBSETS:
-        for track, entries in exam.evaluators.items():
-            for entry in entries:
-                for rate in GRIDS[entry.optimizer, entry.pretrained]:
+    for subset in (subset for subset in SUBSETS if subset.ipc in exam.suite.ipcs):
+        for track in tracks or exam.evaluators:
+            for entry in exam.evaluators[track]:
+                for rate in GRIDS[entry.optimizer, entry.pretrained] if fnmatch.fnmatchcase(entry.name, glob) else ():
                     epochs = EPOCHS[subset.ipc]
-                    recipe = exam.recipes[track].model_copy(update={"epochs": epochs, "learning_rate": None})
-                    changed = entry.model_copy(update={"learning_rate": rate})
-                    yield subset, _cell(exam, track, changed, recipe), rate
+                    course = {"epochs": epochs, "test_every": min(TEST_EVERY, epochs), "learning_rate": None}
+                    values = {
+                        "set_sha256": "0" * 64,
+                        "suite": exam.id,
+                        "suite_digest": exam.digest,
+                        "track": track,
+                        "evaluator": entry.model_copy(update={"learning_rate": rate}),
+                        "recipe": exam.recipes[track].model_copy(update=course),
+                        "seed": 0,
+                    }
+                    yield subset, Cell.model_validate(values)
 
 
-def _cell(exam: suites.Exam, track: str, entry: object, recipe: object) -> Cell:
-    values = {"set_sha256": "0" * 64, "suite": exam.id, "suite_digest": exam.digest, "track": track, "seed": 0}
-    return Cell.model_validate(values | {"evaluator": entry, "recipe": recipe})
+def file_of(out: Path, subset: Subset, cell: Cell) -> Path:
+    return out / f"{cell.evaluator.name}--{subset.name}--{cell.evaluator.learning_rate:g}.json"
 
 
-def draw(pool: RealData, subset: Subset) -> SyntheticSet:
-    return condense(pool, Config(subset.ipc, "random", packed=subset.packed), 0, torch.device("cpu"))
+def run(
+    runs: Sequence[tuple[Subset, Cell]], material: Material, out: Path, device: torch.device, should_stop: Callable[[], bool]
+) -> None:
+    """Make the runs that have no file yet."""
+    held_out = material.held_out()
+    for subset, cell in runs:
+        file = file_of(out, subset, cell)
+        if file.exists():
+            continue
+        drawn = material.subset(subset)
+        own = cell.model_copy(update={"set_sha256": drawn.sha256})
+        record = training.run(drawn, own, held_out, device=device, engine=ENGINE[device.type], should_stop=should_stop)
+        entry = {
+            "evaluator": cell.evaluator.name,
+            "subset": subset.name,
+            "rate": cell.evaluator.learning_rate,
+            "held_out_images": HELD_OUT,
+            "curve": list(record.curve),
+            "diverged_epoch": record.diverged_epoch,
+            "engine": record.engine,
+            "seconds": record.seconds,
+            "environment": record.environment,
+        }
+        write_text(file, json.dumps(entry) + "\n")
+        print(f"{file.stem}: {100 * record.curve[-1][1] / record.total:.2f} in {record.seconds:.0f} s", flush=True)
 
 
-def run(exam: suites.Exam, out: Path, shard: tuple[int, int]) -> None:
-    pool, held_out = parts(exam.suite.dataset)
-    sets: dict[Subset, SyntheticSet] = {}
-    with runner.stop_on_signal() as should_stop:
-        for number, (subset, cell, rate) in enumerate(courses(exam)):
-            file = out / f"{cell.evaluator.name}--{subset.name}--{rate:g}.json"
-            if number % shard[1] != shard[0] or file.exists():
-                continue
-            drawn = sets.setdefault(subset, sets.get(subset) or draw(pool, subset))
-            own = cell.model_copy(update={"set_sha256": drawn.sha256})
-            record = training.run(drawn, own, held_out, device=torch.device("cpu"), should_stop=should_stop)
-            entry = {
-                "evaluator": cell.evaluator.name,
-                "subset": subset.name,
-                "rate": rate,
-                "held_out_images": HELD_OUT,
-                "curve": list(record.curve),
-                "diverged_epoch": record.diverged_epoch,
-                "seconds": record.seconds,
-                "environment": record.environment,
-            }
-            write_text(file, json.dumps(entry) + "\n")
-            print(f"{file.stem}: {100 * record.curve[-1][1] / record.total:.2f} in {record.seconds:.0f} s", flush=True)
+def plot(found: Mapping[str, Mapping[float, Mapping[str, float]]], path: Path) -> None:
+    """One panel a network: accuracy on the held-out images over the rate, one line a subset."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, (evaluator, rates) in zip(axes, found.items(), strict=False):
+        for name in (subset.name for subset in SUBSETS):
+            points = sorted((rate, values[name]) for rate, values in rates.items() if name in values)
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axis.set(xscale="log", title=evaluator, xlabel="learning rate", ylabel="held-out accuracy %")
+        axis.grid(alpha=0.3)
+    for axis in list(axes)[len(found) :]:
+        axis.set_axis_off()
+    figure.axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
 
 
 def table(out: Path) -> None:
@@ -129,24 +188,45 @@ def table(out: Path) -> None:
             ranks = {n: sorted(whole, key=lambda r, n=n: -whole[r][n]) for n in names}  # type: ignore[misc]
             chosen = min(whole, key=lambda r: (max(ranks[n].index(r) for n in names), -fmean(whole[r].values())))
             print(f"suggested: {chosen:g}")
+    if found:
+        plot(found, out / "rates.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", help="a TOML file")
+    parser.add_argument("suite", help="a TOML file or the name of a suite")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--track", action="append", default=[], help="only this track; may be repeated")
+    parser.add_argument("--evaluator", default="*", help="only evaluators whose name matches")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
     parser.add_argument("--shard", default="0/1", help="I/N: only every Nth run, from the Ith")
-    parser.add_argument("--table", action="store_true", help="print what has been run")
-    arguments = parser.parse_args()
-    if arguments.table:
-        table(arguments.out)
+    parser.add_argument("--material", action="store_true", help="only draw the subsets into OUT/material")
+    parser.add_argument("--table", action="store_true", help="print and draw what has been run")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.table:
+        table(options.out)
         return
-    index, count = map(int, arguments.shard.split("/"))
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    exam, begun = suites.load(options.suite), time.monotonic()
+    material = Material(exam.suite.dataset, options.out / "material")
+    runs = list(courses(exam, options.track, options.evaluator))
+    if options.material:
+        material.held_out()
+        for subset in dict.fromkeys(subset for subset, _ in runs):
+            material.subset(subset)
+        return
+    index, count = map(int, options.shard.split("/"))
     try:
-        run(suites.load(arguments.suite), arguments.out, (index, count))
+        with stop_on_signal() as asked:
+
+            def should_stop() -> bool:
+                return asked() or (options.minutes is not None and time.monotonic() - begun > 60 * options.minutes)
+
+            run(runs[index::count], material, options.out, resolve_device(options.device), should_stop)
     except Interrupted:
-        print("stopped; the same command continues")
+        left = sum(not file_of(options.out, subset, cell).exists() for subset, cell in runs)
+        print(f"stopped, {left} of {len(runs)} runs are left; the same command goes on")
 
 
 if __name__ == "__main__":
