@@ -157,7 +157,7 @@ def plot(found: Mapping[str, Mapping[float, Mapping[str, float]]], path: Path) -
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (evaluator, rates) in zip(axes, found.items(), strict=False):
         for name in (subset.name for subset in SUBSETS):
             points = sorted((rate, values[name]) for rate, values in rates.items() if name in values)
@@ -165,7 +165,7 @@ def plot(found: Mapping[str, Mapping[float, Mapping[str, float]]], path: Path) -
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axis.set(xscale="log", title=evaluator, xlabel="learning rate", ylabel="held-out accuracy %")
         axis.grid(alpha=0.3)
-    for axis in list(axes)[len(found) :]:
+    for axis in axes[len(found) :]:
         axis.set_axis_off()
     figure.axes[0].legend(fontsize=7)
     figure.savefig(path, dpi=110)

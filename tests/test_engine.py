@@ -276,6 +276,7 @@ def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPa
             raise CompilerError("no gradient for you")
 
     uncompiled = run("fast", LOOKS, "lenet-scratch")
+    monkeypatch.setattr(fast_engine, "THIN_CHANNELS", 0)  # LeNet is too thin for compiled training
     monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     monkeypatch.setattr(compiling, "program", lambda kind: lambda model, inputs: Fails.apply(model(inputs)))
@@ -325,6 +326,7 @@ def test_alike_runs_of_a_panel_decide_together_whether_to_compile(monkeypatch: p
     """A run too short to compile alone is compiled where the panel holds enough of its kind; finished ones count."""
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     monkeypatch.setattr(compiling, "program", lambda kind: fast_engine.call_eagerly)
+    monkeypatch.setattr(fast_engine, "THIN_CHANNELS", 0)
     one = small_set()
     cells = [cell(PLAIN, "lenet-scratch", seed=seed) for seed in range(3)] + [cell(PLAIN)]
     alone = costs.flops(cells[0], TEST.dataset, 40, 500)
