@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +39,7 @@ def list_(what: str) -> Any:
         if what == "all":
             console.say(f"{kind.upper()}\n", bold=True)
         for line in lines:
-            console.say(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+            console.say(line)
         console.say()
         value[kind] = names(kind.removesuffix("s"))
     console.say("mabench show NAME explains one of them.")
@@ -116,9 +117,13 @@ def _evaluator_lines() -> Iterable[str]:
 
 def _method_lines() -> Iterable[str]:
     import mabench_methods
+    from mabench.results import works
 
+    papers = {name: work for work in works.read(Path(mabench_methods.__file__).parent) for name in work.methods}
+    yield f"{'name':<14}its paper"
     for method in mabench_methods.METHODS:
-        yield f"{method:<14}mabench reproduce {method}"
+        work = papers.get(method)
+        yield f"{method:<14}{f'{work.name} ({work.cited})' if work else 'real images'}"
 
 
 def _dataset_lines() -> Iterable[str]:
@@ -224,8 +229,9 @@ def show_method(name: str) -> Any:
     console.say(f"{name}: presets", bold=True)
     wide = max(map(len, presets))
     for preset_name, preset in presets.items():
-        verdict = "as in its paper or its code" if preset.comparable else "small, not compared"
-        console.say(f"  {preset_name:<{wide}}  {preset.dataset:<12} IPC {preset.config.ipc:<4} {verdict}"[:WIDTH].rstrip())
+        scale = "full" if preset.comparable else "small"
+        console.say(f"  {preset_name:<{wide}}  {preset.dataset:<12} IPC {preset.config.ipc:<4} {scale}")
+    console.say("\nfull: as in the paper or its code, compared with its table; small: for a laptop")
     first = next(iter(presets))
     console.say(f"\nNext: mabench reproduce {name} --preset {first} --dry-run")
     return {"name": name, "presets": {n: {"dataset": p.dataset, "ipc": p.config.ipc} for n, p in presets.items()}}

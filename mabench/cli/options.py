@@ -52,7 +52,15 @@ class Command(click.Command):
         if self.epilog:
             formatter.write("\nExample:\n")
             for line in self.epilog.splitlines():
-                formatter.write(f"  {line.strip()}\n")
+                formatter.write(_folded(line.strip(), formatter.width) + "\n")
+
+
+def _folded(command: str, columns: int) -> str:
+    """A command within `columns`, continued by backslashes between its options."""
+    lines = ["  " + command]
+    while len(lines[-1]) > columns and (place := lines[-1].rfind(" --", 8, columns - 2)) > 0:
+        lines[-1:] = [lines[-1][:place] + " \\", "     " + lines[-1][place:]]
+    return "\n".join(lines)
 
 
 class Group(click.Group):
