@@ -1,4 +1,4 @@
-"""The fast engine on a GPU: recorded steps are plain steps. Skipped where there is none."""
+"""On a GPU: recorded steps of the fast engine are plain steps, and every method condenses. Skipped where there is none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import pytest
 import torch
 from builders import STRONG, TEST, cell, small_set
 
-from mabench import engine, training
+import mabench_methods
+from mabench import data, engine, training
 from mabench.errors import Interrupted
 from mabench.schema import Recipe, RunRecord
+from mabench_methods.kit import Run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")]
 RECIPE = Recipe(
     epochs=30, batch_size=32, test_every=10, score="best", learning_rate=0.02, batch_norm="train", augmentation=STRONG
 )  # 40 images: batches of 32 and of 8, each recorded by itself
@@ -41,3 +43,22 @@ def test_a_resumed_cell_goes_on_where_it_stood(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         sit(checkpoint=tmp_path / "cell.pt", stop_after=33)
     assert sit(checkpoint=tmp_path / "cell.pt").curve == sit().curve
+
+
+@pytest.mark.parametrize("name", mabench_methods.BUNDLED)
+def test_every_method_condenses_and_resumes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preset `smoke`. Interrupted at every step it ends like a run that was not; to rounding, as no kernel is asked to be deterministic."""
+    monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
+    method, train, device = mabench_methods.load(name), data.load("digits", "train"), torch.device("cuda")
+    config = method.presets["smoke"].config
+    whole = method.condense(train, config, 0, device, Run(tmp_path / "whole"))
+    assert whole.images.device.type == "cpu" and whole.class_counts == (config.ipc,) * 10
+    assert bool(torch.isfinite(whole.images.float()).all())
+    for _ in range(200):
+        try:
+            resumed = method.condense(train, config, 0, device, Run(tmp_path / "cut", should_stop=lambda: True))
+            break
+        except Interrupted:
+            pass
+    apart = (resumed.images.float() - whole.images.float()).abs().mean() / (255 if whole.images.dtype == torch.uint8 else 1)
+    assert float(apart) < 0.01
