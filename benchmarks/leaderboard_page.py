@@ -68,7 +68,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
                     record = RunRecord(
                         cell=Cell(
                             set_sha256=sha, suite=exam.id, suite_digest=exam.digest, track=track, evaluator=evaluator,
-                            recipe=recipe, seed=seed,
+                            recipe=recipe, seed=seed, seed_streams=exam.suite.seed_streams,
                         ),
                         synthetic_set=summary, test_sha256="1" * 64, total=TEST_IMAGES,
                         curve=tuple(zip(epochs, hits, strict=True)),

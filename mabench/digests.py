@@ -7,9 +7,12 @@ import json
 from typing import Any
 
 
-def stream(seed: int, name: str) -> int:
-    """A seed for the named stream of random numbers; streams of one seed, or of two, are unrelated."""
-    return int.from_bytes(hashlib.sha256(f"mabench/{seed}/{name}".encode()).digest()[:7], "big")
+def stream(seed: int, name: str, *scope: str) -> int:
+    """A seed for the named stream of random numbers; streams of two seeds, names or scopes are unrelated.
+
+    `scope`: what else the numbers belong to, a suite and a set for instance; without it they follow from seed and name alone.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(("mabench", str(seed), *scope, name)).encode()).digest()[:7], "big")
 
 
 def canonical_json(value: Any) -> str:

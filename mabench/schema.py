@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Mapping
 from operator import itemgetter
@@ -10,6 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from mabench.digests import stream
+
+MAX_PLATEAU = 20  # ours: the last tenth of the headline's 200 test passes; more would reach back to where networks still learn
 RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers refuse a newer one
 
 
@@ -29,6 +33,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0, le=2**53)]  # what every reader of JSON and every column of a table holds exactly
 Count = Annotated[int, Field(ge=1, le=2**53)]
+SeedStreams = Literal["fixed", "set"]
+"""set = a seed's random numbers depend on the suite and the set, so that no set can be made for them; fixed = on the seed alone."""
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 """A name that becomes part of a file's name."""
 
@@ -187,6 +193,12 @@ class Recipe(Finite):
         every = range(self.test_every, self.epochs + 1, self.test_every)
         return (*every, *(() if self.epochs in every else (self.epochs,)))
 
+    @property
+    def plateau_epochs(self) -> tuple[int, ...]:
+        """The last tenth of `test_epochs`, at least one and at most 20: their mean selects nothing. No engine ends these passes early."""
+        passes = self.test_epochs
+        return passes[-min(MAX_PLATEAU, math.ceil(len(passes) / 10)) :]
+
     @model_validator(mode="after")
     def _fields_fit(self) -> Recipe:
         if self.test_every > self.epochs:
@@ -221,6 +233,7 @@ class Suite(Finite):
     evaluator_fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Evaluator name -> fields of its entry that this suite replaces (input_size, learning_rate)."""
     seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
+    seed_streams: SeedStreams = "fixed"
     std: Literal["unbiased", "population"] = "unbiased"
     ipcs: tuple[Count, ...]
     """Images per class that have a table; other budgets run too and say so."""
@@ -258,6 +271,8 @@ class Cell(Finite):
     evaluator: Evaluator
     recipe: Recipe
     seed: Whole
+    seed_streams: SeedStreams = "fixed"
+    """As the suite says; `fixed` in records of before the field."""
     labels_sha256: str | None = None
     """Of the record of labels that a `recorded` recipe replays; None = the set's own labels."""
 
@@ -265,6 +280,11 @@ class Cell(Finite):
     def name(self) -> str:
         """As `cell_name`."""
         return cell_name(self.track, self.evaluator.name, self.seed)
+
+    def stream(self, name: str) -> int:
+        """The integer that one kind of random numbers of this run (`init`, `order`, `augment`) begins with."""
+        scope = (self.suite, self.set_sha256) if self.seed_streams == "set" else ()
+        return stream(self.seed, name, *scope)
 
 
 class Finding(Frozen):

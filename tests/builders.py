@@ -90,7 +90,7 @@ def run_record(evaluator: str, seed: int, counts: list[int], *, total: int = 100
     return RunRecord(
         cell=Cell(
             set_sha256="0" * 64, suite=DIGITS.id, suite_digest=DIGITS.digest, track="scratch", evaluator=entry,
-            recipe=DIGITS.recipes["scratch"], seed=seed,
+            recipe=DIGITS.recipes["scratch"], seed=seed, seed_streams=DIGITS.suite.seed_streams,
         ),
         synthetic_set=SetSummary(
             sha256="0" * 64, name="x", dataset="digits", ipc=1, stored_images=10, decoded_images=10, image_shape=(3, 32, 32),
@@ -118,6 +118,7 @@ def made_record(
             evaluator=entry,
             recipe=recipe,
             seed=seed,
+            seed_streams=exam.suite.seed_streams,
         ),
         synthetic_set=SetSummary.model_validate(
             dict(

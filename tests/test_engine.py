@@ -23,6 +23,7 @@ from mabench.engine import fast as fast_engine
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import compiling, evaluators
 from mabench.networks.evaluators import EVALUATORS
+from mabench.results import scoring
 from mabench.runs import costs
 from mabench.schema import Augmentation, Distillation, RunRecord
 from mabench.training.testing import VisitingOrder
@@ -89,6 +90,17 @@ def test_pruning_alone_changes_nothing_but_the_hopeless_looks() -> None:
     assert fast.upper_bounds and fast.images_tested is not None and fast.images_tested < reference.images_tested == 20 * 500  # type: ignore[operator]
     for (epoch, bound), (_, hits) in zip(fast.curve, reference.curve, strict=True):
         assert bound >= hits if epoch in fast.upper_bounds else bound == hits
+
+
+def test_the_last_tenth_of_the_passes_is_whole() -> None:
+    """Also where pruning would have ended them: the passes just before were ended early, and a plateau is exact."""
+    recipe = LOOKS.model_copy(update={"epochs": 80, "test_every": 1})
+    reference, fast = run("reference", recipe), run("fast", recipe)
+    plateau = recipe.plateau_epochs
+    assert plateau == tuple(range(73, 81)) and not set(plateau) & set(fast.upper_bounds)
+    assert len(set(range(61, 73)) & set(fast.upper_bounds)) >= 3, "such passes are usually ended early"
+    assert fast.curve[-8:] == reference.curve[-8:]
+    assert scoring.plateau(fast) == scoring.plateau(reference) == sum(hits for _, hits in reference.curve[-8:]) / 8 / 500
 
 
 def test_an_interrupted_fast_cell_equals_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_a_diverged_cell_counts_as_chance_from_the_record_to_the_board(mabench: 
     assert f"diverged in epoch {found.diverged_epoch}, counts as chance level (10.00%)" in done.stderr
     assert f"seed0 in epoch {found.diverged_epoch}; counted as chance level, 10.00 %" in done.stdout
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
-    assert (row["mean"], row["last"], row["optimism"], row["diverged"]) == (0.1, 0.1, 0.0, 1)
+    assert (row["mean"], row["best"], row["plateau"], row["last"], row["diverged"]) == (0.1, 0.1, 0.1, 0.1, 1)
     write_card(tmp_path / "card.toml")
     done = mabench("submit", "loud.safetensors", "--records", "out", "--card", "card.toml")
     assert done.returncode == 0, done.stderr

@@ -114,6 +114,7 @@ def made_record(evaluator: str = "mlp-scratch", seed: int = 0) -> RunRecord:
         evaluator=entry,
         recipe=recipe,
         seed=seed,
+        seed_streams=EXAM.suite.seed_streams,
     )
     looks = range(recipe.test_every, recipe.epochs + 1, recipe.test_every)
     test = data.load("digits", "test")

@@ -50,6 +50,7 @@ def test_every_reason_is_said() -> None:
     summary = first.synthetic_set.model_copy(update={"dataset": "cifar10"})
     cases = {
         "run under another state of the suite": instead(cell=cell.model_copy(update={"suite_digest": "0" * 64})),
+        "run under an earlier edition of the suite": instead(cell=cell.model_copy(update={"suite_digest": min(DIGITS.earlier)})),
         "run with other settings than the suite's": instead(cell=cell.model_copy(update={"evaluator": other_entry})),
         "tested on another test split": instead(test_sha256="f" * 64),
         "a set of another dataset": instead(synthetic_set=summary),
@@ -62,6 +63,8 @@ def test_every_reason_is_said() -> None:
     }
     for reason, changed in cases.items():
         assert ranking.status(DIGITS, "scratch", changed).reason == reason
+    known = instead(cell=cell.model_copy(update={"seed_streams": "fixed"}))
+    assert ranking.status(DIGITS, "scratch", known).reason == "run with other settings than the suite's"
     noted = cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"note": "changed"})})
     assert ranking.status(DIGITS, "scratch", instead(cell=noted)).ranked, "a note is not a setting"
     assert ranking.status(DIGITS, "scratch", records[1:]).missing == (cell.name,)

@@ -97,6 +97,37 @@ def test_a_learned_rate_is_for_recipes_that_ask_for_it() -> None:
     assert losses(brings, learned) != fixed
 
 
+def test_streams_follow_from_seed_suite_and_set() -> None:
+    """The published derivation, written out: sha256 of a path of names, its first seven bytes. Every part of it counts."""
+
+    def expected(*parts: str) -> int:
+        return int(hashlib.sha256("/".join(("mabench", *parts)).encode()).hexdigest()[:14], 16)
+
+    fixed = cell(PLAIN, seed=2)
+    bound = fixed.model_copy(update={"seed_streams": "set"})
+    for name in ("init", "order", "augment", "teacher-init"):
+        assert fixed.stream(name) == expected("2", name)
+        assert bound.stream(name) == expected("2", "test@1", small_set().sha256, name)
+    others = [bound.model_copy(update=change) for change in ({"seed": 1}, {"suite": "test@2"}, {"set_sha256": "1" * 64})]
+    assert len({one.stream("init") for one in (fixed, bound, *others)}) == 5
+    assert fixed.model_copy(update={"set_sha256": "1" * 64}).stream("init") == fixed.stream("init")
+
+
+def test_a_set_that_changes_by_one_bit_meets_other_networks() -> None:
+    given = small_set()
+    images = given.images.clone()
+    images[0, 0, 0, 0] ^= 1
+    changed = replace(given, images=images)
+
+    def started(one: SyntheticSet, streams: str) -> str:
+        made = cell(PLAIN).model_copy(update={"seed_streams": streams, "set_sha256": one.sha256})
+        return training.run(one, made, TEST, device=CPU).initial_weights_sha256
+
+    assert started(given, "fixed") == started(changed, "fixed")
+    assert len({started(given, "fixed"), started(given, "set"), started(changed, "set")}) == 3
+    assert started(given, "set") == started(given, "set")
+
+
 def test_a_cell_is_reproducible() -> None:
     recipe = PLAIN.model_copy(update={"augmentation": STRONG})
     first = curve(recipe)

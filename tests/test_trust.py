@@ -178,6 +178,26 @@ def test_a_folder_made_by_hand_is_left_out_and_the_rest_is_built(folder: Path, n
     assert len(left_out) == 1 and left_out[0].startswith("ghost: ") and words in left_out[0], left_out
 
 
+def test_records_of_an_earlier_edition_are_kept_unranked_and_cannot_be_submitted(folder: Path) -> None:
+    """They stay what they are; they rank nothing, lend their spread to nobody, and have no lift over a later edition's baseline."""
+
+    def earlier(record: dict[str, Any]) -> None:
+        record["cell"]["suite_digest"] = min(DIGITS.earlier)
+        del record["cell"]["seed_streams"]
+
+    before, _ = built(folder.parent)
+    old = write_submission(folder.parent, "ghost", 0.9)
+    remade(old, earlier)
+    rows, left_out = built(folder.parent)
+    assert not left_out and rows["ghost"].why_unranked == "run under an earlier edition of the suite"
+    assert rows["ghost"].lift is None and rows["ghost"].runs == 12
+    assert (rows["made"].rank, rows["made"].half_width) == (1, before["made"].half_width)
+    entry = submissions.read(old)
+    assert entry is not None and all(record.cell.seed_streams == "fixed" for record in entry.records.values())
+    refused = [text for gate in gates.of_records(list(entry.records.values())) for text in gate.refusals]
+    assert len(refused) == 1 and "12 records were made under a changed suite" in refused[0]
+
+
 def test_the_command_says_who_is_left_out_and_exits_with_one(folder: Path) -> None:
     write_submission(folder.parent, "ghost", 0.9)
     (folder.parent / "ghost" / submissions.AUDIT).write_text("{}\n")

@@ -57,9 +57,9 @@ def attempted(name: str, check: Callable[[], Gate]) -> Gate:
         return Gate(name, "refused", (str(error),))
 
 
-def of_records(records: Sequence[RunRecord]) -> list[Gate]:
-    """All gates that need records alone."""
-    return [suites_known(records), one_set(records), curves(records), plausible(records)]
+def of_records(records: Sequence[RunRecord], *, kept: bool = False) -> list[Gate]:
+    """All gates that need records alone; `kept`: see `suites_known`."""
+    return [suites_known(records, kept=kept), one_set(records), curves(records), plausible(records)]
 
 
 def card(value: Card, path: Path | str = CARD) -> Gate:
@@ -72,8 +72,11 @@ def card(value: Card, path: Path | str = CARD) -> Gate:
     return gate("card", f"{value.title!r} by {first_line(value.authors)}", [])
 
 
-def suites_known(records: Sequence[RunRecord], *, fresh: bool = False) -> Gate:
-    """Suite released, digest equal, and every record one that the suite asks for. `fresh`: any seed will do."""
+def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: bool = False) -> Gate:
+    """Suite released, digest equal, and every record one that the suite asks for.
+
+    `fresh`: any seed will do; `kept`: so will an earlier edition of the suite, under which nothing is ranked.
+    """
     problems: list[str] = []
     known = suites.released()
     for suite_id in sorted({r.cell.suite for r in records}):
@@ -82,7 +85,10 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False) -> Gate:
                 f"{suite_id}: is no released suite (released: {', '.join(sorted(known))}). Only numbers of released suites can be compared."
             )
             continue
-        problems += _of_suite(suites.load(suite_id), [r for r in records if r.cell.suite == suite_id], fresh)
+        exam = suites.load(suite_id)
+        earlier = exam.earlier if kept else frozenset()
+        here = [r for r in records if r.cell.suite == suite_id and r.cell.suite_digest not in earlier]
+        problems += _of_suite(exam, here, fresh)
     tracks = statuses(records) if not problems else []
     complete = sum(track.complete for track in tracks)
     named = sorted({track.suite for track in tracks})
@@ -118,7 +124,7 @@ def _difference(exam: Exam, record: RunRecord, fresh: bool) -> str:
         return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is about {exam.suite.dataset})"
     planned = Cell(
         set_sha256=cell.set_sha256, suite=exam.id, suite_digest=exam.digest, track=cell.track,
-        evaluator=entries[cell.evaluator.name], recipe=exam.recipes[cell.track], seed=cell.seed,
+        evaluator=entries[cell.evaluator.name], recipe=exam.recipes[cell.track], seed=cell.seed, seed_streams=exam.suite.seed_streams,
     )  # fmt: skip
     here, there = cell.model_dump(), planned.model_dump()
     wrong = [name for name in here if here[name] != there[name]]
@@ -167,6 +173,8 @@ def _impossible(record: RunRecord) -> list[str]:
         wrong.append(f"{record.seconds:.3g} seconds are more than {MAX_SECONDS:.0e}")
     if record.upper_bounds and record.engine == "reference":
         wrong.append("the reference engine prunes no test pass")
+    if set(record.upper_bounds) & set(record.cell.recipe.plateau_epochs):
+        wrong.append("one of the last test passes, whose mean is the plateau, ended early")
     if lacking := [name for name in ENVIRONMENT if not record.environment.get(name)]:
         wrong.append(f"the environment lacks {', '.join(lacking)}")
     try:
@@ -214,13 +222,13 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
 def of_submission(submission: Submission, *, has_set: bool) -> list[Gate]:
     """Every gate that needs no set, on a submission and on the re-runs kept in it."""
     reruns = list(submission.reruns.values())
-    again = [suites_known(reruns, fresh=True), curves(reruns)] if reruns else []
+    again = [suites_known(reruns, fresh=True, kept=True), curves(reruns)] if reruns else []
     records = list(submission.records.values())
     return [
         attempted("card", lambda: card(submission.card)),
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
         stored(submission, has_set),
-        *of_records(records),
+        *of_records(records, kept=True),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
 

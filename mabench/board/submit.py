@@ -193,9 +193,10 @@ def _aggregates(folders: Sequence[Path], records: Sequence[RunRecord]) -> Gate:
         try:
             value = json.loads(read_bytes(path, MAX_RESULTS_BYTES, "Delete it, or let mabench eval write it again."))
             cells = {
-                (c["track"], c["evaluator"], c["seed"]): (c["acc_best"], c["best_epoch"], c["acc_last"]) for c in value["cells"]
+                (c["track"], c["evaluator"], c["seed"]): (c["acc_best"], c["best_epoch"], c["acc_plateau"], c["acc_last"])
+                for c in value["cells"]
             }
-            said = {(r["track"], r["name"]): (r["mean"], r["std"], r["last"], r["runs"]) for r in value["rows"]}
+            said = {(r["track"], r["name"]): (r["mean"], r["std"], r["plateau"], r["last"], r["runs"]) for r in value["rows"]}
             suite = str(value["suite"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             problems.append(f"{path}: is damaged ({error}). Delete it, or let mabench eval write it again.")
@@ -203,16 +204,16 @@ def _aggregates(folders: Sequence[Path], records: Sequence[RunRecord]) -> Gate:
         names = {p.stem for p in (folder / "records").glob("*.json")}
         own = [r for r in records if r.cell.suite == suite and {r.cell.name, record_name(r)} & names and _key(r) in cells]
         for record in own:
-            if cells[_key(record)] != (record.best, record.best_epoch, record.last):
+            if cells[_key(record)] != (record.best, record.best_epoch, scoring.plateau(record), record.last):
                 problems.append(
                     f"{record.cell.name}: the record says best {percent(record.best)}, last {percent(record.last)}; {path} says "
-                    f"best {percent(cells[_key(record)][0])}, last {percent(cells[_key(record)][2])}. One of them was "
+                    f"best {percent(cells[_key(record)][0])}, last {percent(cells[_key(record)][3])}. One of them was "
                     "edited: delete the record and run mabench eval again."
                 )
         if suite in released():
             for row in scoring.rows(load(suite), own):
                 compared += 1
-                now = (row.mean, row.std, row.last, row.runs)
+                now = (row.mean, row.std, row.plateau, row.last, row.runs)
                 if not problems and not _near(said.get((row.track, row.name)), now):
                     problems.append(
                         f"{path}: {row.track} {row.name} does not follow from the records. Let mabench eval write it again."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from mabench.results import lifts, tables
+from mabench.results import lifts, scoring, tables
 from mabench.results.scoring import Row
 from mabench.runs.events import Failed
 from mabench.schema import Finding, RunRecord, SetSummary
@@ -56,10 +56,22 @@ class Evaluation:
         return len(self.records) == planned
 
     @property
+    def scores(self) -> dict[str, float]:
+        """Track -> its panel mean, or the accuracy of its only network; tracks with missing runs are not there."""
+        heads = {track: scoring.headline(self.exam, track, self.rows) for track in self.exam.evaluators}
+        return {track: head.mean for track, head in heads.items() if head is not None}
+
+    @property
     def score(self) -> float:
-        """Mean accuracy over the evaluators that were run, each the mean of its seeds; NaN without a record."""
-        means = [row.mean for row in self.rows if not row.panel]
-        return fmean(means) if means else float("nan")
+        """The score of the only track that was run, or the accuracy of the only network; NaN where there is no one number.
+
+        A panel with missing runs has no mean, and neither have two tracks together: see `scores` and `rows`.
+        """
+        networks = [row for row in self.rows if not row.panel]
+        if len(networks) == 1:
+            return networks[0].mean
+        tracks = sorted({row.track for row in networks})
+        return self.scores.get(tracks[0], math.nan) if len(tracks) == 1 else math.nan
 
     def table(self, style: str = "text", width: int | None = None) -> str:
         """The result as `text`, `markdown`, `latex` or `csv`; text leaves columns out that do not fit into `width` characters."""
@@ -86,9 +98,12 @@ class Evaluation:
         return tables.notes(self.exam, self.rows, self.records) if self.records else []
 
     def __repr__(self) -> str:
-        part = "" if self.complete else f", {len(self.records)} runs, not the whole suite"
-        score = f"{100 * self.score:.2f} %" if self.records else "no runs"
-        return f"<Evaluation of {self.set.name} (IPC {self.set.ipc}) on {self.suite}: {score}{part}>"
+        parts = [f"{track} {100 * score:.2f} %" for track, score in self.scores.items()]
+        if not parts and not math.isnan(self.score):
+            parts = [f"{100 * self.score:.2f} %"]
+        if not self.complete:
+            parts.append(f"{len(self.records)} runs, not the whole suite" if self.records else "no runs")
+        return f"<Evaluation of {self.set.name} (IPC {self.set.ipc}) on {self.suite}: {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
         from tabulate import tabulate

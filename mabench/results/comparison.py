@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mabench.results.scoring import Row, rows
+from mabench.results.scoring import PANEL, Row, rows
 from mabench.results.tables import draw, plus_minus
 from mabench.schema import RunRecord
 from mabench.suites import Exam
@@ -117,7 +117,7 @@ def compare(records: Sequence[RunRecord], exam: Exam) -> list[Comparison]:
     for track, evaluators in exam.evaluators.items():
         lines = []
         for sha256, same in by_set.items():
-            here = [row for row in table_rows[sha256] if row.track == track and (not row.panel or row.name == "panel mean")]
+            here = [row for row in table_rows[sha256] if row.track == track and (not row.panel or row.name == PANEL)]
             columns = {MEAN if row.panel else row.name: row for row in here}
             if columns:
                 lines.append(Line(same[0].synthetic_set.name, same[0].synthetic_set.ipc, sha256, columns))

@@ -19,14 +19,20 @@ NOT_RUN = "baseline not run"
 
 
 def rows(exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
-    """The rows of `scoring.rows` of one set, each beside the set's baselines."""
+    """The rows of `scoring.rows` of one set, each beside the set's baselines; none beside runs of another edition of the suite."""
     if not records:
         return []
-    matched = baselines.matching(exam, records[0].synthetic_set)
+    matched = matching(exam, records)
     scores = by_track(records)
     better = {track: matched.better(exam, track) for track in exam.evaluators}
     lines = scoring.rows(exam, records, _means(exam, better))
     return [_compared(exam, line, matched, better[line.track], scores[line.track]) for line in lines]
+
+
+def matching(exam: Exam, records: Sequence[RunRecord]) -> Matched:
+    """The baselines of the set that these records are about, where all were run under the suite as it is."""
+    current = all(record.cell.suite_digest == exam.digest for record in records)
+    return baselines.matching(exam, records[0].synthetic_set) if current else Matched(None, None)
 
 
 def by_track(records: Sequence[RunRecord]) -> dict[str, dict[str, dict[int, float]]]:
@@ -87,7 +93,7 @@ def _mean(exam: Exam, track: str, weights: Mapping[str, float], images: RandomIm
 
 def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
     """For every track that has records: what its lift is taken from, or that a baseline was not run."""
-    matched = baselines.matching(exam, records[0].synthetic_set)
+    matched = matching(exam, records)
     out = []
     for track in exam.evaluators:
         if not any(record.cell.track == track for record in records):

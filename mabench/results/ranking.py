@@ -67,10 +67,13 @@ def _reason(exam: Exam, track: str, records: list[RunRecord], tier: Tier) -> str
         return "not a released suite"
     if any(r.synthetic_set.dataset != exam.suite.dataset for r in records):
         return "a set of another dataset"
-    if any(r.cell.suite_digest != exam.digest for r in records):
-        return "run under another state of the suite"
+    digests = {r.cell.suite_digest for r in records} - {exam.digest}
+    if digests:
+        earlier = digests <= exam.earlier
+        return "run under an earlier edition of the suite" if earlier else "run under another state of the suite"
     entries = {entry.name: _without_note(entry) for entry in exam.evaluators[track]}
-    if any(r.cell.recipe != exam.recipes[track] for r in records) or any(
+    as_planned = (exam.recipes[track], exam.suite.seed_streams)
+    if any((r.cell.recipe, r.cell.seed_streams) != as_planned for r in records) or any(
         _without_note(r.cell.evaluator) != entries.get(r.cell.evaluator.name) for r in records
     ):
         return "run with other settings than the suite's"

@@ -11,6 +11,7 @@ from statistics import fmean, pstdev, stdev
 
 from mabench.data import DATASETS
 from mabench.errors import lookup
+from mabench.networks.families import family_of
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 
@@ -27,7 +28,11 @@ class Row:
     track: str
     name: str
     mean: float
+    """Of the scores: best or last, as the suite says."""
     std: float | None
+    best: float
+    plateau: float | None
+    """None where a run of an earlier version ended one of these passes early."""
     last: float
     runs: int
     planned: int
@@ -41,13 +46,9 @@ class Row:
     lift_half: float | None = None
     """Half of the 95 % interval of `lift`: seeds, and draws of the baseline."""
     panel: bool = False
+    """A mean over the networks of a family, or over the families of a track."""
     diverged: int = 0
     """Runs whose loss was not finite; they are in the means with chance level."""
-
-    @property
-    def optimism(self) -> float:
-        """Score minus last accuracy: what choosing the best look on the test split added."""
-        return self.mean - self.last
 
     @property
     def lift(self) -> float | None:
@@ -74,19 +75,24 @@ def score(record: RunRecord) -> float:
     return record.best if record.cell.recipe.score == "best" else record.last
 
 
+def best(record: RunRecord) -> float:
+    """The record's best accuracy; chance level for a diverged cell."""
+    return chance(record) if record.diverged_epoch is not None else record.best
+
+
 def last(record: RunRecord) -> float:
-    """The record's last accuracy; a diverged cell counts as chance level here too, so that best - last is 0."""
+    """The record's last accuracy; chance level for a diverged cell."""
     return chance(record) if record.diverged_epoch is not None else record.last
 
 
 def plateau(record: RunRecord) -> float | None:
-    """Mean accuracy of the last tenth of the test passes, at least one: no selection, little noise.
+    """Mean accuracy of the last test passes (`Recipe.plateau_epochs`): no selection, little noise.
 
-    None where one of them was pruned, for then its accuracy is not known. A diverged cell counts as chance level.
+    None where one of these passes ended early, for then its accuracy is not known. A diverged cell counts as chance level.
     """
     if record.diverged_epoch is not None:
         return chance(record)
-    passes = record.curve[-math.ceil(len(record.curve) / 10) :]
+    passes = record.curve[-len(record.cell.recipe.plateau_epochs) :]
     if {epoch for epoch, _ in passes} & set(record.upper_bounds):
         return None
     return fmean(correct for _, correct in passes) / record.total
@@ -97,32 +103,30 @@ def diverged(records: Iterable[RunRecord]) -> int:
     return sum(record.diverged_epoch is not None for record in records)
 
 
+PANEL = "panel mean"
+
+
 def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = None) -> list[Row]:
     """Evaluator rows in table order, each track followed by its panel rows.
 
-    A panel mean is taken per seed over the evaluators and then over seeds, so its spread is that of the panel means
-    (protocol section 1). Panel rows appear only for evaluator families with at least two evaluators, and only over
-    seeds that every one of these evaluators has finished.
+    A panel mean is taken per seed, over the networks of each family and then over families, and at last over seeds, so that its
+    spread is that of the panel means. Families of two networks and more have a row too. Neither exists while a run of the track is
+    missing: a mean over whatever has finished would be another number under the same name.
     """
     by_evaluator: dict[tuple[str, str], dict[int, RunRecord]] = defaultdict(dict)
     for record in records:
         by_evaluator[record.cell.track, record.cell.evaluator.name][record.cell.seed] = record
     table: list[Row] = []
     for track, evaluators in exam.evaluators.items():
-        here = [e for e in evaluators if (track, e.name) in by_evaluator]
-        for entry in here:
-            runs = by_evaluator[track, entry.name]
-            table.append(_row(exam, track, entry.name, list(runs.values()), baseline))
-        panels = {
-            "CNN mean": [e.name for e in here if e.family == "cnn"],
-            "transformer mean": [e.name for e in here if e.family == "transformer"],
-            "panel mean": [e.name for e in here],
-        }
-        if len(here) < len(evaluators):
-            panels = {}  # a mean over whoever happened to finish would be another number under the same name
-        for label, members in panels.items():
-            if len(members) >= 2 and not (label != "panel mean" and len(members) == len(here)):
-                table += _panel(exam, track, label, {n: by_evaluator[track, n] for n in members}, baseline)
+        runs = {e.name: found for e in evaluators if (found := by_evaluator.get((track, e.name)))}
+        table += [_row(exam, track, name, [found[seed] for seed in sorted(found)], baseline) for name, found in runs.items()]
+        complete = len(runs) == len(evaluators) and all(set(exam.suite.seeds) <= set(found) for found in runs.values())
+        if complete and len(evaluators) > 1:
+            groups = families(exam, track)
+            shown = {f"{name} mean": dict.fromkeys(members, 1 / len(members)) for name, members in groups.items()}
+            shown = {label: group for label, group in shown.items() if 1 < len(group) < len(runs)}
+            for label, group in (*shown.items(), (PANEL, weights(exam, track))):
+                table.append(_panel(exam, track, label, group, runs, baseline))
     return table
 
 
@@ -134,7 +138,9 @@ def _row(exam: Exam, track: str, name: str, runs: Sequence[RunRecord], baseline:
         name=name,
         mean=fmean(scores),
         std=spread(scores, exam.suite.std),
-        last=fmean(last(r) for r in runs),
+        best=fmean(map(best, runs)),
+        plateau=_mean(map(plateau, runs)),
+        last=fmean(map(last, runs)),
         runs=len(scores),
         planned=len(exam.suite.seeds),
         random=None if known is None else known[0],
@@ -143,42 +149,68 @@ def _row(exam: Exam, track: str, name: str, runs: Sequence[RunRecord], baseline:
 
 
 def _panel(
-    exam: Exam, track: str, label: str, runs: Mapping[str, Mapping[int, RunRecord]], baseline: Baseline | None
-) -> list[Row]:
-    seeds = sorted(set.intersection(*(set(r) for r in runs.values())))
-    if not seeds:
-        return []
+    exam: Exam,
+    track: str,
+    label: str,
+    group: Mapping[str, float],
+    runs: Mapping[str, Mapping[int, RunRecord]],
+    baseline: Baseline | None,
+) -> Row:
+    """A weighted mean over the networks of `group`, seed by seed."""
+    seeds = exam.suite.seeds
 
-    def per_seed(value: Callable[[RunRecord], float]) -> list[float]:
-        return [fmean(value(r[seed]) for r in runs.values()) for seed in seeds]
+    def per_seed(value: Callable[[RunRecord], float | None]) -> list[float | None]:
+        return [weighted({name: value(runs[name][seed]) for name in group}, group) for seed in seeds]
 
-    scores = per_seed(score)
-    known = [(baseline or {}).get(f"{track}/{name}") for name in runs]
-    return [
-        Row(
-            track=track,
-            name=label,
-            mean=fmean(scores),
-            std=spread(scores, exam.suite.std),
-            last=fmean(per_seed(last)),
-            runs=len(seeds),
-            planned=len(exam.suite.seeds),
-            random=fmean(k[0] for k in known if k is not None) if all(k is not None for k in known) else None,
-            panel=True,
-            diverged=diverged(r[seed] for r in runs.values() for seed in seeds),
-        )
-    ]
+    scores = [value for value in per_seed(score) if value is not None]
+    known = {name: (baseline or {}).get(f"{track}/{name}") for name in group}
+    return Row(
+        track=track,
+        name=label,
+        mean=fmean(scores),
+        std=spread(scores, exam.suite.std),
+        best=_mean(per_seed(best)) or 0.0,
+        plateau=_mean(per_seed(plateau)),
+        last=_mean(per_seed(last)) or 0.0,
+        runs=len(seeds),
+        planned=len(seeds),
+        random=weighted({name: None if entry is None else entry[0] for name, entry in known.items()}, group),
+        panel=True,
+        diverged=diverged(runs[name][seed] for name in group for seed in seeds),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where one of the values is."""
+    known = list(values)
+    return None if None in known else fmean(value for value in known if value is not None)
+
+
+def families(exam: Exam, track: str) -> dict[str, list[str]]:
+    """Family -> names of its networks, both in table order."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for entry in exam.evaluators[track]:
+        groups[family_of(entry)].append(entry.name)
+    return dict(groups)
 
 
 def weights(exam: Exam, track: str) -> dict[str, float]:
-    """Evaluator -> its weight in the panel mean."""
-    names = [entry.name for entry in exam.evaluators[track]]
-    return {name: 1 / len(names) for name in names}
+    """Evaluator -> its weight in the panel mean: families weigh alike, and so do the networks of one family."""
+    groups = families(exam, track)
+    by_name = {name: 1 / len(groups) / len(members) for members in groups.values() for name in members}
+    return {entry.name: by_name[entry.name] for entry in exam.evaluators[track]}
+
+
+def weighted(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
+    """The weighted mean of one value a network; None where one of them is not known."""
+    terms = [(values.get(name), weight) for name, weight in weights.items()]
+    return None if any(value is None for value, _ in terms) else math.fsum((value or 0.0) * weight for value, weight in terms)
 
 
 def worst(table: Sequence[Row]) -> Row | None:
-    """The evaluator that learns least from the set."""
-    return min((row for row in table if not row.panel), key=lambda row: row.mean, default=None)
+    """The network with the smallest lift: the one to which the set brings least. None where not every lift is known."""
+    networks = [row for row in table if not row.panel]
+    return None if any(row.lift is None for row in networks) else min(networks, key=lambda row: row.lift or 0.0, default=None)
 
 
 def recovery(set_mean: float, random_mean: float, full_mean: float) -> float | None:
@@ -188,9 +220,9 @@ def recovery(set_mean: float, random_mean: float, full_mean: float) -> float | N
 
 
 def headline(exam: Exam, track: str, table: Sequence[Row]) -> Row | None:
-    """The row that a board sorts a track by: its panel mean, or its only evaluator. None while evaluators are missing."""
-    name = "panel mean" if len(exam.evaluators[track]) > 1 else exam.evaluators[track][0].name
-    return next((row for row in table if (row.track, row.name) == (track, name)), None)
+    """The row that a board sorts a track by: its panel mean, or its only evaluator. None while runs are missing."""
+    name = PANEL if len(exam.evaluators[track]) > 1 else exam.evaluators[track][0].name
+    return next((row for row in table if (row.track, row.name) == (track, name) and row.runs >= row.planned), None)
 
 
 def seen_and_unseen(exam: Exam, track: str, table: Sequence[Row], sources: Iterable[str]) -> tuple[float | None, float | None]:

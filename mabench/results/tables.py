@@ -15,7 +15,7 @@ from mabench.files import write_text
 from mabench.results import lifts
 from mabench.results.plots import write_curves
 from mabench.results.ranking import status
-from mabench.results.scoring import Row, chance, score, worst
+from mabench.results.scoring import Row, chance, plateau, score, worst
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
-OPTIONAL = ("last %", "best - last", "same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
+OPTIONAL = ("same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
@@ -61,19 +61,27 @@ def duration(seconds: float) -> str:
 def cells(
     exam: Exam, lines: Sequence[Row], style: str = "text", without: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of the table, as text; columns in `without` and those that say nothing are left out."""
-    best = any(recipe.score == "best" for recipe in exam.recipes.values())
+    """Headers and rows of the table, as text; columns in `without` and those that say nothing are left out.
+
+    Best, plateau and last always stand there; the one that counts comes first, with its spread.
+    """
+    counts = "best" if any(recipe.score == "best" for recipe in exam.recipes.values()) else "last"
+    beside: dict[str, list[float | None]] = {
+        "best": [line.best for line in lines],
+        "plateau": [line.plateau for line in lines],
+        "last": [line.last for line in lines],
+    }
+    del beside[counts]
     with_random = any(line.random is not None for line in lines)
     columns = {
         "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
         "evaluator": [_name(line, style) for line in lines],
-        "accuracy %": [plus_minus(line.mean, line.std, style) for line in lines],
-        "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
-        "last %": [percent(line.last) for line in lines] if best else None,
-        "best - last": [percent(line.optimism) for line in lines] if best else None,
+        f"{counts} %": [plus_minus(line.mean, line.std, style) for line in lines],
+        **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
         "alike %": [percent(line.alike) for line in lines] if with_random else None,
         "same bytes %": [percent(line.same_bytes) for line in lines] if with_random else None,
         "lift": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
+        "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
     }
     shown = {name: values for name, values in columns.items() if values is not None and name not in without}
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
@@ -158,6 +166,7 @@ def _flat(record: RunRecord) -> dict[str, Any]:
         "accuracy": score(record),
         "acc_best": record.best,
         "best_epoch": record.best_epoch,
+        "acc_plateau": plateau(record),
         "acc_last": record.last,
         "diverged_epoch": record.diverged_epoch,
         "seconds": record.seconds,
@@ -168,7 +177,10 @@ def _flat(record: RunRecord) -> dict[str, Any]:
 def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """What a reader has to know to trust the table."""
     best = "best" in {r.score for r in exam.recipes.values()}
-    out = [f"accuracy: {'best of the test passes' if best else 'last test pass'}, {exam.suite.std} std over seeds"]
+    counts = "best of the test passes" if best else "last test pass"
+    passes = max(len(recipe.plateau_epochs) for recipe in exam.recipes.values())
+    mean = f"mean of the last {passes} passes" if passes > 1 else "the last pass, for there are few"
+    out = [f"score: {counts}, {exam.suite.std} std over seeds; plateau: {mean}"]
     for answer in (status(exam, track, records) for track in exam.evaluators):
         if answer.finished and not answer.ranked:
             networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))
@@ -176,7 +188,7 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     low = worst(lines)
     if low is not None and sum(not line.panel for line in lines) > 1:
-        out.append(f"worst evaluator: {low.name} {percent(low.mean)}")
+        out.append(f"smallest lift: {low.name} {percent(low.lift, signed=True)}")
     engines = sorted({f"{r.engine} ({r.environment.get('arithmetic', 'float32')})" for r in records})
     out.append(f"engine: {', '.join(engines)}")
     diverged = [r for r in records if r.diverged_epoch is not None]
@@ -214,7 +226,7 @@ def as_json(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> d
         "suite": exam.id,
         "suite_digest": exam.digest,
         "set": records[0].synthetic_set.model_dump(mode="json"),
-        "rows": [vars(line) | {"optimism": line.optimism, "lift": line.lift} for line in lines],
+        "rows": [vars(line) | {"lift": line.lift} for line in lines],
         "cells": [_flat(record) for record in records],
     }
 

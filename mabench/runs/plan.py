@@ -32,6 +32,7 @@ def plan(
             evaluator=entry,
             recipe=exam.recipes[name],
             seed=seed,
+            seed_streams=exam.suite.seed_streams,
             labels_sha256=synthetic_set.recorded.sha256 if exam.recipes[name].recorded is not None else None,
         )
         for name, entry, seed in select(exam, track=track, evaluator=evaluator, seeds=seeds)

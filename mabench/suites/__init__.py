@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -59,6 +60,17 @@ class Exam:
             for track, evaluators in self.evaluators.items()
         ]
         return digest(body)
+
+    @property
+    def earlier(self) -> frozenset[str]:
+        """Digests that a suite of this name had before its release; what was run under them is kept and ranks nothing."""
+        return frozenset(_earlier().get(self.id, ())) if self.released else frozenset()
+
+
+@cache
+def _earlier() -> dict[str, list[str]]:
+    known: dict[str, list[str]] = json.loads((FOLDER / "earlier.json").read_text(encoding="utf-8"))
+    return known
 
 
 def released() -> dict[str, Path]:

@@ -72,5 +72,5 @@ def teacher_key(material: Material, engine: str) -> str:
     distillation = material.recipe.distillation
     assert distillation is not None
     where = (engine, material.device, torch.get_num_threads())
-    names = (material.synthetic_set.sha256, distillation.teacher, material.cell.seed, *where)
+    names = (material.synthetic_set.sha256, distillation.teacher, material.cell.stream("teacher-init"), *where)
     return f"{names} {material.recipe.model_copy(update={'distillation': None}).model_dump_json()}"

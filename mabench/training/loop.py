@@ -1,7 +1,7 @@
 """THE loop: train one network on one decoded set, test it every few epochs, keep the whole curve.
 
-Everything that is random comes from one integer seed through named streams (`init`, `order`, `augment`), so a run gives the same
-record whichever runs came before it and however often it was interrupted.
+Everything that is random comes from the cell through named streams (`init`, `order`, `augment`; see `Cell.stream`), so a run
+gives the same record whichever runs came before it and however often it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mabench import engine as engines
 from mabench.data.augment import augment
-from mabench.digests import stream
 from mabench.networks import evaluators
 from mabench.schema import Evaluator
 from mabench.sets import recorded
@@ -47,9 +46,9 @@ class Trainer:
     ) -> None:
         """`saved`: a checkpoint of this phase to go on from; `panel_work`: see `training.run`."""
         self.material, self.recipe, self.evaluator, self.teacher = material, material.recipe, evaluator, teacher
-        device, seed = material.device, material.cell.seed
+        device, stream = material.device, material.cell.stream
         prefix = "teacher-" if phase == "teacher" else ""
-        self.model = build_network(evaluator, material, stream(seed, prefix + "init"))
+        self.model = build_network(evaluator, material, stream(prefix + "init"))
         self.frozen_batch_norm = evaluators.freezes_batch_norm(self.recipe, evaluator)
         self.engine = engines.build(engine, self.model, device, workload(material, evaluator, self.model, panel_work))
         self.view = material.view(evaluator)
@@ -58,8 +57,8 @@ class Trainer:
             phase=phase,
             model=self.model,
             optimizer=self._optimizer(decayed=saved is not None and saved["decayed"]),
-            order=torch.Generator().manual_seed(stream(seed, prefix + "order")),
-            augment=torch.Generator(device).manual_seed(stream(seed, prefix + "augment")),
+            order=torch.Generator().manual_seed(stream(prefix + "order")),
+            augment=torch.Generator(device).manual_seed(stream(prefix + "augment")),
             loss_sum=torch.zeros((), device=device),
             correct=torch.zeros((), dtype=torch.int64, device=device),
             pruning=VisitingOrder.fresh_state(material.test_labels),
@@ -74,10 +73,10 @@ class Trainer:
 
     def train(self, watch: Watch) -> None:
         """From wherever the state stands to the last epoch and its test pass."""
-        state, epochs = self.state, self.recipe.epochs
+        state, epochs, whole_from = self.state, self.recipe.epochs, self.recipe.plateau_epochs[0]
         while state.epoch < epochs or state.tested >= 0:
             if state.tested >= 0:
-                self.tester.run(state, whole=state.epoch == epochs, advance=partial(watch.advance, state))
+                self.tester.run(state, whole=state.epoch >= whole_from, advance=partial(watch.advance, state))
                 continue
             self.train_epoch(watch)
             if self.test_is_due():

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean
 
+from mabench import suites
 from mabench.board import cells
 from mabench.board.cells import CellRow, PaperRow
 from mabench.board.submission import FOLDER
+from mabench.results import scoring
+from mabench.results.tables import percent
 
 TABLE, PAPERS = f"data/{cells.CELLS}", f"data/{cells.PAPERS}"
 """The tables' places in the repository."""
@@ -22,8 +25,8 @@ def readme(rows: Sequence[CellRow], papers: Sequence[PaperRow] = (), before: str
     """The repository's card. What people wrote outside the generated part of `before` is kept."""
     lines = [
         BEGIN,
-        f"{len({r.slug for r in rows})} submissions, {len(rows):,} evaluator runs. Accuracies are percent; a mean is over evaluators",
-        "and seeds, and only ranked rows have one. Columns: `CellRow` in `mabench/board/cells.py`.",
+        f"{len({r.slug for r in rows})} submissions, {len(rows):,} evaluator runs. Accuracies are percent, means over families",
+        "of networks and over seeds; only ranked rows have them. Columns: `CellRow` in `mabench/board/cells.py`.",
         "",
     ]
     for (suite, track), group in groupby(sorted(rows, key=cells.order), key=lambda r: (r.suite, r.track)):
@@ -40,23 +43,39 @@ def _track_table(suite: str, track: str, rows: Sequence[CellRow]) -> list[str]:
     """The sets on one track, ranked ones first and the best of them on top."""
     lines = [
         f"## {shown(suite)}, {shown(track)}", "",
-        "| set | status | tier | IPC | labels | bytes | runs | mean |", "|---|---|---|--:|---|--:|--:|--:|",
+        "| set | status | tier | IPC | labels | bytes | runs | score | best | plateau | last |",
+        "|---|---|---|--:|---|--:|--:|--:|--:|--:|--:|",
     ]  # fmt: skip
     sets = [list(group) for _, group in groupby(rows, key=lambda r: r.slug)]
-    means = {runs[0].slug: fmean(r.score for r in runs) if runs[0].status == "ranked" else None for runs in sets}
+    means = {runs[0].slug: _means(runs) for runs in sets}
 
     def place(runs: list[CellRow]) -> tuple[float, str]:
-        mean = means[runs[0].slug]
-        return (1.0 if mean is None else -mean), runs[0].slug
+        score = means[runs[0].slug][0]
+        return (1.0 if score is None else -score), runs[0].slug
 
     for runs in sorted(sets, key=place)[:100]:
         row = runs[0]
-        mean = means[row.slug]
         lines.append(
             f"| [{shown(row.title)}]({FOLDER}/{row.slug}) | {shown(row.status)} | {row.tier} | {row.ipc} | {row.labels} "
-            f"| {row.stored_bytes + row.decoder_bytes:,} | {len(runs)} | {'-' if mean is None else f'{100 * mean:.2f}'} |"
+            f"| {row.stored_bytes + row.decoder_bytes:,} | {len(runs)} | {' | '.join(map(percent, means[row.slug]))} |"
         )
     return [*lines, ""]
+
+
+def _means(runs: Sequence[CellRow]) -> list[float | None]:
+    """Panel means of score, best, plateau and last of one set; a run that diverged counts as chance in each."""
+    if runs[0].status != "ranked":
+        return [None] * 4
+    weights = scoring.weights(suites.load(runs[0].suite), runs[0].track)
+    groups = {name: [r for r in runs if r.evaluator == name] for name in weights}
+    out: list[float | None] = []
+    for column in ("score", "acc_best", "acc_plateau", "acc_last"):
+        values = {
+            name: [r.score if r.diverged_epoch is not None else getattr(r, column) for r in group]
+            for name, group in groups.items()
+        }
+        out.append(scoring.weighted({name: None if None in v or not v else fmean(v) for name, v in values.items()}, weights))
+    return out
 
 
 HEADER = f"""---
@@ -85,7 +104,7 @@ fetches a set and checks it, `mabench verify SLUG` re-runs some of its cells, `m
 
 
 def _paper_table(rows: Sequence[PaperRow]) -> list[str]:
-    """What papers report, in a part of its own: not run here, not ranked, the mean only where a whole track is printed."""
+    """What papers report, in a part of its own: not run here, not ranked, the panel mean only where a whole track is printed."""
     if not rows:
         return []
     lines = [
@@ -96,7 +115,8 @@ def _paper_table(rows: Sequence[PaperRow]) -> list[str]:
     for _, group in groupby(rows, key=lambda r: (r.suite, r.track, r.slug)):
         numbers = list(group)
         row = numbers[0]
-        mean = f"{100 * fmean(n.score for n in numbers):.2f}" if row.track_complete else "-"
+        weights = scoring.weights(suites.load(row.suite), row.track)
+        mean = percent(scoring.weighted({n.evaluator: n.score for n in numbers}, weights))
         place = f"{shown(row.suite)}, {shown(row.track)}"
         lines.append(f"| {shown(row.method)} | {place} | {row.ipc} | {shown(row.where)} | {len(numbers)} | {mean} |")
     return [*lines, ""]

@@ -48,13 +48,9 @@ class Column:
 
 EXTRA = (
     Column(
-        "worst", "Worst %", "Accuracy of the network that learns least from the set.",
-        lambda r: r.worst, lambda r: f"{100 * r.worst:.1f} {names.network(r.worst_evaluator)}" if r.worst is not None else "",
-    ),
-    Column("last", "Last %", "Mean accuracy at the last test pass: no choice of the best pass is in it.", lambda r: r.last),
-    Column(
-        "optimism", "Best - last", "What counting the best test pass adds, in points. 0 where the suite counts the last.",
-        lambda r: r.optimism,
+        "worst", "Smallest lift", "Lift of the network to which the set brings least, in points.",
+        lambda r: r.worst_lift,
+        lambda r: f"{100 * r.worst_lift:+.1f} {names.network(r.worst_evaluator)}" if r.worst_lift is not None else "",
     ),
     Column(
         "recovery", "Recovery %", "(score - random) / (full data - random): 0 = random images, 100 = the whole training set.",
@@ -81,8 +77,12 @@ NOTES = (
     ("Rank", "Place by score among the complete rows of one suite, track, budget and kind of labels. “Clear” means that no other "
      "set can be in its place; “tied 2 to 5” is the 95 % interval of the place over seeds: sets whose intervals overlap are "
      "not told apart."),
-    ("Score", "Mean test accuracy of all networks of the track. Whether the best or the last test pass of a run counts is the "
+    ("Score", "Mean test accuracy of the families of the track, each the mean of its networks. Whether the best or the last test pass of a run counts is the "
      "suite's rule and stands in the table's caption. ± is half of the 95 % interval over seeds."),
+    ("Best", "Mean accuracy at the best test pass of each run, which is chosen on the test split."),
+    ("Plateau", "Mean accuracy over the last tenth of the test passes, at least one and at most 20: nothing is chosen, and there is "
+     "little noise in it."),
+    ("Last", "Mean accuracy at the last test pass."),
     ("95 % interval", "The same on one axis for the whole table. Dashed: random real images of the same budget. Solid: the whole "
      "training set, where it was run."),
     ("Gain by family", "Accuracy minus that of random real images, by family of networks and for every track of the suite: up "

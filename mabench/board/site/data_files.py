@@ -76,12 +76,14 @@ def record_of(row: Standing) -> dict[str, Any]:
     value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("sittings", "baselines")}
     panel = {kind: None if images is None else images.mean(exam(row.suite), row.track) for kind, images in row.baselines}
     value |= {"random_alike": panel.get("packed alike"), "random_same_bytes": panel.get("same bytes")}
-    value |= {"sources": list(row.sources), "optimism": row.optimism, "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
+    value |= {"sources": list(row.sources), "families": dict(row.families), "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
     value["status"] = row.why_unranked or "ranked"
     value["evaluators"] = {
         name: {
             "mean": s.mean,
             "std": s.std,
+            "best": s.best,
+            "plateau": s.plateau,
             "last": s.last,
             "runs": s.runs,
             "half_width": s.half_width,
@@ -99,6 +101,7 @@ def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
     for row in rows:
         value = record_of(row)
         evaluators = value.pop("evaluators")
+        del value["families"]
         value["sources"] = " ".join(value["sources"])
         for name, entry in evaluators.items():
             entry = {f"evaluator_{k}": v for k, v in entry.items() if k != "seeds"}

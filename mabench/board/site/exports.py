@@ -62,22 +62,24 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
         group = list(found)
         chosen = exam(suite)
         names = [e.name for e in chosen.evaluators[track]]
-        rule = "best look" if chosen.recipes[track].score == "best" else "last look"
+        rule = chosen.recipes[track].score
         out += [
             f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
             "",
-            f"{chosen.suite.title}. Counts: {rule} of each run.",
+            f"{chosen.suite.title}. Counts: the {rule} test pass of each run.",
             "",
         ]
-        headers = ["rank", "method", "trust", "score", "worst", "lift", "bytes", *names]
+        headers = ["rank", "method", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
         body = [
             [
                 rank_text(row) if row.rank else row.why_unranked,
                 _markdown_text(row.title) + (f" ({_markdown_text(row.where)})" if row.where else ""),
                 row.tier,
-                with_std(row.score, row.std),
-                percent(row.worst),
+                with_std(row.best, row.std if rule == "best" else None),
+                percent(row.plateau),
+                with_std(row.last, row.std if rule == "last" else None),
                 lift_text(row),
+                percent(row.worst_lift, signed=True),
                 "-" if row.bytes is None else f"{row.bytes:,}",
                 *(
                     with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.sittings.get(name)) else "-"

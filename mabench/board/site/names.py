@@ -7,7 +7,6 @@ from functools import cache
 
 from mabench.board.site.sources import exam
 from mabench.data import DATASETS
-from mabench.schema import Evaluator
 from mabench.suites import Exam
 
 _SPELLED = {
@@ -23,20 +22,6 @@ _SPELLED = {
     "alexnet": "AlexNet",
     "vgg": "VGG-",
 }
-_FAMILIES = (
-    ("convnet", "ConvNet"),
-    ("resnet", "ResNet"),
-    ("mobilenet", "MobileNet"),
-    ("tf_efficientnet", "MobileNet"),
-    ("efficientnet", "MobileNet"),
-    ("deit", "ViT"),
-    ("vit", "ViT"),
-    ("swin", "Swin"),
-    ("mlp", "MLP"),
-    ("lenet", "LeNet"),
-    ("alexnet", "AlexNet"),
-    ("vgg", "VGG"),
-)
 _PAPER_PARTS = {"modelpool", "hmdc", "ast", "gvbsm", "dsa"}
 """A suite with one of these in its name checks the numbers of a paper under that paper's own rules; it ranks no methods."""
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
@@ -55,14 +40,6 @@ def network(name: str) -> str:
             break
     bare += " at 224 px" if at and not pixels else ""
     return f"{bare}, pretrained" if weights == "pretrained" else bare
-
-
-def family(evaluator: Evaluator) -> str:
-    """The family that the evaluator belongs to: ConvNet, ResNet, MobileNet, ViT, Swin; its own architecture where it is alone."""
-    for short, spelled in _FAMILIES:
-        if evaluator.architecture.startswith(short):
-            return spelled
-    return evaluator.architecture
 
 
 def dataset(name: str) -> str:

@@ -109,8 +109,12 @@ def _scores(row: Standing) -> dict[str, dict[int, float]]:
 
 
 def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Spread]]:
-    """(suite, track) -> evaluator -> spread over seeds, pooled over all rows of the suite; the same set counts once."""
+    """(suite, track) -> evaluator -> spread over seeds, pooled over all rows of the suite; the same set counts once.
+
+    Rows of an earlier edition of the suite do not count.
+    """
     groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for row in rows:
-        groups[row.suite, row.track].append(row)
+        current = row.suite_digest == exam(row.suite).digest
+        groups[row.suite, row.track] += [row] if current else []
     return {key: uncertainty.pooled((row.set_sha256, _scores(row)) for row in group) for key, group in groups.items()}

@@ -19,6 +19,7 @@ from mabench.board.site.sources import TIERS, exam, plain
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
+from mabench.networks.families import family_of
 from mabench.results.baselines import measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
@@ -232,7 +233,7 @@ def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         for track, entries in exam(suite).evaluators.items():
             for entry in entries:
                 asked[entry.name].append((suite, track, entry))
-    listed = [(name, EVALUATORS[name], names.family(EVALUATORS[name]), asked[name]) for name in EVALUATORS if name in asked]
+    listed = [(name, EVALUATORS[name], family_of(EVALUATORS[name]), asked[name]) for name in EVALUATORS if name in asked]
     yield page("networks.html.j2", "networks/index.html", networks=listed)
     for name, entry, family, places in listed:
         results = [(row, row.sittings[name]) for row in board.rows if name in row.sittings and row.tier != "reported"]

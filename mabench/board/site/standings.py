@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import baselines, lifts, ranking, scoring
+from mabench.results import lifts, ranking, scoring
 from mabench.results.baselines import RandomImages, known_full_data
 from mabench.results.paper_tables import PaperTable
 from mabench.schema import RunRecord, Tier
@@ -23,9 +23,11 @@ class Sitting:
 
     mean: float
     std: float | None
-    last: float | None
     runs: int | None
-    half_width: float | None
+    half_width: float | None = None
+    best: float | None = None
+    plateau: float | None = None
+    last: float | None = None
     seeds: tuple[tuple[int, float], ...] = ()
     diverged: int = 0
     """Runs whose loss was not finite: they count as chance level."""
@@ -69,10 +71,13 @@ class Standing:
     """Standard error of the score."""
     degrees: float | None = None
     """Degrees of freedom of that error."""
+    best: float | None = None
+    plateau: float | None = None
     last: float | None = None
-    cnn: float | None = None
-    transformer: float | None = None
-    worst: float | None = None
+    families: Mapping[str, float] = field(default_factory=dict)
+    """Family -> mean of its networks; empty while runs of the track are missing."""
+    worst_lift: float | None = None
+    """The smallest lift of a network; None where not every one is known."""
     worst_evaluator: str = ""
     random: float | None = None
     """Score of the better of the two baselines of random real images; None where one was not run."""
@@ -97,16 +102,13 @@ class Standing:
     diverged: int = 0
     """Runs of all evaluators whose loss was not finite."""
     method: str = ""
+    suite_digest: str = ""
+    """Of the edition of the suite that its runs were made under."""
     submitter: str = ""
     submitted: str = ""
     """UTC date of the first entry of the log."""
     changed: str = ""
     """UTC date of its last entry."""
-
-    @property
-    def optimism(self) -> float | None:
-        """Score minus last accuracy."""
-        return None if self.score is None or self.last is None else self.score - self.last
 
     @property
     def lift(self) -> float | None:
@@ -151,27 +153,27 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         by_evaluator[record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
     sittings = {
         line.name: Sitting(
-            line.mean,
-            line.std,
-            line.last,
-            line.runs,
-            None,
-            tuple(sorted(by_evaluator[line.name].items())),
-            line.diverged,
-            line.random,
+            mean=line.mean,
+            std=line.std,
+            runs=line.runs,
+            best=line.best,
+            plateau=line.plateau,
+            last=line.last,
+            seeds=tuple(sorted(by_evaluator[line.name].items())),
+            diverged=line.diverged,
+            random=line.random,
         )
         for line in lines
         if not line.panel
     }
     status = ranking.status(chosen, track, records, tier=submission.tier)
     head = scoring.headline(chosen, track, lines)
-    names = {line.name: line for line in lines}
     worst = scoring.worst(lines)
     seen, unseen = scoring.seen_and_unseen(chosen, track, lines, card.source_networks)
-    full = known_full_data(chosen)
+    full = full_data(chosen, track)
     recovered = None
-    if head is not None and head.random is not None and full is not None and all(f"{track}/{n}" in full for n in sittings):
-        recovered = scoring.recovery(head.mean, head.random, fmean(full[f"{track}/{n}"][0] for n in sittings))
+    if head is not None and head.random is not None and full is not None:
+        recovered = scoring.recovery(head.mean, head.random, full)
     return Standing(
         key=submission.slug,
         suite=chosen.id,
@@ -190,13 +192,14 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         score=head.mean if head else None,
         claimed=_claimed(submission, chosen, track) if head else None,
         std=head.std if head else None,
+        best=head.best if head else None,
+        plateau=head.plateau if head else None,
         last=head.last if head else None,
-        cnn=names["CNN mean"].mean if "CNN mean" in names else None,
-        transformer=names["transformer mean"].mean if "transformer mean" in names else None,
-        worst=worst.mean if worst and head else None,
+        families=_family_means(chosen, track, {n: s.mean for n, s in sittings.items()}) if head else {},
+        worst_lift=worst.lift if worst and head else None,
         worst_evaluator=worst.name if worst and head else "",
         random=head.random if head else None,
-        baselines=tuple(baselines.matching(chosen, summary).kinds.items()),
+        baselines=tuple(lifts.matching(chosen, records).kinds.items()),
         recovery=recovered,
         seen=seen if head else None,
         unseen=unseen if head else None,
@@ -210,6 +213,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         decode=plain(summary.decode, 20),
         set_sha256=summary.sha256,
         diverged=scoring.diverged(records),
+        suite_digest=next((d for d in (r.cell.suite_digest for r in records) if d != chosen.digest), chosen.digest),
         method=plain(card.method, 80),
         submitter=plain(card.submitter or submission.audit[0].who, 80),
         submitted=submission.audit[0].when[:10],
@@ -244,8 +248,7 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
         order = [e.name for e in chosen.evaluators[track] if e.name in evaluators]
         means = {name: evaluators[name][0] / 100 for name in order}
         whole = len(order) == len(chosen.evaluators[track])
-        families = {e.name: e.family for e in chosen.evaluators[track]}
-        worst = min(order, key=lambda n: means[n])
+        score, rule = scoring.weighted(means, scoring.weights(chosen, track)), chosen.recipes[track].score
         out.append(
             Standing(
                 key=key if len(tracks) == 1 else f"{key}.{track}",
@@ -261,17 +264,15 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
                 code=None,
                 sources=(),
                 sittings={
-                    n: Sitting(means[n], None if (std := evaluators[n][1]) is None else std / 100, None, table.runs, None)
-                    for n in order
+                    n: Sitting(means[n], None if (std := evaluators[n][1]) is None else std / 100, table.runs) for n in order
                 },
                 why_unranked="reported",
                 where=plain(table.where, 300),
                 method=plain(table.method, 80),
-                score=fmean(means.values()) if whole else None,
-                cnn=_family_mean(means, families, "cnn") if whole else None,
-                transformer=_family_mean(means, families, "transformer") if whole else None,
-                worst=means[worst] if whole else None,
-                worst_evaluator=worst if whole else "",
+                score=score,
+                best=score if rule == "best" else None,
+                last=score if rule == "last" else None,
+                families=_family_means(chosen, track, means) if whole else {},
                 runs=(table.runs or 0) * len(order),
                 planned=len(chosen.evaluators[track]) * len(chosen.suite.seeds),
             )
@@ -279,7 +280,13 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
     return out
 
 
-def _family_mean(means: Mapping[str, float], families: Mapping[str, str], family: str) -> float | None:
-    """As in scoring: only for a family with at least two members that is not the whole panel."""
-    members = [value for name, value in means.items() if families[name] == family]
-    return fmean(members) if 2 <= len(members) < len(means) else None
+def _family_means(chosen: Exam, track: str, means: Mapping[str, float]) -> dict[str, float]:
+    """Family -> mean of its networks, all of which have one."""
+    return {name: fmean(means[n] for n in members) for name, members in scoring.families(chosen, track).items()}
+
+
+def full_data(chosen: Exam, track: str) -> float | None:
+    """Panel mean of the whole training split, where every network was trained on it."""
+    full = known_full_data(chosen) or {}
+    weights = scoring.weights(chosen, track)
+    return scoring.weighted({name: full[f"{track}/{name}"][0] for name in weights if f"{track}/{name}" in full}, weights)

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from mabench.board.site import charts, names
 from mabench.board.site.sources import exam
-from mabench.board.site.standings import Standing, baselines_of
-from mabench.results.baselines import known_full_data
+from mabench.board.site.standings import Standing, baselines_of, full_data
+from mabench.results import scoring
 from mabench.suites import Exam
 
 SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
@@ -120,6 +120,11 @@ class Table:
         return f"{names.dataset(self.dataset)} · {names.images(self.ipc)} · {names.track_title(self.suite, self.track)}"
 
     @property
+    def counts(self) -> str:
+        """Which test pass of a run counts: best or last."""
+        return exam(self.suite).recipes[self.track].score
+
+    @property
     def protocol(self) -> str:
         return names.protocol(exam(self.suite), self.track)
 
@@ -171,7 +176,7 @@ def _table(
     suite, track, ipc = name
     measured = [row for row in rows if row.tier != "reported"]
     random = next((row.random for row in measured if row.random is not None), None)
-    full = _full_data(suite, track)
+    full = full_data(exam(suite), track)
     spans = [(row.score or 0) + side * (row.half_width or 0) for row in measured if row.score is not None for side in (-1, 1)]
     axis = charts.Axis.around([*spans, *([random] if random is not None else []), *([full] if full is not None else [])])
 
@@ -196,14 +201,13 @@ def _table(
         ),
     ]
     reported = tuple(line(row, ()) for row in rows if row.tier == "reported")
-    seen = dict.fromkeys(names.family(e) for e in exam(suite).evaluators[track])
     return Table(
         suite,
         track,
         ipc,
         tuple(group for group in groups if group.lines),
         reported,
-        tuple((f"{track}-{family}".lower(), family) for family in seen),
+        tuple((f"{track}-{family}".lower(), family) for family in scoring.families(exam(suite), track)),
         random,
         full,
         _baselines(exam(suite), track, measured),
@@ -234,10 +238,7 @@ def families_of(rows: Sequence[Standing]) -> tuple[Family, ...]:
     """The families of one set in one suite, every track that was run, in the suite's order."""
     found = []
     for row in sorted(rows, key=lambda r: list(exam(r.suite).evaluators).index(r.track)):
-        members: dict[str, list[str]] = defaultdict(list)
-        for entry in exam(row.suite).evaluators[row.track]:
-            members[names.family(entry)].append(entry.name)
-        for name, networks in members.items():
+        for name, networks in scoring.families(exam(row.suite), row.track).items():
             here = [row.sittings[n] for n in networks if n in row.sittings]
             if len(here) < len(networks):
                 continue  # a mean over whichever networks were run would be another number
@@ -284,10 +285,3 @@ def place_in_words(row: Standing, *, alone: bool) -> str:
     if row.rank_low is None or row.rank_high is None:
         return "one seed: no interval"
     return "clear" if row.rank_low == row.rank_high else f"tied {row.rank_low} to {row.rank_high}"
-
-
-def _full_data(suite: str, track: str) -> float | None:
-    """Mean accuracy of the track's networks on the whole training split, where it was run."""
-    known = known_full_data(exam(suite)) or {}
-    values = [known.get(f"{track}/{entry.name}") for entry in exam(suite).evaluators[track]]
-    return fmean(v[0] for v in values if v is not None) if values and all(v is not None for v in values) else None
