@@ -11,7 +11,7 @@ from mabench import suites
 from mabench.board import cells, site
 from mabench.board import submission as submissions
 from mabench.board.hub import cards
-from mabench.results import ranking
+from mabench.results import ranking, scoring
 from mabench.results import tables as report
 from mabench.schema import RunRecord, Tier
 
@@ -94,5 +94,5 @@ def test_hub_board_and_report_give_the_same_answer(tmp_path: Path, ipc: int) -> 
     assert {r.status for r in rows} == {str(expected)}
     line = next(line for line in cards.readme(rows).splitlines() if "(submissions/three)" in line)
     assert line.endswith("| - |") != expected.ranked and cards.shown(str(expected)) in line
-    notes = report.notes(DIGITS, report.rows(DIGITS, entry.records.values()), list(entry.records.values()))  # type: ignore[attr-defined]
+    notes = report.notes(DIGITS, scoring.rows(DIGITS, entry.records.values()), list(entry.records.values()))
     assert any(expected.reason in note for note in notes if "not ranked" in note) != expected.ranked

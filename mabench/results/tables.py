@@ -78,10 +78,10 @@ def cells(
         "evaluator": [_name(line, style) for line in lines],
         f"{counts} %": [plus_minus(line.mean, line.std, style) for line in lines],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
+        "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "alike %": [percent(line.alike) for line in lines] if with_random else None,
         "same bytes %": [percent(line.same_bytes) for line in lines] if with_random else None,
         "lift": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
-        "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
     }
     shown = {name: values for name, values in columns.items() if values is not None and name not in without}
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
