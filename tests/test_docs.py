@@ -238,6 +238,22 @@ def test_the_figures_of_the_scoring_page_are_those_that_were_measured() -> None:
     assert f"# {100 * half:.2f}" in text
 
 
+def test_the_figures_of_the_trust_page_are_those_that_were_simulated() -> None:
+    text, panels = (
+        page("docs/evidence/trust.md"),
+        json.loads((ROOT / "benchmarks/results/verify_power.json").read_text())["panels"],
+    )
+    for name, found in panels.items():
+        lies = [
+            f"{found[f'{when}: largest lie{scattered}']:.2f}"
+            for when in ("before", "now")
+            for scattered in ("", ", seeds scattered")
+        ]
+        shares = [f"{found[f'now: honest, {what} %']:.1f}" for what in ("agrees", "refused")]
+        assert f"| {name} | {' | '.join([*lies, *shares])} |" in text
+        assert found["now: largest lie"] <= 1.5 and found["now: largest lie, seeds scattered"] <= 1.5
+
+
 def test_the_figures_of_the_reproduction_page_are_those_that_were_measured() -> None:
     path = ROOT / "benchmarks" / "results" / "cifar10-modelpool_ipc10_epyc-1-thread_202611.json"
     runs = [c["acc_last"] for c in json.loads(path.read_text())["cells"] if c["evaluator"] == "convnet3-scratch"]

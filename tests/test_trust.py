@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mabench.board.submission import Submission
 from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
+from mabench.results import scoring
 from mabench.schema import Tier
 
 
@@ -94,22 +96,43 @@ def test_only_owner_and_maintainers_decide_and_it_can_be_taken_back(folder: Path
     assert decide("M. Keeper", "self-run") == "self-run"
 
 
-def test_a_lie_of_a_point_and_a_half_is_seldom_verified() -> None:
-    """Three seeds of the three networks of a track whose runs spread by half a point, on another machine: nothing is identical."""
-    draw, spread, networks, seeds = random.Random(1), 0.005, 3, 3
-    error = math.sqrt(2 * spread**2 / seeds / networks)
+@pytest.mark.parametrize(
+    ("spread", "networks", "seeds"), [(0.005, 3, 3), (0.0088, 2, 3), (0.0173, 1, 3), (0.01, 6, 3), (0.03, 1, 1)]
+)
+def test_a_lie_of_a_point_and_a_half_passes_in_five_percent_at_most(spread: float, networks: int, seeds: int) -> None:
+    """On another machine, where nothing is identical, whatever the spread: noise makes a re-run undecided, never a liar's friend."""
+    draw, error = random.Random(1), math.sqrt(2 * spread**2 / seeds / networks)
 
     def passed(lie: float) -> float:
-        agreed = 0
-        for _ in range(4000):
-            difference = -lie + draw.gauss(0, error)
-            found = tiers.Agreement("s@1", "t", "official", difference, error, 9, 0)
-            agreed += found.verdict == "agrees" and found.clear
-        return agreed / 4000
+        found = (tiers.Agreement("s@1", "t", "official", -lie + draw.gauss(0, error), error, 9, 0) for _ in range(4000))
+        return sum(agreement.verdict == "agrees" for agreement in found) / 4000
 
-    assert error <= tiers.CLEAR and passed(0.0) > 0.99 and passed(0.015) < 0.05
-    noisy = tiers.Agreement("s@1", "t", "official", 0.0, 0.01, 1, 0)
-    assert noisy.verdict == "agrees" and not noisy.clear, "one noisy run verifies nothing"
+    limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 4000)
+    assert all(passed(lie / 1000) <= limit for lie in (15, -15, 20, 40, 100))
+    assert passed(0.0) > 0.95 or error > 0.004, "an honest re-run agrees, unless its runs are too few for their noise"
+
+
+def test_the_error_of_a_rerun_is_that_of_the_panel_and_not_the_submitters(folder: Path) -> None:
+    """Scattered records buy no tolerance: the spread is the re-run's own where the suite's was never measured."""
+    entry = submissions.read(folder)
+    assert entry is not None
+    honest = list(entry.records.values())
+    scores = {r.cell.evaluator.name: [] for r in honest}  # type: ignore[var-annotated]
+    for record in honest:
+        scores[record.cell.evaluator.name].append(record.best)
+    weights = scoring.weights(DIGITS, "scratch")
+    expected = math.sqrt(sum((w * max(0.01, stdev(scores[name]))) ** 2 * 2 / 3 for name, w in weights.items()))
+    scattered = []
+    for number, record in enumerate(honest):
+        shift = (number % 3 - 1) * 50 + 30  # test images of 500: minus four, six and sixteen points
+        curve = [(epoch, max(0, min(record.total, count + shift))) for epoch, count in record.curve]
+        scattered.append(record.model_copy(update={"curve": tuple(curve)}))
+    (found,) = tiers.agreements(scattered, honest)
+    lie = sum(
+        w * (sum(r.best for r in scattered if r.cell.evaluator.name == n) / 3 - sum(scores[n]) / 3) for n, w in weights.items()
+    )
+    assert found.difference == pytest.approx(-lie) and lie > 0.05
+    assert found.error == pytest.approx(expected) and found.verdict == "contradicts"
 
 
 def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

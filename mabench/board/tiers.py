@@ -1,7 +1,8 @@
 """How far a submission can be trusted: computed from re-runs by others that are kept in it, and from nobody's word.
 
-A re-run agrees when the mean over a track's evaluators lies within `MARGIN` of the submitter's, a margin stated beforehand. How
-far honest runs differ by chance is taken from the suite's pooled spread, never from the submission itself.
+A re-run agrees when the mean over a track's networks, weighted as in the panel score, lies within `MARGIN` of the submitter's, a
+margin stated beforehand, and so surely that a lie of `LIE` would pass in 5 % of re-runs at most. How far honest runs differ by chance
+is taken from the suite's pooled spread, or from the re-run's own seeds, never from the submitter's records.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Literal
 
 from mabench import suites
 from mabench.board.names import skeleton
 from mabench.results import scoring
-from mabench.results.baselines import run_spread
+from mabench.results.baselines import UNKNOWN_SPREAD, run_spreads
 from mabench.schema import AuditEntry, RunRecord, Tier
 from mabench.suites import Exam
 
 MARGIN = 0.01  # ours: one point; within it no reader of a table would act differently
-CLEAR = 0.003  # ours: standard error below which a lie of 1.5 points passes in 5 % of re-runs
+LIE = 0.015  # ours: a point and a half; a larger one passes in 5 % of re-runs at most (benchmarks/verify_power.py)
+ONE_SIDED = 1.645  # the normal distribution's 95 %: a lie of LIE is excluded by this many standard errors
 SURE = 1.96  # two-sided 95 %: a difference this many standard errors beyond the margin contradicts
 BY_HAND: tuple[Tier, ...] = ("challenged", "superseded", "withdrawn", "self-run")
 """What the submitter (superseded, withdrawn) or a maintainer (any) may decide; self-run takes a decision back."""
@@ -39,7 +41,7 @@ class Rerun:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Re-run minus recorded on one track: the mean over its evaluators, a fraction, and its standard error by chance."""
+    """Re-run minus recorded on one track: the mean over the networks that were run, a fraction, and its standard error by chance."""
 
     suite: str
     track: str
@@ -54,12 +56,7 @@ class Agreement:
     def verdict(self) -> Verdict:
         if abs(self.difference) > MARGIN + SURE * self.error:
             return "contradicts"
-        return "agrees" if abs(self.difference) <= MARGIN else "open"
-
-    @property
-    def clear(self) -> bool:
-        """Whether a lie of 1.5 points would have been noticed."""
-        return self.error <= CLEAR
+        return "agrees" if abs(self.difference) <= min(MARGIN, LIE - ONE_SIDED * self.error) else "open"
 
 
 def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> list[Agreement]:
@@ -89,34 +86,48 @@ def _by_evaluator(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord
 def _official(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
     """Runs with the same seed, pair by pair; an identical curve has no error of chance."""
     before, after = _by_evaluator(recorded), _by_evaluator(reruns)
-    differences, variance, count, same = [], 0.0, 0, 0
+    differences, variances, count, same = {}, {}, 0, 0
     for name in sorted(set(before) & set(after)):
         seeds = sorted(set(before[name]) & set(after[name]))
         if not seeds:
             continue
-        differences.append(fmean(scoring.score(after[name][s]) - scoring.score(before[name][s]) for s in seeds))
+        differences[name] = fmean(scoring.score(after[name][s]) - scoring.score(before[name][s]) for s in seeds)
         identical = sum(after[name][s].curve == before[name][s].curve for s in seeds)
-        variance += 2 * run_spread(exam, name) ** 2 * (len(seeds) - identical) / len(seeds) ** 2
+        variances[name] = 2 * _spread(exam, name, after[name].values()) ** 2 * (len(seeds) - identical) / len(seeds) ** 2
         count, same = count + len(seeds), same + identical
     if not differences:
         return None
-    error = math.sqrt(variance) / len(differences)
-    return Agreement(exam.id, track, "official", fmean(differences), error, count, same)
+    return Agreement(exam.id, track, "official", *_panel(exam, track, differences, variances), count, same)
 
 
 def _fresh(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
     """Seeds that the suite does not name: what a set that was made for the official ones loses on."""
     before, after = _by_evaluator(recorded), _by_evaluator(reruns)
-    differences, variance, count = [], 0.0, 0
+    differences, variances, count = {}, {}, 0
     for name in sorted(set(before) & set(after)):
         fresh = [r for seed, r in after[name].items() if seed not in exam.suite.seeds]
         if fresh:
-            differences.append(fmean(map(scoring.score, fresh)) - fmean(map(scoring.score, before[name].values())))
-            variance += run_spread(exam, name) ** 2 * (1 / len(fresh) + 1 / len(before[name]))
+            differences[name] = fmean(map(scoring.score, fresh)) - fmean(map(scoring.score, before[name].values()))
+            variances[name] = _spread(exam, name, after[name].values()) ** 2 * (1 / len(fresh) + 1 / len(before[name]))
             count += len(fresh)
     if not differences:
         return None
-    return Agreement(exam.id, track, "fresh", fmean(differences), math.sqrt(variance) / len(differences), count, 0)
+    return Agreement(exam.id, track, "fresh", *_panel(exam, track, differences, variances), count, 0)
+
+
+def _panel(exam: Exam, track: str, differences: Mapping[str, float], variances: Mapping[str, float]) -> tuple[float, float]:
+    """Mean difference and its standard error, the networks weighted as in the panel score."""
+    weights = {name: weight for name, weight in scoring.weights(exam, track).items() if name in differences}
+    total = sum(weights.values())
+    mean = sum(weight * differences[name] for name, weight in weights.items()) / total
+    return mean, math.sqrt(sum(weight**2 * variances[name] for name, weight in weights.items())) / total
+
+
+def _spread(exam: Exam, name: str, reruns: Iterable[RunRecord]) -> float:
+    """Of one network's runs over seeds: as measured for the suite; else as the re-run's own seeds say, but no less than usual."""
+    known = run_spreads(exam).get(name)
+    scores = [scoring.score(record) for record in reruns]
+    return known.std if known is not None else max(UNKNOWN_SPREAD, stdev(scores) if len(scores) > 1 else 0.0)
 
 
 def decision(audit: Sequence[AuditEntry], owners: Collection[str], maintainers: Collection[str]) -> tuple[Tier | None, int]:
@@ -150,6 +161,5 @@ def derive(
         return "challenged"
     if not any(agreement.verdict == "agrees" for agreement in found):
         return "self-run"
-    whole = set(records) <= set(others) and all(agreement.verdict == "agrees" for agreement in found)
-    clear = all(agreement.clear for agreement in found if agreement.seeds == "official")
-    return "verified" if whole and clear else "spot-checked"
+    official = [agreement.verdict == "agrees" for agreement in found if agreement.seeds == "official"]
+    return "verified" if set(records) <= set(others) and all(official) else "spot-checked"
