@@ -45,7 +45,8 @@ GRIDS = {  # half a decade apart, around the field's usual rates
     ("adamw", False): (2e-4, 5e-4, 1e-3, 3e-3),
     ("sgd", True): (3e-4, 1e-3, 3e-3, 1e-2),
 }
-EPOCHS = {1: 200, 10: 100, 50: 40}  # by stored images per class: 2,000 images and more, so that a curve has flattened
+EPOCHS = {1: 200, 4: 200, 10: 100, 40: 50, 50: 40, 200: 20}  # by decoded images per class: until curves have flattened
+HOPELESS = 0.03  # a rate that is this far below the best on the first subset is not tried on the others
 TEST_EVERY = 50  # epochs
 
 
@@ -55,6 +56,10 @@ class Subset:
 
     ipc: int
     packed: bool
+
+    @property
+    def epochs(self) -> int:
+        return EPOCHS[4 * self.ipc if self.packed else self.ipc]
 
     @property
     def name(self) -> str:
@@ -105,8 +110,7 @@ def courses(exam: suites.Exam, tracks: Sequence[str], glob: str) -> Iterator[tup
         for track in tracks or exam.evaluators:
             for entry in exam.evaluators[track]:
                 for rate in GRIDS[entry.optimizer, entry.pretrained] if fnmatch.fnmatchcase(entry.name, glob) else ():
-                    epochs = EPOCHS[subset.ipc]
-                    course = {"epochs": epochs, "test_every": min(TEST_EVERY, epochs), "learning_rate": None}
+                    course = {"epochs": subset.epochs, "test_every": min(TEST_EVERY, subset.epochs), "learning_rate": None}
                     values = {
                         "set_sha256": "0" * 64,
                         "suite": exam.id,
@@ -123,6 +127,19 @@ def file_of(out: Path, subset: Subset, cell: Cell) -> Path:
     return out / f"{cell.evaluator.name}--{subset.name}--{cell.evaluator.learning_rate:g}.json"
 
 
+def is_hopeless(out: Path, cell: Cell) -> bool:
+    """Whether this rate lost the first subset by so much that the others need not be run."""
+    found = {path.stem.rpartition("--")[2]: _best(path) for path in out.glob(f"{cell.evaluator.name}--{SUBSETS[0].name}--*.json")}
+    own = found.get(f"{cell.evaluator.learning_rate:g}")
+    return own is not None and own < max(found.values()) - HOPELESS
+
+
+def _best(path: Path) -> float:
+    """The best accuracy of a run, a share; nothing where it diverged."""
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    return 0.0 if entry["diverged_epoch"] else max(hits for _, hits in entry["curve"]) / float(entry["held_out_images"])
+
+
 def run(
     runs: Sequence[tuple[Subset, Cell]], material: Material, out: Path, device: torch.device, should_stop: Callable[[], bool]
 ) -> None:
@@ -130,7 +147,7 @@ def run(
     held_out = material.held_out()
     for subset, cell in runs:
         file = file_of(out, subset, cell)
-        if file.exists():
+        if file.exists() or is_hopeless(out, cell):
             continue
         drawn = material.subset(subset)
         own = cell.model_copy(update={"set_sha256": drawn.sha256})
@@ -176,8 +193,7 @@ def table(out: Path) -> None:
     found: dict[str, dict[float, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for file in sorted(out.glob("*.json")):
         entry = json.loads(file.read_text(encoding="utf-8"))
-        hits = 0 if entry["diverged_epoch"] else max(h for _, h in entry["curve"])
-        found[entry["evaluator"]][entry["rate"]][entry["subset"]] = 100 * hits / entry["held_out_images"]
+        found[entry["evaluator"]][entry["rate"]][entry["subset"]] = 100 * _best(file)
     for evaluator, rates in found.items():
         names = [s.name for s in SUBSETS if any(s.name in values for values in rates.values())]
         print(f"\n{evaluator}\n{'rate':>8}  " + "  ".join(f"{name:>12}" for name in names))
