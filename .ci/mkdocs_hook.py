@@ -27,6 +27,8 @@ def outside() -> dict[str, str]:
         "CHANGELOG.md": "changelog.md",
         "CONTRIBUTING.md": "contributing.md",
         "SECURITY.md": "security.md",
+        "GOVERNANCE.md": "governance.md",
+        "benchmarks/gpu.md": "gpu.md",
         "leaderboard/README.md": "leaderboard.md",
         "submissions/README.md": "submissions.md",
         "methods/README.md": "methods/index.md",
