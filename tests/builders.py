@@ -232,5 +232,5 @@ def shaped(dataset: str) -> SyntheticSet:
     entry = DATASETS[dataset]
     generator = torch.Generator().manual_seed(0)
     side = entry.image_size
-    images = torch.randint(0, 256, (entry.num_classes, 3, side, side), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (entry.num_classes, entry.channels, side, side), generator=generator, dtype=torch.uint8)
     return SyntheticSet(images, torch.arange(entry.num_classes), dataset, 1, name="shaped")

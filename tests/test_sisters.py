@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ SISTERS = [
     "cifar100-agnostic",
     "tinyimagenet-agnostic",
     "imagewoof-agnostic",
+    "svhn-agnostic",
+    "mnist-agnostic",
+    "imagenet100-agnostic",
     pytest.param("imagenet1k-agnostic", marks=pytest.mark.slow),
 ]
 
@@ -31,7 +35,7 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
         images=images, labels=np.arange(len(images)) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64
     )
     (cell,) = plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
-    assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == min(entry.image_size, 64)
+    assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == max(32, min(entry.image_size, 64))
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     record = training.run(chosen, short, test, device=torch.device("cpu"))
     assert record.total == len(images) and [e for e, _ in record.curve] == [1] and record.diverged_epoch is None
@@ -45,6 +49,36 @@ def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> 
     done = mabench("eval", "set.safetensors", "--suite", name, "--evaluator", "convnet3-scratch", "--dry-run", "--device", "cpu")
     assert done.returncode == 0 and "3 runs to do" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["set.safetensors"]
+
+
+DIGITS = ("svhn", "mnist")  # a mirrored digit is another one
+TEN = ("imagewoof", "imagenette", "imagefruit", "imagemeow", "imagesquawk", "imageyellow")
+
+
+def test_the_sisters_differ_from_the_headline_in_their_data_alone() -> None:
+    headline = suites.load("cifar10-agnostic")
+    for name in [n for n in suites.released() if "-agnostic@" in n and not n.startswith(("cifar10-", "digits-"))]:
+        exam = suites.load(name)
+        dataset = exam.suite.dataset
+        recipe = headline.recipes["scratch"].model_dump(exclude={"augmentation"})
+        augmentation = headline.recipes["scratch"].augmentation.model_dump()
+        assert name.split("-")[0] in (dataset, dataset.removesuffix("224"))
+        assert exam.suite.seed_streams == headline.suite.seed_streams and exam.suite.seeds == headline.suite.seeds
+        for track in ("scratch", "pretrained"):
+            assert [e.name for e in exam.evaluators[track]] == [e.name for e in headline.evaluators[track]], name
+            assert exam.recipes[track].model_dump(exclude={"augmentation"}) == recipe, name
+            flip = 0.0 if dataset in DIGITS else augmentation["flip"]
+            assert exam.recipes[track].augmentation.model_dump() == augmentation | {"flip": flip}, name
+
+
+def test_the_ten_classes_are_one_suite_for_six_lists() -> None:
+    digests = {
+        json.dumps(
+            suites.load(f"{name}-agnostic").suite.model_dump(mode="json", exclude={"name", "title", "measures", "dataset"})
+        )
+        for name in TEN
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.slow
