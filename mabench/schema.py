@@ -160,8 +160,9 @@ class Recipe(Finite):
     """None = the evaluator's own."""
     rate: Literal["fixed", "learned"] = "fixed"
     """learned = the rate that the set brings (trajectory matching learns it with the images); `learning_rate` where it has none."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """cosine = after e of E epochs the rate is multiplied by (1 + cos(pi e / E)) / 2."""
+    schedule: Literal["constant", "cosine", "half-cosine"] = "constant"
+    """cosine = after e of E epochs the rate is multiplied by (1 + cos(pi e / E)) / 2; half-cosine = by (1 + cos(pi e / 2E)) / 2, which
+    ends at a half (RDED's released code)."""
     optimizer: Literal["sgd", "adamw"] | None = None
     """None = the evaluator's own."""
     momentum: Fraction = 0.9

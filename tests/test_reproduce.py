@@ -176,7 +176,7 @@ def test_a_verdict_says_whether_the_test_could_have_failed() -> None:
 def test_rows_are_complete() -> None:
     """Numbers as the papers print them, counted: those that are compared and those that are only cited."""
     counts = {}
-    for name in ("hmdc", "model_pool", "gvbsm", "trajectory"):
+    for name in ("hmdc", "model_pool", "gvbsm", "trajectory", "rded"):
         content = tomllib.loads((papers.INSTALLED / name / "paper.toml").read_text(encoding="utf-8"))
         counts[name] = {kind: sum(len(row["values"]) for row in content.get(kind, [])) for kind in ("table", "cited", "full")}
     assert counts["hmdc"] == {
@@ -190,6 +190,7 @@ def test_rows_are_complete() -> None:
         "full": 0,
     }  # + ConvNet of two published files
     assert sum(counts["gvbsm"].values()) == 139 - 2  # two points of Figure 5 repeat Table 4
+    assert counts["rded"] == {"table": 2, "cited": 7 * 9 - 2, "full": 0}  # Table 2: seven datasets, three budgets, three networks
     assert counts["trajectory"] == {"table": 55 + 6, "cited": 92, "full": 7}  # AST, and MTT's own Table 1 on CIFAR
 
 

@@ -22,7 +22,7 @@ from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Distillation, Evaluator, Recipe
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import distillation, progress, provenance
+from mabench.training import distillation, optimizers, progress, provenance
 from mabench.training.loop import Trainer
 from mabench.training.material import Material
 
@@ -83,6 +83,28 @@ def test_the_loop_is_the_textbook_loop(quirks: str) -> None:
         assert epoch == epoch_here and abs(correct - correct_here) <= 2, "float32 sums in another order may move an image or two"
     assert [loss for _, loss in record.train_loss] == pytest.approx(losses, rel=1e-3)
     assert record.best > 0.3, "and it learns"
+
+
+@pytest.mark.parametrize(("schedule", "ends_at"), [("cosine", 1), ("half-cosine", 2)])
+def test_rates_on_a_cosine_are_those_of_pytorchs_schedule(schedule: str, ends_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own cosine, which for `half-cosine` would reach zero after twice as many epochs."""
+    recipe, rates = PLAIN.model_copy(update={"schedule": schedule}), []
+    plain = optimizers.set_cosine_rate
+
+    def spied(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+        plain(optimizer, *arguments)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(optimizers, "set_cosine_rate", spied)
+    training.run(small_set(), cell(recipe), TEST, device=CPU)
+    reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=6 * ends_at)
+    expected = []
+    for _ in range(6):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected) and rates[0] == 0.05
 
 
 def test_a_learned_rate_is_for_recipes_that_ask_for_it() -> None:

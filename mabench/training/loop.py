@@ -89,8 +89,9 @@ class Trainer:
         if state.permutation is None:
             state.permutation = self.next_order()
             state.loss_sum.zero_()
-            if recipe.schedule == "cosine":
-                optimizers.set_cosine_rate(state.optimizer, self.rate, state.epoch, recipe.epochs)
+            if recipe.schedule != "constant":
+                length = recipe.epochs * (2 if recipe.schedule == "half-cosine" else 1)
+                optimizers.set_cosine_rate(state.optimizer, self.rate, state.epoch, length)
         while state.position < len(self.material.images):
             batch = state.permutation[state.position : state.position + recipe.batch_size].to(self.material.device)
             loss = self.graphed_step(batch)

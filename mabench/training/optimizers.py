@@ -37,6 +37,6 @@ def build(
 
 
 def set_cosine_rate(optimizer: torch.optim.Optimizer, rate: float, epoch: int, epochs: int) -> None:
-    """The rate of the epoch after `epoch` finished ones, on half a cosine from `rate` to 0."""
+    """The rate of the epoch after `epoch` finished ones, on half a wave of the cosine from `rate` to 0 in `epochs`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * (1 + math.cos(math.pi * epoch / epochs)) / 2

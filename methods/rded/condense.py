@@ -46,7 +46,7 @@ class Config:
     ipc: int
     teacher: str = "resnet18"
     """A backbone of G-VBSM's: the released code has ResNet-18 and a ConvNet with batch norm (`convnet128_bn`)."""
-    squeeze: Squeeze = field(default_factory=lambda: Squeeze(60, batch=128, schedule="cosine"))  # ours: no training was published
+    squeeze: Squeeze = field(default_factory=lambda: Squeeze(30, batch=128, schedule="cosine"))  # ours: no training was published
     pool: int = 300
     """Real images of a class whose crops are scored; all where the class has fewer."""
     crops: int = 5
