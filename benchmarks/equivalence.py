@@ -21,11 +21,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from mabench import data, suites
 from mabench.engine import equivalence
-from mabench.errors import Interrupted
+from mabench.errors import Interrupted, MabenchError
 from mabench.files import write_text
 from mabench.networks import sizes
 from mabench.results.scoring import score
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=Path("results/equivalence"))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="fewer show nothing, but try the script")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer show nothing, but try the script")
+    parser.add_argument("--test-images", type=int, help="fewer than the test split has; likewise")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     begun = time.monotonic()
@@ -151,7 +153,7 @@ def main() -> None:
     cells: dict[str, list[Cell]] = {}
     for cell in plan(course, condensed, evaluator=options.evaluator):
         cells.setdefault(cell.evaluator.name, []).append(cell)
-    dataset = data.DATASETS[exam.suite.dataset]
+    dataset, test = data.DATASETS[exam.suite.dataset], data.load(exam.suite.dataset, "test")
     cheapest = sorted(cells, key=lambda name: sizes.of(cells[name][0].evaluator, dataset.num_classes, dataset.channels).flops)
     folders = {
         engine: Folder(options.records / exam.id / engine, condensed.sha256, course.id, course.digest) for engine in ENGINES
@@ -163,7 +165,9 @@ def main() -> None:
 
         try:
             if not options.table:
-                train([cells[name] for name in cheapest], condensed, folders, should_stop)
+                train(
+                    [cells[name] for name in cheapest], condensed, first_images(test, options.test_images), folders, should_stop
+                )
         except Interrupted:
             print("stopped; the same command goes on")
     found = {}
@@ -172,23 +176,42 @@ def main() -> None:
         whole = [(a, b) for a, b in pairs if a is not None and b is not None]
         if whole:
             found[name] = compare(whole)
-    trial = options.seeds < SEEDS or options.epochs < min(EPOCHS, *(recipe.epochs for recipe in exam.recipes.values()))
+    trial = (
+        options.seeds < SEEDS
+        or options.test_images is not None
+        or options.epochs < min(EPOCHS, *(recipe.epochs for recipe in exam.recipes.values()))
+    )
     if trial:
-        print("A trial: fewer seeds or epochs than the rule asks for, nothing is kept.")
+        print("A trial, smaller than the rule asks for: nothing is kept.")
         show([{"evaluator": name, **row} for name, row in found.items()])
     else:
         show(keep(exam, condensed, found))
 
 
+def first_images(test: data.RealData, count: int | None) -> data.RealData:
+    """The first `count` images of the split, or all."""
+    if count is None:
+        return test
+    return replace(test, images=np.asarray(test.images)[:count], labels=np.asarray(test.labels)[:count], sha256="0" * 64)
+
+
 def train(
-    networks: Sequence[list[Cell]], condensed: SyntheticSet, folders: dict[str, Folder], should_stop: Callable[[], bool]
+    networks: Sequence[list[Cell]],
+    condensed: SyntheticSet,
+    test: data.RealData,
+    folders: dict[str, Folder],
+    should_stop: Callable[[], bool],
 ) -> None:
     """Both engines, network by network, so that a budget of time leaves whole comparisons behind."""
-    test = data.load(condensed.dataset, "test")
     for cells in networks:
-        for engine in ENGINES:
-            how: dict[str, Any] = {"device": "auto", "engine": engine, "on_event": _show, "should_stop": should_stop}
-            local.run(condensed, cells, folders[engine], test, **how)
+        try:
+            for engine in ENGINES:
+                how: dict[str, Any] = {"device": "auto", "engine": engine, "on_event": _show, "should_stop": should_stop}
+                local.run(condensed, cells, folders[engine], test, **how)
+        except Interrupted:
+            raise
+        except MabenchError as error:  # weights that are not at hand
+            print(f"{cells[0].evaluator.name} is left out: {error}", flush=True)
 
 
 if __name__ == "__main__":
