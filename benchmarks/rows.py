@@ -99,7 +99,12 @@ def main() -> None:
         if left is not None and left <= 0:
             print("the time is up; the same command goes on")
             break
-        submit(row, evaluate(row, options.suite, options.track, left), options.submissions)
+        out = evaluate(row, options.suite, options.track, left)
+        finished = len(list((out / "records").glob("*.json")))
+        if finished < row.planned:
+            print(f"{row.folder.name}: {finished} of {row.planned} runs are finished; the same command goes on", flush=True)
+        else:
+            submit(row, out, options.submissions)
 
 
 if __name__ == "__main__":
