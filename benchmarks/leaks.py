@@ -1,38 +1,51 @@
-"""What the gates for test images catch: 40 CIFAR-10 test images in every disguise, and honest images beside them.
+"""What the gate for test images catches: CIFAR-10 test images in disguise, and honest images beside them.
 
-python benchmarks/leaks.py [SUBMISSIONS]
+    python benchmarks/leaks.py [SUBMISSIONS] [SET ...] [--out benchmarks/results/leaks.json]
+
+Every disguise is tried on the same test images. Honest are train images, plain and in random disguises, and every condensed set
+of CIFAR-10 in the folder of submissions and among the files named.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import io
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from mabench import data
-from mabench.board import probes
-from mabench.sets import synthetic
+from mabench.digests import digest
+from mabench.files import write_text
+from mabench.sets import leaks, readers
 
+PLANTED = 20
 GENERATOR = torch.Generator().manual_seed(0)
+Disguise = Callable[[Tensor], Tensor]
 
 
-def moved(images: Tensor, y: int, x: int) -> Tensor:
+def moved(y: int, x: int) -> Disguise:
     """Shifted, black where nothing comes in."""
-    side = images.shape[-1]
-    return F.pad(images, (2, 2, 2, 2))[..., 2 - y : 2 - y + side, 2 - x : 2 - x + side]
+    return lambda images: F.pad(images, (4, 4, 4, 4))[..., 4 - y : 36 - y, 4 - x : 36 - x]
 
 
-def zoomed(images: Tensor, inner: int) -> Tensor:
-    edge = (images.shape[-1] - inner) // 2
-    return F.interpolate(images[..., edge : edge + inner, edge : edge + inner], size=images.shape[-1], mode="bilinear")
+def zoomed(inner: int, y: int = 0, x: int = 0) -> Disguise:
+    """A crop of `inner` pixels a side, `y`, `x` off the middle, enlarged."""
+    edge = (32 - inner) // 2
+    return lambda images: F.interpolate(
+        images[..., edge + y : edge + y + inner, edge + x : edge + x + inner], size=32, mode="bilinear"
+    )
 
 
-def framed(images: Tensor, width: int) -> Tensor:
-    return F.pad(images[..., width:-width, width:-width], (width,) * 4)
+def framed(width: int) -> Disguise:
+    return lambda images: F.pad(images[..., width:-width, width:-width], (width,) * 4)
 
 
 def checked(images: Tensor) -> Tensor:
@@ -40,12 +53,16 @@ def checked(images: Tensor) -> Tensor:
     return images + 0.06 * (2 * ((rows[:, None] + rows) % 2) - 1)
 
 
-def noisy(std: float) -> Callable[[Tensor], Tensor]:
+def noisy(std: float) -> Disguise:
     return lambda images: images + std * torch.randn(images.shape, generator=GENERATOR)
 
 
-def scaled(factor: float) -> Callable[[Tensor], Tensor]:
+def scaled(factor: float) -> Disguise:
     return lambda images: (images - images.mean((1, 2, 3), keepdim=True)) * factor + images.mean((1, 2, 3), keepdim=True)
+
+
+def saturated(factor: float) -> Disguise:
+    return lambda images: (images - images.mean(1, keepdim=True)) * factor + images.mean(1, keepdim=True)
 
 
 def packed(images: Tensor) -> Tensor:
@@ -54,70 +71,132 @@ def packed(images: Tensor) -> Tensor:
     )
 
 
-DISGUISES: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "mirrored": lambda x: x.flip(-1),
-    "upside down": lambda x: x.flip(-2),
-    "turned by 180 degrees": lambda x: x.flip(-1, -2),
-    "noise .03": noisy(0.03),
-    "noise .045": noisy(0.045),
-    "noise .10": noisy(0.10),
-    "noise .20": noisy(0.20),
-    "brightness +.05": lambda x: x + 0.05,
-    "brightness -.05": lambda x: x - 0.05,
-    "brightness +.40": lambda x: x + 0.40,
-    "shift (1,1)": lambda x: moved(x, 1, 1),
-    "shift (2,2)": lambda x: moved(x, 2, 2),
-    "shift (-2,1)": lambda x: moved(x, -2, 1),
-    "frame of 2": lambda x: framed(x, 2),
-    "frame of 4": lambda x: framed(x, 4),
-    "contrast x .3": scaled(0.3),
-    "contrast x 1.3": scaled(1.3),
-    "contrast x .1 and noise .01": lambda x: noisy(0.01)(scaled(0.1)(x)),
-    "inverted": lambda x: 1 - x,
-    "grey": lambda x: x.mean(1, keepdim=True).expand_as(x),
-    "channels turned": lambda x: x.roll(1, 1),
-    "checkerboard .06": checked,
-    "packed": packed,
-    "packed, brightness +.05": lambda x: packed(x) + 0.05,
-    "mirrored, shift (2,2), noise .05": lambda x: noisy(0.05)(moved(x.flip(-1), 2, 2)),
-    "gamma 2": lambda x: x.clamp_min(0) ** 2,
-    "saturation x 2": lambda x: (x - x.mean(1, keepdim=True)) * 2 + x.mean(1, keepdim=True),
-    "blurred": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
-    "8 levels": lambda x: (x * 8).round() / 8,
-    "zoom on 28": lambda x: zoomed(x, 28),
-    "zoom on 24": lambda x: zoomed(x, 24),
-    "mean of two": lambda x: (x + x.roll(1, 0)) / 2,
-    "70:30 with the next": lambda x: 0.7 * x + 0.3 * x.roll(1, 0),
-    "quarter turn": lambda x: x.rot90(1, (-2, -1)),
-}
+def rotated(degrees: float) -> Disguise:
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    matrix = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]])
+
+    def turn(images: Tensor) -> Tensor:
+        grid = F.affine_grid(matrix.expand(len(images), -1, -1), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
+
+    return turn
 
 
-def caught(images: Tensor, test: Tensor, train: Tensor) -> Tensor:
-    """Which images the gate for disguises refuses."""
-    likeness, _ = probes.most_alike(images, test)
-    close = torch.nonzero(likeness > probes.ALIKE).flatten()
-    out = torch.zeros(len(images), dtype=torch.bool)
-    if len(close):
-        to_train, _ = probes.most_alike(images[close], train)
-        out[close] = likeness[close] > to_train + probes.ALIKE_MARGIN
-    return out
+def compressed(images: Tensor, quality: int = 20) -> Tensor:
+    def through(image: Tensor) -> Tensor:
+        buffer = io.BytesIO()
+        Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=quality)
+        return torch.tensor(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 255
+
+    return torch.stack([through(image) for image in images])
+
+
+def cut_out(side: int) -> Disguise:
+    def cut(images: Tensor) -> Tensor:
+        images = images.clone()
+        for image in images:
+            y, x = torch.randint(33 - side, (2,), generator=GENERATOR).tolist()
+            image[:, y : y + side, x : x + side] = 0
+        return images
+
+    return cut
+
+
+def mixed(share: float, others: Tensor) -> Disguise:
+    return lambda images: share * images + (1 - share) * others[: len(images)]
+
+
+def pasted(others: Tensor) -> Disguise:
+    """CutMix: the right half is of another image."""
+    return lambda images: torch.cat([images[..., :16], others[: len(images), ..., 16:]], -1)
+
+
+def jittered(images: Tensor) -> Tensor:
+    """Every channel scaled and moved by its own random amount."""
+    size = (len(images), 3, 1, 1)
+    return images * (0.5 + torch.rand(size, generator=GENERATOR)) + 0.3 * (torch.rand(size, generator=GENERATOR) - 0.5)
+
+
+def then(*steps: Disguise) -> Disguise:
+    def all_of(images: Tensor) -> Tensor:
+        for step in steps:
+            images = step(images)
+        return images
+
+    return all_of
+
+
+def disguises(others: Tensor) -> dict[str, Disguise]:
+    """Name -> what is done to test images; `others` are train images."""
+    return {
+        "none": lambda x: x, "mirrored": lambda x: x.flip(-1), "upside down": lambda x: x.flip(-2),
+        "quarter turn": lambda x: x.rot90(1, (-2, -1)), "turned by 5 degrees": rotated(5), "turned by 15 degrees": rotated(15),
+        "turned by 30 degrees": rotated(30), "noise .03": noisy(0.03), "noise .045": noisy(0.045), "noise .10": noisy(0.10),
+        "noise .20": noisy(0.20), "brightness +.05": lambda x: x + 0.05, "brightness -.05": lambda x: x - 0.05,
+        "brightness +.40": lambda x: x + 0.40, "shift (1,1)": moved(1, 1), "shift (2,2)": moved(2, 2), "shift (-2,1)": moved(-2, 1),
+        "shift (4,-4)": moved(4, -4), "frame of 2": framed(2), "frame of 4": framed(4), "contrast x .3": scaled(0.3),
+        "contrast x 1.3": scaled(1.3), "contrast x .1 and noise .01": then(scaled(0.1), noisy(0.01)), "inverted": lambda x: 1 - x,
+        "grey": lambda x: x.mean(1, keepdim=True).expand_as(x), "channels turned": lambda x: x.roll(1, 1),
+        "saturation x 2": saturated(2.0), "colour jitter": jittered, "gamma 2": lambda x: x.clamp_min(0) ** 2,
+        "gamma .5": lambda x: x.clamp_min(0) ** 0.5, "checkerboard .06": checked, "packed": packed,
+        "packed, brightness +.05": lambda x: packed(x) + 0.05, "blurred 3 x 3": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+        "blurred 5 x 5": lambda x: F.avg_pool2d(x, 5, 1, 2, count_include_pad=False), "8 levels": lambda x: (x * 8).round() / 8,
+        "2 levels": lambda x: (x > x.mean((1, 2, 3), keepdim=True)).float(), "JPEG, quality 20": compressed,
+        "crop of 28, enlarged": zoomed(28), "crop of 24, enlarged": zoomed(24), "crop of 24 off the middle, enlarged": zoomed(24, 3, -3),
+        "crop of 16, enlarged": zoomed(16), "cut out 8": cut_out(8), "cut out 16": cut_out(16),
+        "80:20 with a train image": mixed(0.8, others), "70:30 with a train image": mixed(0.7, others),
+        "mean with a train image": mixed(0.5, others), "half pasted from a train image": pasted(others),
+        "mean of two": lambda x: (x + x.roll(1, 0)) / 2,
+        "mirrored, shift (2,2), noise .05": then(lambda x: x.flip(-1), moved(2, 2), noisy(0.05)),
+        "the recipe's own: jitter, shift, mirrored, cut out 16": then(jittered, moved(-3, 2), lambda x: x.flip(-1), cut_out(16)),
+    }  # fmt: skip
+
+
+def pixels(real: data.RealData, count: int) -> Tensor:
+    rows = torch.randperm(len(real.labels), generator=GENERATOR)[:count].numpy()
+    return torch.tensor(real.images[rows]).float() / 255
+
+
+def honest(train: data.RealData, change: dict[str, Disguise], submissions: Path, files: list[Path]) -> dict[str, Tensor]:
+    """Name -> images that are none of the test split."""
+    disguised = pixels(train, 2 * len(change)).split(2)
+    found = {"train images": pixels(train, 100)}
+    found["train images, each disguise"] = torch.cat([f(part) for f, part in zip(change.values(), disguised, strict=True)])
+    for path in [*sorted(submissions.glob("*/set.safetensors")), *files]:
+        condensed = readers.read(path, **({} if path.suffix == ".safetensors" else {"dataset": "cifar10"}))
+        if condensed.dataset == "cifar10":
+            found[path.parent.name if path.suffix == ".safetensors" else path.stem] = condensed.decoded()[0]
+    return found
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("submissions", nargs="?", type=Path, default=Path("submissions"))
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--planted", type=int, default=PLANTED)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
     test, train = data.load("cifar10", "test"), data.load("cifar10", "train")
-    known = probes.small_and_grey(test), probes.small_and_grey(train)
-    planted = torch.tensor(test.images[torch.randperm(10_000, generator=GENERATOR)[:40].numpy()]).float() / 255
-    honest = {"train images": torch.tensor(train.images[torch.randperm(50_000, generator=GENERATOR)[:100].numpy()]).float() / 255}
-    for path in sorted(Path(sys.argv[1] if len(sys.argv) > 1 else "submissions").glob("*/set.safetensors")):
-        condensed = synthetic.load(path)
-        if condensed.dataset == "cifar10":
-            honest[path.parent.name] = condensed.decoded()[0]
+    splits = leaks.Split(test), leaks.Split(train)
+    planted, change = pixels(test, arguments.planted), disguises(pixels(train, arguments.planted))
+    result: dict[str, dict[str, tuple[int, int]]] = {"honest": {}, "disguised": {}}
     print("| images | refused |\n|---|--:|", flush=True)
-    for name, images in honest.items():
-        print(f"| honest: {name} | {int(caught(images, *known).sum())} of {len(images)} |", flush=True)
-    for name, change in DISGUISES.items():
-        print(f"| {name} | {int(caught(change(planted), *known).sum())} of {len(planted)} |", flush=True)
+
+    def look(kind: str, name: str, images: Tensor) -> None:
+        count = len(leaks.find(images, *splits).leaks)
+        result[kind][name] = count, len(images)
+        print(f"| {'honest: ' if kind == 'honest' else ''}{name} | {count} of {len(images)} |", flush=True)
+
+    for name, images in honest(train, change, arguments.submissions, arguments.files).items():
+        look("honest", name, images)
+    for name, disguise in change.items():
+        look("disguised", name, disguise(planted))
+    if arguments.out is not None:
+        rule = {name: getattr(leaks, name) for name in ("NEAR", "ALIKE", "RATIO", "ZOOMS", "TURNS", "SHIFTS", "FRAMES")}
+        write_text(
+            arguments.out,
+            json.dumps({"rule": rule, "planted": digest(planted.numpy().tobytes().hex()), **result}, indent=1) + "\n",
+        )
 
 
 if __name__ == "__main__":

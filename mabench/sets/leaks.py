@@ -1,0 +1,277 @@
+"""Is a training image an image of the test split, whatever was done to it? Likeness that undoes what costs a cheater nothing.
+
+Two measures. `distance` finds copies: root mean square of the pixels. `likeness` finds disguises: correlation of grey images at
+low resolution over mirrorings, quarter turns, shifts, zooms, small rotations and inversion, a covered part left out; brightness,
+contrast, colour, noise and frames hardly change it. By either an image is leaked only where no train image is as near: CIFAR-10
+has twins in both splits, and smooth images are like many. `benchmarks/leaks.py` measures what is caught and what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mabench.data import RealData
+
+NEAR = 0.04  # ours: two thirds of the smallest distance of 600 real train images to a test image (digits .060, CIFAR-10 .067)
+ALIKE = 0.9  # ours, and the next: docs/evidence/leaks.md has what they catch
+RATIO = 0.5  # ours: a test image must leave half as much of an image unexplained as any train image does
+SIDE = 32  # ours: larger images are averaged down to this side; averaging never makes a distance larger
+COARSE, FINE = 8, 16
+"""Pixels a side at which candidates are found and at which they are compared."""
+CANDIDATES = 8  # ours: images of a split that are compared closely with each image
+FRAMES = (2, 4)  # ours: pixels at the border that are not looked at; shifts and frames change them
+MOST = 5000  # ours: images of a set that are searched for disguises, 20 to a second
+VALUES = 3_000_000  # ours: of a split, in memory at once; 1,000 images of CIFAR-10
+PARTS = 64  # ours: images that are compared at once
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training image that is an image of the test split."""
+
+    image: int
+    test_image: int
+    how: str
+    """What was found: `distance 0.012` or `correlation 0.98 in disguise`."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in the images of a set."""
+
+    leaks: tuple[Leak, ...]
+    nearest: float
+    """Smallest distance of any image to a test image."""
+    most_alike: float
+    """Largest correlation of any image with a test image."""
+    looked_at: int
+    """Images that were searched for disguises."""
+
+
+class Split:
+    """A real split, made ready for the search once it is needed."""
+
+    def __init__(self, real: RealData) -> None:
+        self.real = real
+
+    @cached_property
+    def looks(self) -> Looks:
+        return Looks(self.real)
+
+
+def find(images: Tensor, test: Split, train: Split, factor: int = 1) -> Report:
+    """Look at every training image [M,C,S,S], 1.0 = white; `factor`: tiles a side of the grids that they were stored in.
+
+    Of more than `MOST` images, that many, evenly taken, are searched for disguises; for copies all are.
+    """
+    distances, copied = nearest_real(images, test.real, factor)
+    copies = _leaked(distances, NEAR, lambda rows: nearest_real(images[rows], train.real, factor)[0], 1.0)
+    taken = torch.linspace(0, len(images) - 1, min(len(images), MOST)).long()
+    likeness, alike = test.looks.likeness(images[taken])
+    disguised = _leaked(
+        unexplained(likeness), 1 - ALIKE**2, lambda rows: unexplained(train.looks.likeness(images[taken[rows]])[0]), RATIO
+    )
+    leaks = {int(taken[k]): Leak(int(taken[k]), int(alike[k]), f"correlation {float(likeness[k]):.3f}") for k in disguised}
+    leaks |= {k: Leak(k, int(copied[k]), f"distance {float(distances[k]):.4f} of full range") for k in copies}
+    return Report(tuple(leaks[k] for k in sorted(leaks)), float(distances.min()), float(likeness.max()), len(taken))
+
+
+def _leaked(to_test: Tensor, limit: float, to_train: Callable[[Tensor], Tensor], ratio: float) -> list[int]:
+    """The one rule of both measures, the smaller the nearer: near to a test image, and not as near to any train image."""
+    near = torch.nonzero(to_test < limit).flatten()
+    return [int(k) for k in near[to_test[near] < ratio * to_train(near)]] if len(near) else []
+
+
+def unexplained(likeness: Tensor) -> Tensor:
+    """Part of an image's variance that the image most like it leaves open."""
+    return 1 - likeness**2
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+def nearest_real(images: Tensor, real: RealData, factor: int = 1) -> tuple[Tensor, Tensor]:
+    """Root-mean-square distance, 1.0 = black to white, of every image [M,C,S,S] to the nearest of a real split, and its index.
+
+    Mirrored images count too; for a set that stores grids, so do real images shrunk to a tile and enlarged again, with and
+    without antialiasing. Above 32 px both sides are averaged to 32 px, which can only make distances smaller.
+    """
+    side, size = min(images.shape[-1], SIDE), images.shape[-1]
+
+    def flat(batch: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(batch, side).flatten(1)
+
+    queries = torch.cat([flat(images), flat(images.flip(-1))])
+    best = torch.full((len(queries),), math.inf)
+    index = torch.zeros(len(queries), dtype=torch.int64)
+    norms = (queries**2).sum(1, keepdim=True)
+    for first, pixels in _chunks(real.images):
+        for variant in (pixels, *_through_a_tile(pixels, size, factor)):
+            candidates = flat(variant)
+            places = (norms + (candidates**2).sum(1)[None] - 2 * queries @ candidates.T).argmin(1)
+            # the expanded square cancels near zero: the winners' distances are taken again from their differences
+            exact = ((queries - candidates[places]) ** 2).mean(1).sqrt()
+            better = exact < best
+            best[better], index[better] = exact[better], places[better] + first
+    rows = torch.stack([best[: len(images)], best[len(images) :]])
+    return rows.min(0).values, torch.where(rows.argmin(0) == 0, index[: len(images)], index[len(images) :])
+
+
+def _through_a_tile(pixels: Tensor, size: int, factor: int) -> Iterator[Tensor]:
+    """As a grid of `factor` x `factor` stores and decodes them, shrunk with and without antialiasing."""
+    if factor > 1:
+        for antialias in (False, True):
+            small = F.interpolate(
+                pixels, size=(size // factor,) * 2, mode="bilinear", align_corners=not antialias, antialias=antialias
+            )
+            yield F.interpolate(small, size=(size, size), mode="bilinear", align_corners=True)
+
+
+def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first, pixels) of a split, some at a time."""
+    size = max(1, VALUES // images[0].size)
+    for first in range(0, len(images), size):
+        yield first, torch.from_numpy(np.array(images[first : first + size])).float() / 255
+
+
+# -- disguises ---------------------------------------------------------------------------------------------------------
+
+WINDOWS = ((28, (0,)), (24, (-4, 0, 4)), (20, (0,)))
+"""Of a real image that a training image may show: its side, and shifts of its middle. Smaller ones undo a zoom."""
+ZOOMS, TURNS, SHIFTS = (0.75, 0.875, 1.0, 1.125), (-0.2, 0.0, 0.2), (-4, -2, 0, 2, 4)
+"""What is undone when two images are compared closely: enlargement, rotation in radians, and a shift in pixels."""
+
+
+class Looks:
+    """A split, ready to be searched for images that look like others."""
+
+    def __init__(self, real: RealData) -> None:
+        self.grey = torch.cat([_grey(pixels) for _, pixels in _chunks(real.images)])
+        middle = SIDE // 2
+        self.windows = [
+            _small(self.grey[:, middle + y - w // 2 : middle + y + w // 2, middle + x - w // 2 : middle + x + w // 2], COARSE)
+            for w, shifts in WINDOWS
+            for y in shifts
+            for x in shifts
+        ]
+
+    def likeness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest absolute correlation of every image [M,C,S,S] with one of the split, and that one's index."""
+        parts = [self._of_part(_grey(part), frame) for part in torch.split(images, PARTS) for frame in FRAMES]
+        step = len(FRAMES)
+        values = [torch.stack([value for value, _ in parts[i : i + step]]) for i in range(0, len(parts), step)]
+        places = [torch.stack([index for _, index in parts[i : i + step]]) for i in range(0, len(parts), step)]
+        value, index = torch.cat(values, 1), torch.cat(places, 1)
+        best = value.argmax(0, keepdim=True)
+        return value.gather(0, best)[0], index.gather(0, best)[0]
+
+    def _of_part(self, grey: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+        turned = torch.stack(_turned(grey), 1)  # [M,8,SIDE,SIDE]
+        which, candidates = self._candidates(turned, frame)
+        rows = torch.arange(len(grey))
+        values = torch.stack(
+            [_compared(turned[rows, which[:, k]], self.grey[candidates[:, k]], frame) for k in range(candidates.shape[1])],
+            1,
+        )
+        best = values.argmax(1)
+        return values[rows, best], candidates[rows, best]
+
+    def _candidates(self, turned: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+        """[M, CANDIDATES] twice: which way an image is turned, and the image of the split that is then like it from afar."""
+        values, images = [], []
+        for k in range(turned.shape[1]):
+            asked = _small(turned[:, k, frame : SIDE - frame, frame : SIDE - frame], COARSE)
+            best = torch.zeros(len(turned), len(self.grey))
+            for window in self.windows:
+                torch.maximum(best, (asked @ window.T).abs_(), out=best)
+            top = best.topk(min(CANDIDATES, len(self.grey)), 1)
+            values.append(top.values)
+            images.append(top.indices)
+        order = torch.cat(values, 1).topk(values[0].shape[1], 1).indices
+        return order // values[0].shape[1], torch.cat(images, 1).gather(1, order)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """[M,C,S,S] -> [M,SIDE,SIDE]."""
+    return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), SIDE)[:, 0]
+
+
+def _turned(grey: Tensor) -> list[Tensor]:
+    """The eight mirrorings and quarter turns."""
+    turns = [grey.rot90(k, (-2, -1)) for k in range(4)]
+    return [*turns, *(image.flip(-1) for image in turns)]
+
+
+def _small(grey: Tensor, side: int) -> Tensor:
+    """[M,H,W] -> [M,side**2] of mean 0 and length 1."""
+    return _standardised(F.adaptive_avg_pool2d(grey[:, None], side).flatten(1))
+
+
+def _standardised(flat: Tensor) -> Tensor:
+    flat = flat - flat.mean(-1, keepdim=True)
+    return F.normalize(flat, dim=-1, eps=1e-6)
+
+
+def _views(shifts: tuple[int, ...], zooms: tuple[float, ...] = ZOOMS, turns: tuple[float, ...] = TURNS) -> Tensor:
+    """[V,2,3]: affine views of a real image."""
+    return torch.tensor(
+        [
+            [[zoom * math.cos(turn), -zoom * math.sin(turn), 2 * x / SIDE], [zoom * math.sin(turn), zoom * math.cos(turn), 2 * y / SIDE]]
+            for zoom in zooms
+            for turn in turns
+            for y in shifts
+            for x in shifts
+        ]
+    )  # fmt: skip
+
+
+def _compared(grey: Tensor, real: Tensor, frame: int) -> Tensor:
+    """[M]: the largest absolute correlation of each image with the one beside it, over all views and with any part covered."""
+    inner = F.interpolate(_soft(grey)[:, :, frame : SIDE - frame, frame : SIDE - frame], size=FINE, mode="bilinear")[
+        :, 0
+    ].flatten(1)
+    soft = _soft(real)
+    rows = torch.arange(len(real))
+    coarse = _views(SHIFTS)
+    view = coarse[_correlations(inner, soft, coarse.expand(len(real), -1, -1, -1), frame)[0].argmax(1)]
+    near = view[:, None] + (_views((-1, 0, 1), (1.0,), (0.0,)) * torch.tensor([[0.0, 0.0, 1.0]]))[None]
+    products, seen = _correlations(inner, soft, near, frame)
+    best = products.argmax(1)
+    return torch.maximum(products[rows, best], _with_a_hole(inner, seen[rows, best]))
+
+
+def _soft(grey: Tensor) -> Tensor:
+    """[M,SIDE,SIDE] -> [M,1,SIDE,SIDE], blurred a little: at half the resolution, noise and a shift by half a pixel count less."""
+    return F.avg_pool2d(grey[:, None], 3, 1, 1, count_include_pad=False)
+
+
+def _correlations(inner: Tensor, soft: Tensor, views: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+    """(absolute correlations [M,V], pixels [M,V,FINE**2]) of images with views [M,V,2,3] of the images beside them."""
+    count, each = views.shape[:2]
+    scale = torch.tensor([1 - 2 * frame / SIDE] * 2 + [1.0])
+    grid = F.affine_grid((views * scale).reshape(-1, 2, 3), [count * each, 1, FINE, FINE], align_corners=False)
+    seen = F.grid_sample(soft, grid.reshape(count, each * FINE, FINE, 2), align_corners=False).reshape(count, each, FINE**2)
+    return (_standardised(inner)[:, None] * _standardised(seen)).sum(-1).abs(), seen
+
+
+def _with_a_hole(first: Tensor, second: Tensor) -> Tensor:
+    """[M]: the largest correlation with a quarter of the picture left out, wherever it lies: cutout covers no more."""
+    best = torch.zeros(len(first))
+    half = FINE // 2
+    for top in range(0, half + 1, 2):
+        for left in range(0, half + 1, 2):
+            kept = torch.ones(FINE, FINE, dtype=torch.bool)
+            kept[top : top + half, left : left + half] = False
+            rows = kept.flatten()
+            value = (_standardised(first[:, rows]) * _standardised(second[:, rows])).sum(-1).abs()
+            best = torch.maximum(best, value)
+    return best
