@@ -156,11 +156,11 @@ def test_markdown_shows_the_numbers_of_scoring(folder: Path) -> None:
         records = records_of(folder / slug)
         rows = {r.name: r for r in scoring.rows(DIGITS, records)}
         head = rows["panel mean"]
-        assert lines[title][3:6] == [f"{percent(head.best)} ± {percent(head.std)}", percent(head.plateau), percent(head.last)]
-        assert lines[title][7] == "-", "no baseline of this budget, no smallest lift"
+        assert lines[title][4:7] == [f"{percent(head.best)} ± {percent(head.std)}", percent(head.plateau), percent(head.last)]
+        assert lines[title][2] == "one set" and lines[title][8] == "-", "no baseline of this budget, no smallest lift"
         for position, entry in enumerate(DIGITS.evaluators["scratch"]):
             line = rows[entry.name]
-            assert lines[title][9 + position] == f"{percent(line.mean)} ± {percent(line.std)}"
+            assert lines[title][10 + position] == f"{percent(line.mean)} ± {percent(line.std)}"
     assert lines["Partial"][0] == "incomplete: 11 of 12 runs" and lines["Alpha"][0] == "1 (1-1)"
 
 

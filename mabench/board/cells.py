@@ -13,9 +13,12 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from mabench import suites
+from mabench.board import gates
 from mabench.board.submission import AUDIT, Submission
 from mabench.files import size_of
 from mabench.results import ranking, scoring
+from mabench.results.ranking import Status
+from mabench.suites import Exam
 
 if TYPE_CHECKING:
     from mabench.results.paper_tables import PaperTable
@@ -120,9 +123,9 @@ def of_submissions(submissions: Iterable[Submission]) -> list[CellRow]:
     return sorted((row for submission in submissions for row in _of_one(submission)), key=order)
 
 
-def order(row: CellRow) -> tuple[str, str, str, str, int]:
+def order(row: CellRow) -> tuple[str, str, str, str, int, str]:
     """What rows of the table are sorted by."""
-    return row.suite, row.track, row.slug, row.evaluator, row.seed
+    return row.suite, row.track, row.slug, row.evaluator, row.seed, row.set_sha256
 
 
 def _of_one(submission: Submission) -> list[CellRow]:
@@ -160,7 +163,17 @@ def track_status(submission: Submission, suite: str, track: str) -> str:
     exam = suites.load(suite)
     if track not in exam.evaluators:
         return "a track that the suite does not have"
-    return str(ranking.status(exam, track, submission.counted.values(), tier=submission.tier))
+    return str(status_of(submission, exam, track))
+
+
+def status_of(submission: Submission, exam: Exam, track: str) -> Status:
+    """The status of a track that one of its sets has records of: the first set's, or that of a set that is not ranked.
+
+    Other sets must have every run that the first has; `planned` counts one set's.
+    """
+    here = [r for r in submission.counted.values() if (r.cell.suite, r.cell.track) == (exam.id, track)]
+    answers = [ranking.status(exam, track, group, tier=submission.tier) for group in gates.by_set(here)]
+    return next((answer for answer in answers if not answer.ranked), answers[0])
 
 
 def of_papers(tables: Iterable[tuple[str, PaperTable]]) -> list[PaperRow]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
 from mabench import suites
-from mabench.board.submission import CARD, RECORDS, RERUNS, SET, Submission, folders, read, slug_of
+from mabench.board.submission import CARD, RECORDS, RERUNS, SET, Submission, folders, has_sets, read, slug_of
 from mabench.data import DATASETS
 from mabench.errors import MabenchError, first_line
 from mabench.results import ranking, scoring
@@ -27,6 +27,8 @@ from mabench.suites import Exam
 ENVIRONMENT = ("mabench", "torch", "device", "arithmetic")
 REQUIRED = ("title", "authors", "licence")
 """What every card says. Paper, code and command make a row worth more; a set without them may still be measured."""
+FORM = ("dataset", "ipc", "decode", "labels", "image_dtype")
+"""In what the sets of one submission agree: one row stands for them all, beside one pair of baselines."""
 MAX_SECONDS = 1e8  # ours: three years; a longer run is no run, and sums of such numbers are not finite
 SHOWN = 6  # ours: refusals of one kind that are printed
 ABOVE_FULL = 0.005  # ours: half a point above the whole training set may be chance
@@ -132,21 +134,44 @@ def _difference(exam: Exam, record: RunRecord, fresh: bool) -> str:
 
 
 def statuses(records: Sequence[RunRecord]) -> list[Status]:
-    """Of every track that has records, by suite and in table order; unknown suites are left out."""
+    """Of every track that has records, by set, suite and in table order; unknown suites are left out."""
     known = sorted({r.cell.suite for r in records} & set(suites.released()))
-    answers = [ranking.status(exam, track, records) for exam in map(suites.load, known) for track in exam.evaluators]
+    answers = [
+        ranking.status(exam, track, group)
+        for group in by_set(records)
+        for exam in map(suites.load, known)
+        for track in exam.evaluators
+    ]
     return [answer for answer in answers if answer.finished]
 
 
-def one_set(records: Sequence[RunRecord]) -> Gate:
-    """All records describe one set in the same way."""
-    described: dict[str, list[RunRecord]] = defaultdict(list)
+def by_set(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """The records of every set, in the order in which the sets come."""
+    groups: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
-        described[record.synthetic_set.model_dump_json(exclude={"name", "findings", "recorded_bytes"})].append(record)
-    problems = [
-        f"{group[0].cell.name}: describes the set otherwise than {len(records) - len(group)} other records do. Run it again: mabench eval."
-        for group in sorted(described.values(), key=len)[:-1]
-    ]
+        groups[record.cell.set_sha256].append(record)
+    return list(groups.values())
+
+
+def one_set(records: Sequence[RunRecord]) -> Gate:
+    """All records of a set describe it in the same way, and several sets of one submission have one budget and form."""
+    problems = []
+    forms: dict[str, RunRecord] = {}
+    for runs in by_set(records):
+        described: dict[str, list[RunRecord]] = defaultdict(list)
+        for record in runs:
+            described[record.synthetic_set.model_dump_json(exclude={"name", "findings", "recorded_bytes"})].append(record)
+        problems += [
+            f"{group[0].cell.name}: describes the set otherwise than {len(runs) - len(group)} other records do. Run it again: mabench eval."
+            for group in sorted(described.values(), key=len)[:-1]
+        ]
+        form = runs[0].synthetic_set.model_dump_json(include=set(FORM))
+        if forms and form not in forms:
+            problems.append(
+                f"{runs[0].synthetic_set.name}: sets of one submission agree in {', '.join(FORM)}; this one is {form}, another "
+                f"{next(iter(forms))}. Submit it under its own slug."
+            )
+        forms[form] = runs[0]
     return gate("budget", "every record describes the set alike", problems)
 
 
@@ -236,7 +261,7 @@ def of_submission(submission: Submission, *, has_set: bool) -> list[Gate]:
 def stored(submission: Submission, has_set: bool) -> Gate:
     """The set is there, or the board's maintainers have listed where it is published."""
     listed = submission.board.external.get(submission.slug)
-    if has_set or listed == submission.set_sha256:
+    if has_set or (listed,) == submission.sets:
         return gate("stored", SET if has_set else "published elsewhere", [])
     text = f"has no {SET}, and the board lists no other place of it. Get it again, or ask a maintainer to list it in board.toml."
     return gate("stored", "", [text])
@@ -254,17 +279,17 @@ def accept(submission: Submission, *, has_set: bool) -> Submission:
 def read_accepted(folder: Path) -> Submission | None:
     """As `submission.read`, every gate open that needs no set; None for an unfinished one. Raises MabenchError."""
     submission = read(folder)
-    return None if submission is None else accept(submission, has_set=(folder / SET).is_file())
+    return None if submission is None else accept(submission, has_set=has_sets(folder, submission))
 
 
-def same_set(root: Path, slug: str, set_sha256: str) -> Mapping[str, Submission]:
-    """Other submissions under `root` that hold the same set, by slug; those that cannot be read do not count."""
+def same_set(root: Path, slug: str, sets: Collection[str]) -> Mapping[str, Submission]:
+    """Other submissions under `root` that hold one of these sets (sha256), by slug; those that cannot be read do not count."""
     others: dict[str, Submission] = {}
     for folder in folders(root):
         try:
             other = read(folder)
         except MabenchError:
             continue
-        if other is not None and other.slug != slug and other.set_sha256 == set_sha256:
+        if other is not None and other.slug != slug and set(other.sets) & set(sets):
             others[other.slug] = other
     return others

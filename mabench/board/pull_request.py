@@ -13,7 +13,7 @@ from mabench.board import gates
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton
-from mabench.board.submission import AUDIT, BOARD, CARD, SET, Submission
+from mabench.board.submission import AUDIT, BOARD, CARD, Submission, has_sets
 from mabench.errors import MabenchError, first_line
 
 
@@ -58,22 +58,22 @@ def review(folder: Path, *, before: Submission | None = None, account: str | Non
             raise MabenchError(f"{folder}: no finished submission: it has no {AUDIT}.")
     except MabenchError as error:
         return Review(folder.name, (Gate("folder", "refused", (str(error),)),))
-    place = folder / SET
     passed = [
         Gate(
             "folder", f"{len(submission.records)} records, {len(submission.reruns)} re-runs, {len(submission.audit)} log entries"
         ),
-        *gates.of_submission(submission, has_set=place.is_file()),
+        *gates.of_submission(submission, has_set=has_sets(folder, submission)),
         grown(submission, before),
         allowed(submission, before, account),
         unique(submission, folder.parent),
     ]
-    if images and place.is_file():
-        passed += _of_images(submission, place)
+    if images:
+        here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
+        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha)]
     return Review(submission.slug, tuple(passed), submission.tier)
 
 
-def _of_images(submission: Submission, place: Path) -> list[Gate]:
+def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
     from mabench.board import probes
     from mabench.sets import synthetic
 
@@ -83,7 +83,7 @@ def _of_images(submission: Submission, place: Path) -> list[Gate]:
         return [Gate("set", "refused", (str(error),))]
     return [
         probes.pixels(synthetic_set, place),
-        *probes.of_set(synthetic_set, list(submission.records.values()), submission.card),
+        *probes.of_set(synthetic_set, [r for r in submission.records.values() if r.cell.set_sha256 == sha256], submission.card),
     ]
 
 
@@ -94,7 +94,7 @@ def grown(after: Submission, before: Submission | None) -> Gate:
     problems = []
     if after.audit[: len(before.audit)] != before.audit:
         problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
-    if after.set_sha256 != before.set_sha256:
+    if after.sets[: len(before.sets)] != before.sets:
         problems.append("the set is another: submit it under a slug of its own.")
     replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
     if replaced:
@@ -120,7 +120,7 @@ def allowed(after: Submission, before: Submission | None, account: str | None) -
 
 def unique(submission: Submission, root: Path) -> Gate:
     """No other submission holds the same set."""
-    others = gates.same_set(root, submission.slug, submission.set_sha256)
+    others = gates.same_set(root, submission.slug, submission.sets)
     problems = [
         f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
         for other in others.values()
@@ -170,14 +170,14 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
         (place / BOARD).write_bytes((base / BOARD).read_bytes())
     found = review(place / slug, before=submissions.read(base / slug), account=account, images=images)
     files = changed_paths(changed, slug)
-    others = gates.same_set(base, slug, _set_of(place / slug))
+    others = gates.same_set(base, slug, _sets_of(place / slug))
     linked = gate("same set", f"same set as {first_line(others)}" if others else "new to the board", [])
     return Review(slug, (files, *found.gates, linked), found.tier)
 
 
-def _set_of(folder: Path) -> str:
+def _sets_of(folder: Path) -> tuple[str, ...]:
     try:
         submission = submissions.read(folder)
     except MabenchError:
-        return ""
-    return submission.set_sha256 if submission is not None else ""
+        return ()
+    return submission.sets if submission is not None else ()

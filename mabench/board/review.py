@@ -68,7 +68,7 @@ def _judged(slug: str, base: Path, head: Path) -> Judged:
             problems.append(f"it has no {AUDIT}: it was never finished. Run mabench submit again.")
         else:
             notes.append(f"{len(submission.records)} runs of {', '.join(submission.suites)}, tier {submission.tier}")
-            others = [other for other in gates.same_set(head, slug, submission.set_sha256)]
+            others = [other for other in gates.same_set(head, slug, submission.sets)]
             before = None if is_new else read(base / slug)
             checks = [] if is_new else [pull_request.grown(submission, before), pull_request.allowed(submission, before, None)]
             problems += [text for gate in checks for text in gate.refusals]

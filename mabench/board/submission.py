@@ -1,5 +1,8 @@
 """Submissions at rest: `submissions/<slug>/` with card.toml, set.safetensors, records/, reruns/ and an append-only audit.jsonl.
 
+Several sets of one method may stand in one submission: set.safetensors, set-2.safetensors, ... in the order in which the log names
+them, each with records of its own.
+
 A submission exists from the moment that its audit log does: the log is always written last. Imports no torch.
 """
 
@@ -82,15 +85,30 @@ class Submission:
         """Record name -> its last re-run by the submitter (`own`) or by others, of log entries after `since`."""
         mine = names.skeletons(self.own_names)
         return {
-            record_name(self.reruns[name]): Rerun(entry.who, self.reruns[name])
+            self.name_of(self.reruns[name]): Rerun(entry.who, self.reruns[name])
             for entry in self.audit[since + 1 :]
             for name in entry.reruns
             if (names.skeleton(entry.who) in mine) == own
         }
 
+    @cached_property
+    def sets(self) -> tuple[str, ...]:
+        """sha256 of every set, in the order in which the log names them: the place is the number of the set's file."""
+        return tuple(dict.fromkeys(entry.set_sha256 for entry in self.audit if entry.action in ("submitted", "changed")))
+
     @property
     def set_sha256(self) -> str:
-        return self.audit[-1].set_sha256
+        """Of the first set."""
+        return self.audit[0].set_sha256
+
+    @property
+    def set_files(self) -> dict[str, str]:
+        """Name of every set's file -> the set's sha256."""
+        return {set_file(number): sha for number, sha in enumerate(self.sets, 1)}
+
+    def name_of(self, record: RunRecord) -> str:
+        """As `record_name`, in this submission."""
+        return record_name(record, self.sets.index(record.cell.set_sha256) + 1)
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -128,9 +146,24 @@ def slug_of(card: Card) -> str:
     return check_slug(card.slug or re.sub(r"[^a-z0-9]+", "-", card.title.lower()).strip("-")[:64].strip("-"))
 
 
-def record_name(record: RunRecord) -> str:
-    """`<suite>--<track>--<evaluator>--seed<n>`: unique within a submission and safe as a file name."""
-    return f"{record.cell.suite}--{record.cell.name}"
+def record_name(record: RunRecord, number: int = 1) -> str:
+    """`<suite>--<track>--<evaluator>--seed<n>`, of a second set with `--set2`: unique within a submission, safe as a file name."""
+    return f"{record.cell.suite}--{record.cell.name}" + ("" if number == 1 else f"--set{number}")
+
+
+def set_file(number: int) -> str:
+    """Name of the file of a submission's first, second, ... set."""
+    return SET if number == 1 else f"set-{number}.safetensors"
+
+
+def is_set_file(name: str) -> bool:
+    """Whether a file of a submission is a set."""
+    return re.fullmatch(r"set(-[1-9]\d{0,3})?\.safetensors", name) is not None
+
+
+def has_sets(folder: Path, submission: Submission) -> bool:
+    """Whether all sets of the submission lie in its folder."""
+    return all((folder / name).is_file() for name in submission.set_files)
 
 
 def record_bytes(record: RunRecord) -> bytes:
@@ -142,9 +175,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def rerun_name(record: RunRecord, entry: int) -> str:
-    """Of the file of a re-run that the log's entry of this number tells of."""
-    return f"{record_name(record)}--entry{entry}"
+def rerun_name(name: str, entry: int) -> str:
+    """Of the file of a re-run of the record called `name` that the log's entry of this number tells of."""
+    return f"{name}--entry{entry}"
 
 
 # -- cards ---------------------------------------------------------------------------------------------------------
@@ -253,27 +286,29 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     if missing:
         raise MabenchError(f"{place}: has no {first_line(missing)}: no complete submission. Submit or pull it again.")
     audit = parse_audit(files[AUDIT], place / AUDIT)
-    if len({entry.set_sha256 for entry in audit}) > 1:
-        raise MabenchError(f"{place / AUDIT}: is about several sets. A submission holds one: submit each under its own slug.")
+    named = {entry.set_sha256 for entry in audit if entry.action in ("submitted", "changed")}
+    if named != {entry.set_sha256 for entry in audit}:
+        raise MabenchError(f"{place / AUDIT}: tells of a set that was not submitted here. Get the log again.")
     cards = [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
     # an earlier card: whoever changed it was killed between the log's line and the card; submitting again completes that
     if sha256(files[CARD]) not in cards:
         raise MabenchError(
             f"{place / CARD}: is not the card that the audit log names (sha256 differs). Get the submission again."
         )
-    added = {n: sha for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
-    again = {n: sha for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
-    records = {n: _record(files, f"{RECORDS}{n}.json", added[n], audit[0].set_sha256, place) for n in sorted(added)}
-    reruns = {n: _record(files, f"{RERUNS}{n}.json", again[n], audit[0].set_sha256, place) for n in sorted(again)}
-    for stem, record in records.items():
-        if stem != record_name(record):
-            raise MabenchError(
-                f"{place / RECORDS / stem}.json: holds the cell {record_name(record)}. Give the file its cell's name."
-            )
+    added = {n: (sha, e.set_sha256) for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
+    again = {n: (sha, e.set_sha256) for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
+    records = {n: _record(files, f"{RECORDS}{n}.json", *added[n], place) for n in sorted(added)}
+    reruns = {n: _record(files, f"{RERUNS}{n}.json", *again[n], place) for n in sorted(again)}
     known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records), *(f"{RERUNS}{name}.json" for name in reruns)}
     kept = {name: content for name, content in files.items() if name in known}
     card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
-    return Submission(slug, card, records, audit, kept, reruns, board or Board())
+    submission = Submission(slug, card, records, audit, kept, reruns, board or Board())
+    for stem, record in records.items():
+        if stem != submission.name_of(record):
+            raise MabenchError(
+                f"{place / RECORDS / stem}.json: holds the cell {submission.name_of(record)}. Give the file its cell's name."
+            )
+    return submission
 
 
 def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str, place: Path) -> RunRecord:

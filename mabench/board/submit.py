@@ -66,9 +66,11 @@ def examine(
     card_fields: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
     root: Path | None = None,
+    another: bool = False,
 ) -> Examination:
     """Run every gate. `reading`: arguments of `readers.read`; `card_fields` replaces the card file's content (interactive);
-    `root`: the folder of submissions in which the slug must be free or one's own. Raises nothing that a gate can say."""
+    `root`: the folder of submissions in which the slug must be free or one's own; `another`: SET is one more set of the
+    submission that is there. Raises nothing that a gate can say."""
     card, of_card = _card(card_path, card_fields)
     synthetic_set, of_set = _set(set_path, reading or {})
     folders, no_folder = _folders(records)
@@ -86,7 +88,7 @@ def examine(
         passed += [attempted(name, partial(check, synthetic_set)) for name, check in LOOKS_AT_IMAGES.items()]
     examined = Examination((), card, synthetic_set, tuple(found), tuple(gates.statuses(found)))
     if root is not None and card is not None:
-        passed.append(attempted("slug", lambda: _slug(examined, root)))
+        passed.append(attempted("slug", lambda: _slug(examined, root, another)))
     return Examination(tuple(passed), card, synthetic_set, examined.records, examined.tracks)
 
 
@@ -233,7 +235,7 @@ def _near(said: tuple[Any, ...] | None, own: tuple[Any, ...]) -> bool:
     )
 
 
-def _slug(case: Examination, root: Path) -> Gate:
+def _slug(case: Examination, root: Path, another: bool) -> Gate:
     """The slug is free or one's own, and the set is not here under another name."""
     assert case.card is not None
     existing = submissions.read(root / case.slug)
@@ -241,11 +243,11 @@ def _slug(case: Examination, root: Path) -> Gate:
         return gate("slug", f"{case.slug}: {'free' if existing is None else 'is there'}", [])
     problems = [
         f"this set is here already, as {other.slug} by {first_line(other.card.authors)}. Add to that submission, or say what differs."
-        for other in gates.same_set(root, case.slug, case.synthetic_set.sha256).values()
+        for other in gates.same_set(root, case.slug, {case.synthetic_set.sha256}).values()
     ]
     if existing is None:
         return gate("slug", f"{case.slug}: free", problems)
-    added = changes(case, existing, who=submitter(case.card))
+    added = changes(case, existing, who=submitter(case.card), another=another)
     return gate("slug", f"{case.slug}: {'adds to your submission' if added else 'is there already, nothing to add'}", problems)
 
 
@@ -258,22 +260,19 @@ def submitter(card: Card | None) -> str:
     return card.submitter or card.authors[0]
 
 
-def changes(case: Examination, existing: Submission | None, *, who: str) -> dict[str, bytes]:
+def changes(case: Examination, existing: Submission | None, *, who: str, another: bool = False) -> dict[str, bytes]:
     """The files that the examined submission adds to `existing`, audit log included; empty when all of it is there.
 
-    Adding is all that is possible: MabenchError where the slug is someone else's or another set's, where the submission was
-    withdrawn, or where a record would be replaced.
+    Adding is all that is possible: MabenchError where the slug is someone else's, where the submission was withdrawn, or where a
+    record would be replaced. A set that is not there yet is added to those that are if it is said to be `another`.
     """
     assert case.card is not None and case.synthetic_set is not None
     slug, card, sha = case.slug, case.card, case.synthetic_set.sha256
-    records = {record_name(r): record_bytes(r) for r in case.records}
+    number = _number(existing, sha, another, slug)
+    records = {record_name(r, number): record_bytes(r) for r in case.records}
     files: dict[str, bytes] = {}
     if existing is not None:
         cure = 'Choose another slug: slug = "..." in the card.'
-        if existing.set_sha256 != sha:
-            raise MabenchError(
-                f"slug {slug}: belongs to another set ({existing.set_sha256[:16]}, this one is {sha[:16]}). {cure}"
-            )
         if names.skeleton(who) not in existing.owners or existing.card.authors != card.authors:
             raise MabenchError(
                 f"slug {slug}: belongs to a submission by {first_line(existing.card.authors)}, sent by {existing.audit[0].who}. {cure}"
@@ -286,25 +285,42 @@ def changes(case: Examination, existing: Submission | None, *, who: str) -> dict
                 f"slug {slug}: holds another record of {first_line(other)}. Submitted records are never replaced: submit the first ones, "
                 "or this run under another slug."
             )
+        together = gates.one_set([*existing.records.values(), *case.records])
+        if together.refusals:
+            raise MabenchError(f"slug {slug}: {together.refusals[0]}")
         records = {n: content for n, content in records.items() if n not in existing.records}
     text = card.toml().encode()
     if existing is None or existing.files[CARD] != text:
         files[CARD] = text
-    if existing is None:
-        files[SET] = set_bytes(case.synthetic_set)
+    if existing is None or sha not in existing.sets:
+        files[submissions.set_file(number)] = set_bytes(case.synthetic_set)
     files |= {f"{RECORDS}{n}.json": content for n, content in records.items()}
     if not files:
         return {}
     entry = submissions.make_entry(
         who=who,
         action="submitted" if existing is None else "changed",
-        why=f"{len(records)} records, all gates passed" if records else "card changed",
+        why=f"{f'set {number}: ' if number > 1 else ''}{len(records)} records, all gates passed" if records else "card changed",
         set_sha256=sha,
         **({"card_sha256": submissions.sha256(text)} if CARD in files else {}),
         records={n: submissions.sha256(content) for n, content in records.items()},
     )
     # an entry that is there already comes from a write that was killed before the card
     return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
+
+
+def _number(existing: Submission | None, sha: str, another: bool, slug: str) -> int:
+    """Which set of the submission this is or becomes, from 1. Raises MabenchError for a new one that is not said to be `another`."""
+    if existing is None:
+        return 1
+    if sha in existing.sets:
+        return existing.sets.index(sha) + 1
+    if not another:
+        raise MabenchError(
+            f"slug {slug}: belongs to another set ({existing.set_sha256[:16]}, this one is {sha[:16]}). If the same method made both, from "
+            'other seeds, add it with --another-set. Otherwise choose another slug: slug = "..." in the card.'
+        )
+    return len(existing.sets) + 1
 
 
 def set_bytes(synthetic_set: SyntheticSet) -> bytes:

@@ -60,20 +60,24 @@ class Agreement:
 
 
 def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> list[Agreement]:
-    """Every track that was run again: official seeds compared run by run, fresh ones with the mean over official seeds."""
-    recorded: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in records:
-        recorded[record.cell.suite, record.cell.track].append(record)
-    again: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in reruns:
-        again[record.cell.suite, record.cell.track].append(record)
+    """Every track that was run again, set by set: official seeds compared run by run, fresh ones with the mean over official seeds."""
+    recorded, again = _by_track(records), _by_track(reruns)
     out = []
-    for (suite, track), runs in sorted(again.items()):
-        if (suite, track) in recorded and suite in suites.released():
+    for (suite, track, sha256), runs in sorted(again.items()):
+        before = recorded.get((suite, track, sha256))
+        if before and suite in suites.released():
             exam = suites.load(suite)
-            found = (_official(exam, track, recorded[suite, track], runs), _fresh(exam, track, recorded[suite, track], runs))
+            found = (_official(exam, track, before, runs), _fresh(exam, track, before, runs))
             out += [agreement for agreement in found if agreement is not None]
     return out
+
+
+def _by_track(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], list[RunRecord]]:
+    """(suite, track, sha256 of the set) -> its records."""
+    groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.cell.suite, record.cell.track, record.cell.set_sha256].append(record)
+    return groups
 
 
 def _by_evaluator(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord]]:

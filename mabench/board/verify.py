@@ -12,7 +12,7 @@ from mabench import data, suites
 from mabench.board import submission as submissions
 from mabench.board import tiers
 from mabench.board.names import skeleton
-from mabench.board.submission import RERUNS, SET, Submission, record_name
+from mabench.board.submission import RERUNS, Submission, set_file
 from mabench.digests import stream
 from mabench.errors import MabenchError, first_line
 from mabench.results import scoring
@@ -48,9 +48,13 @@ class Comparison:
         return self.again - self.recorded
 
 
-def sample(submission: Submission, cells: int, seed: int) -> list[RunRecord]:
-    """`cells` of the submission's records, drawn by `seed`; all of them where there are no more."""
-    names = sorted(submission.records)
+def sample(submission: Submission, cells: int, seed: int, number: int = 1) -> list[RunRecord]:
+    """`cells` of the records of the submission's set `number`, drawn by `seed`; all of them where there are no more."""
+    if not 1 <= number <= len(submission.sets):
+        raise MabenchError(
+            f"{submission.slug}: has no set {number}, its sets are 1 to {len(submission.sets)}. Name one with --set."
+        )
+    names = sorted(n for n, r in submission.records.items() if r.cell.set_sha256 == submission.sets[number - 1])
     if not names:
         raise MabenchError(f"{submission.slug}: has no records (tier {submission.tier}): there is nothing to re-run.")
     return [submission.records[n] for n in sorted(random.Random(seed).sample(names, min(cells, len(names))))]
@@ -65,20 +69,21 @@ def with_fresh(records: Sequence[RunRecord], fresh: int, seed: int) -> list[Cell
 
 
 def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path, evaluate: Evaluate) -> list[RunRecord]:
-    """Evaluate these cells again on the set in `folder`, into `out` (resumable).
+    """Evaluate these cells, all of one set, again on that set in `folder`, into `out` (resumable).
 
     Raises MabenchError when the set is not the one that was submitted or a suite is not the released one.
     """
-    path = folder / SET
+    sha256 = cells[0].set_sha256
+    path = folder / set_file(submission.sets.index(sha256) + 1)
     if not path.is_file():
         raise MabenchError(
             f"{path}: is missing. Get it with: mabench pull {submission.slug} --repo ORG/NAME, or, where its authors publish "
             f"it themselves, with: mabench pack THEIR-FILE -o {path}"
         )
     synthetic_set = synthetic.load(path)
-    if synthetic_set.sha256 != submission.set_sha256:
+    if synthetic_set.sha256 != sha256:
         raise MabenchError(
-            f"{path}: is {synthetic_set.sha256[:16]}, the submission is about {submission.set_sha256[:16]}. "
+            f"{path}: is {synthetic_set.sha256[:16]}, the submission is about {sha256[:16]}. "
             f"Get it again: mabench pull {submission.slug} --repo ORG/NAME"
         )
     records: list[RunRecord] = []
@@ -98,7 +103,7 @@ def comparisons(submission: Submission, reruns: Sequence[RunRecord]) -> list[Com
     return [
         Comparison(name, scoring.score(old), scoring.score(new), old.curve == new.curve)
         for new in reruns
-        if (old := submission.records.get(name := record_name(new))) is not None
+        if (old := submission.records.get(name := submission.name_of(new))) is not None
     ]
 
 
@@ -109,7 +114,10 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
     """
     found = comparisons(submission, reruns)
     number = len(submission.audit)
-    files = {f"{RERUNS}{submissions.rerun_name(record, number)}.json": submissions.record_bytes(record) for record in reruns}
+    files = {
+        f"{RERUNS}{submissions.rerun_name(submission.name_of(record), number)}.json": submissions.record_bytes(record)
+        for record in reruns
+    }
     why = f"re-ran {len(found)} of {len(submission.records)} cells (seed {seed}): {sum(c.identical for c in found)} identical"
     if found:
         largest = max(found, key=lambda c: abs(c.difference))
@@ -120,7 +128,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
         who=who,
         action="re-run",
         why=why,
-        set_sha256=submission.set_sha256,
+        set_sha256=reruns[0].cell.set_sha256,
         reruns={name.removeprefix(RERUNS).removesuffix(".json"): submissions.sha256(content) for name, content in files.items()},
     )
     return files | submissions.with_entry(submission, entry)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 )
 @click.argument("slug")
 @click.option("--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many cells to re-run.")
+@click.option("--set", "number", default=1, show_default=True, type=click.IntRange(min=1), help="Which of the submission's sets.")
 @click.option("--draw", default=0, show_default=True, help="Which cells: the seed of the draw, so that others can repeat it.")
 @click.option(
     "--fresh", default=0, show_default=True, type=click.IntRange(min=0), help="Also this many seeds that no suite names."
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 def verify(
     slug: str,
     cells: int,
+    number: int,
     draw: int,
     fresh: int,
     submissions: Path,
@@ -69,7 +71,7 @@ def verify(
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
     place = out or Path("results") / "verify" / f"{slug}-{draw}"
-    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw), fresh, draw)
+    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
     _add(
         submission, submissions, repo, create_pr, lambda log: reruns.logged(log, records, who=name, seed=draw), f"re-run: {slug}"

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     help="Who made the set and how: see submissions/README.md.",
 )  # fmt: skip
 @click.option("--interactive", is_flag=True, help="Ask for what the card lacks, and keep the answers in it.")
+@click.option(
+    "--another-set", is_flag=True, help="One more set of the method, made from other seeds: it joins those of the slug."
+)
 @click.option("--dry-run", is_flag=True, help="Only run the gates; nothing is written or sent.")
 @submissions_option
 @repo_option
@@ -50,6 +53,7 @@ def submit(
     records: tuple[Path, ...],
     card_path: Path,
     interactive: bool,
+    another_set: bool,
     dry_run: bool,
     submissions: Path,
     repo: str | None,
@@ -67,15 +71,17 @@ def submit(
     fields = _ask(card_path) if interactive else None
     root = None if repo is not None else submissions
     records = records or (_where_eval_writes(set_path, reading),)
-    case = submitting.examine(Path(set_path), records, card_path, card_fields=fields, reading=reading, root=root)
+    case = submitting.examine(
+        Path(set_path), records, card_path, card_fields=fields, reading=reading, root=root, another=another_set
+    )
     _show_gates(case)
     place = repo or str(submissions / case.slug)
     if dry_run:
         console.say(f"\nall gates are open; without --dry-run this becomes {place}")
     elif repo is None:
-        _write(case, submissions)
+        _write(case, submissions, another=another_set)
     else:
-        _send(case, repo, create_pr=create_pr, private=private)
+        _send(case, repo, another=another_set, create_pr=create_pr, private=private)
     return {"slug": case.slug, "place": place, "written": not dry_run, "gates": [vars(gate) for gate in case.gates]}
 
 
@@ -119,19 +125,19 @@ def _show_gates(case: Examination) -> None:
             )
 
 
-def _write(case: Examination, root: Path) -> None:
+def _write(case: Examination, root: Path, *, another: bool) -> None:
     from mabench.board import submission as store
     from mabench.board import submit as submitting
 
     assert case.card is not None
     place = root / case.slug
-    changed = submitting.changes(case, store.read(place), who=submitting.submitter(case.card))
+    changed = submitting.changes(case, store.read(place), who=submitting.submitter(case.card), another=another)
     store.write(place, changed)
     console.say(f"\nwritten: {place} ({len(changed)} files)" if changed else f"\n{place}: nothing to add")
     console.say(f"Next: mabench leaderboard build --submissions {root}, or a pull request with this folder")
 
 
-def _send(case: Examination, repo: str, *, create_pr: bool, private: bool) -> None:
+def _send(case: Examination, repo: str, *, another: bool, create_pr: bool, private: bool) -> None:
     from mabench.board import submit as submitting
     from mabench.board.hub import cards
     from mabench.board.hub import client as hub
@@ -143,7 +149,7 @@ def _send(case: Examination, repo: str, *, create_pr: bool, private: bool) -> No
         hub.push(
             repo,
             case.slug,
-            lambda existing: submitting.changes(case, existing, who=who),
+            lambda existing: submitting.changes(case, existing, who=who, another=another),
             message=f"submission: {case.slug}",
             description=f"{title}: {len(case.records)} cells of {suites}; all gates of mabench submit passed.",
             create_pr=create_pr,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -33,6 +33,34 @@ def matching(exam: Exam, records: Sequence[RunRecord]) -> Matched:
     """The baselines of the set that these records are about, where all were run under the suite as it is."""
     current = all(record.cell.suite_digest == exam.digest for record in records)
     return baselines.matching(exam, records[0].synthetic_set) if current else Matched(None, None)
+
+
+def rows_of_sets(exam: Exam, groups: Sequence[Sequence[RunRecord]]) -> list[Row]:
+    """The rows of several sets of one method: means over the sets, spread over them, where every set has the row."""
+    tables = [{(line.track, line.name): line for line in rows(exam, records)} for records in groups]
+    if len(tables) < 2:
+        return list(tables[0].values()) if tables else []
+    common = [key for key in tables[0] if all(key in table for table in tables)]
+    return [_over_sets([table[key] for table in tables], exam.suite.std) for key in common]
+
+
+def _over_sets(lines: Sequence[Row], std: str) -> Row:
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = list(values)
+        return None if None in known else fmean(value for value in known if value is not None)
+
+    return replace(
+        lines[0],
+        mean=fmean(line.mean for line in lines),
+        std=scoring.spread([line.mean for line in lines], std),
+        best=fmean(line.best for line in lines),
+        plateau=mean(line.plateau for line in lines),
+        last=fmean(line.last for line in lines),
+        runs=sum(line.runs for line in lines),
+        planned=sum(line.planned for line in lines),
+        lift_half=None,
+        diverged=sum(line.diverged for line in lines),
+    )
 
 
 def by_track(records: Sequence[RunRecord]) -> dict[str, dict[str, dict[int, float]]]:

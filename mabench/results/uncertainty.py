@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev, variance
+from dataclasses import dataclass, replace
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    _Numbers = float | NDArray[np.float64]
 
 CONFIDENCE = 0.95  # ours: what every interval on a board means
 METHOD_SETS = 3  # sets of one method that a statement about the method takes (protocol, section 3)
@@ -40,6 +42,8 @@ class Estimate:
     half: float
     error: float
     degrees: float
+    pooled: bool = False
+    """Whether the error comes from the suite's pooled spread, which other rows share."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +106,35 @@ def mean_of(scores: Scores, weights: Mapping[str, float]) -> float:
 
 def of_set(scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
     """The score of one set. None where nothing is known of an evaluator's spread."""
-    return _estimate(mean_of(scores, weights), _terms(scores, weights, spreads))
+    found = _estimate(mean_of(scores, weights), _terms(scores, weights, spreads))
+    return None if found is None else replace(found, pooled=True)
 
 
-def difference(first: Scores, second: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
-    """First minus second, two sets."""
-    mean = mean_of(first, weights) - mean_of(second, weights)
-    terms = [
-        (a + b, degrees)
-        for (a, degrees), (b, _) in zip(_terms(first, weights, spreads), _terms(second, weights, spreads), strict=True)
-    ]
-    return _estimate(mean, terms)
+def difference(
+    first: Sequence[Scores], second: Sequence[Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread]
+) -> Estimate | None:
+    """First minus second, two rows of one or more sets."""
+    one, other = of_sets(first, weights, spreads), of_sets(second, weights, spreads)
+    return None if one is None or other is None else between(one, other)
 
 
 def between(first: Estimate, second: Estimate) -> Estimate:
-    """First minus second, from what is known of each. The degrees of freedom are the smaller: both draw on one pooled spread."""
-    error, degrees = math.hypot(first.error, second.error), min(first.degrees, second.degrees)
-    return Estimate(first.mean - second.mean, quantile(degrees) * error, error, degrees)
+    """First minus second, from what is known of each: Welch's t test, or Student's where both draw on one pooled spread."""
+    error = math.hypot(first.error, second.error)
+    degrees = float(_degrees(first.error, second.error, first.degrees, second.degrees, first.pooled and second.pooled))
+    return Estimate(first.mean - second.mean, quantile(degrees) * error, error, degrees, first.pooled and second.pooled)
+
+
+def _degrees(
+    first: _Numbers, second: _Numbers, degrees: _Numbers, others: _Numbers, pooled: NDArray[np.bool_] | bool
+) -> NDArray[np.float64]:
+    """Of the difference of means with these standard errors: the smaller where both spreads are one estimate, else Welch's."""
+    import numpy as np
+
+    total = np.maximum(np.square(first) + np.square(second), 1e-300)
+    welch = total**2 / np.maximum(np.square(np.square(first)) / degrees + np.square(np.square(second)) / others, 1e-300)
+    smaller = np.minimum(degrees, others)
+    return np.asarray(np.where(pooled | (welch < smaller), smaller, welch))
 
 
 def of_sets(sets: Sequence[Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
@@ -130,6 +146,11 @@ def of_sets(sets: Sequence[Scores], weights: Mapping[str, float], spreads: Mappi
         return of_set(sets[0], weights, spreads)
     means = [mean_of(scores, weights) for scores in sets]
     return _estimate(fmean(means), [(variance(means) / len(means), len(means) - 1)])
+
+
+def mean_of_sets(sets: Sequence[Scores], weights: Mapping[str, float]) -> float:
+    """The mean over sets of `mean_of`."""
+    return fmean(mean_of(scores, weights) for scores in sets)
 
 
 def lift(
@@ -150,44 +171,28 @@ def lift(
     return _estimate(score.mean - fmean(means), terms)
 
 
-def of_method(sets: Sequence[Scores], weights: Mapping[str, float]) -> Estimate | None:
-    """The score of a method from several sets of it: their means are the draws. None for fewer than METHOD_SETS sets."""
-    if len(sets) < METHOD_SETS:
-        return None
-    means = [mean_of(scores, weights) for scores in sets]
-    return _estimate(fmean(means), [(stdev(means) ** 2 / len(means), len(means) - 1)])
-
-
-def methods_differ(first: Sequence[Scores], second: Sequence[Scores], weights: Mapping[str, float]) -> bool | None:
-    """Whether two methods are told apart at 5 %, by Welch's t test over their sets; None where one has too few sets."""
-    estimates = of_method(first, weights), of_method(second, weights)
-    if estimates[0] is None or estimates[1] is None:
-        return None
-    found = _estimate(estimates[0].mean - estimates[1].mean, [(e.error**2, e.degrees) for e in estimates if e is not None])
-    return found is not None and abs(found.mean) > found.half
-
-
 def ranks(
-    sets: Mapping[str, Scores], weights: Mapping[str, float], spreads: Mapping[str, Spread], digests: Mapping[str, str]
+    rows: Mapping[str, Sequence[Scores]], weights: Mapping[str, float], spreads: Mapping[str, Spread], digests: Mapping[str, str]
 ) -> dict[str, Rank]:
-    """Row -> place with its interval. `digests`: row -> digest of its set; rows of one set share the place of the best of them.
+    """Row -> place with its interval. `rows`: the scores of each of its sets; `digests`: row -> what names its sets; rows of the same
+    sets share the place of the best of them.
 
-    Two sets are told apart where the t test of their difference, with the pooled spread, is significant after Holm's correction
-    for all pairs of the table. So on a table of equal sets any pair is told apart in at most 5 % of tables.
+    Two rows are told apart where the t test of their difference (`difference`) is significant after Holm's correction for all pairs
+    of the table. So on a table of equal sets, or of equal methods with three sets each, any pair is told apart in at most 5 % of tables.
     """
     import numpy as np
 
     best: dict[str, str] = {}
-    for row in sorted(sets, key=lambda name: (-round(mean_of(sets[name], weights), 9), name)):
+    for row in sorted(rows, key=lambda name: (-round(mean_of_sets(rows[name], weights), 9), name)):
         best.setdefault(digests[row], row)
     distinct = list(best.values())
     if not distinct:
         return {}
-    means = np.array([mean_of(sets[row], weights) for row in distinct])
+    means = np.array([mean_of_sets(rows[row], weights) for row in distinct])
     places = 1 + (np.round(means, 9)[:, None] < np.round(means, 9)[None, :]).sum(1)
-    apart = _apart(means, [of_set(sets[row], weights, spreads) for row in distinct])
+    apart = _apart(means, [of_sets(rows[row], weights, spreads) for row in distinct])
     result = {}
-    for row in sets:
+    for row in rows:
         index = distinct.index(best[digests[row]])
         if apart is None:
             result[row] = Rank(int(places[index]), None, None)
@@ -199,10 +204,7 @@ def ranks(
 
 
 def _apart(means: NDArray[np.float64], estimates: Sequence[Estimate | None]) -> NDArray[np.bool_] | None:
-    """[set, set]: told apart, by Holm over all pairs; None where the spread of an evaluator is not known.
-
-    The degrees of freedom of a pair are the smaller of its two sets': all draw on the same pooled spreads.
-    """
+    """[row, row]: told apart, by Holm over all pairs; None where the spread of an evaluator is not known."""
     import numpy as np
     from scipy.special import stdtr
 
@@ -210,12 +212,14 @@ def _apart(means: NDArray[np.float64], estimates: Sequence[Estimate | None]) -> 
         return None
     errors = np.array([e.error for e in estimates if e is not None])
     degrees = np.array([e.degrees for e in estimates if e is not None])
+    pooled = np.array([e.pooled for e in estimates if e is not None])
     first, second = np.triu_indices(len(means), 1)
     gap = np.abs(means[first] - means[second])
     error = np.sqrt(errors[first] ** 2 + errors[second] ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = np.where(error > 0, gap / error, np.where(gap > 1e-12, np.inf, 0.0))
-    chance = 2 * stdtr(np.minimum(degrees[first], degrees[second]), -statistic)
+    both = pooled[first] & pooled[second]
+    chance = 2 * stdtr(_degrees(errors[first], errors[second], degrees[first], degrees[second], both), -statistic)
     order = np.argsort(chance, kind="stable")
     limits = (1 - CONFIDENCE) / (len(order) - np.arange(len(order)))
     failed = np.flatnonzero(chance[order] > limits)

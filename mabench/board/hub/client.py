@@ -52,7 +52,7 @@ def push(
         if create_pr:
             return files, ()
         kept = dict(existing.files) if existing is not None else {}
-        kept |= {n: c for n, c in added.items() if n != SET}
+        kept |= {n: c for n, c in added.items() if not submissions.is_set_file(n)}
         mine = submissions.parse(slug, kept, Path(repo) / FOLDER / slug) if kept else None
         changes, problems = tables(api, repo, head, mine)
         return files | changes, problems
@@ -92,7 +92,9 @@ def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str
     """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there; why some are not."""
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET)]
+    patterns = [
+        f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET, "set-*.safetensors")
+    ]
     patterns.append(f"{FOLDER}/{BOARD}")
     with explained(repo):
         too_large = _too_large(repo, slug, revision)
@@ -126,7 +128,7 @@ def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
     counts: Counter[str] = Counter()
     for entry in tree:
         parts, size = entry.path.split("/"), getattr(entry, "size", 0)
-        limit = MAX_BYTES if parts[-1] == SET else MAX_RECORD_BYTES
+        limit = MAX_BYTES if submissions.is_set_file(parts[-1]) else MAX_RECORD_BYTES
         if len(parts) < 3:
             continue
         counts[parts[1]] += 1
@@ -142,8 +144,9 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
     submission = submissions.read(source, links=True)
     if submission is None:
         raise MabenchError(f"{repo}: has no submission {source.name}. Its table and {FOLDER}/ list those that it has.")
-    if not (source / SET).is_file():
-        raise MabenchError(f"{repo}: submission {source.name} has no {SET}. Tell its submitter.")
+    for name in submission.set_files:
+        if not (source / name).is_file():
+            raise MabenchError(f"{repo}: submission {source.name} has no {name}. Tell its submitter.")
     accept(submission, has_set=True)
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:
@@ -152,13 +155,15 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
         )
     from mabench.sets import synthetic  # torch: only when there is a set to read
 
-    chosen = synthetic.load(source / SET)
-    if chosen.sha256 != submission.set_sha256:
-        raise MabenchError(
-            f"{repo}: the set of {source.name} is {chosen.sha256[:16]}, its audit log says {submission.set_sha256[:16]}. Do not use it; "
-            "tell the repository's owners."
-        )
-    files = {**submission.files, SET: (source / SET).read_bytes()}
+    files = dict(submission.files)
+    for name, sha256 in submission.set_files.items():
+        chosen = synthetic.load(source / name)
+        if chosen.sha256 != sha256:
+            raise MabenchError(
+                f"{repo}: the set {name} of {source.name} is {chosen.sha256[:16]}, its audit log says {sha256[:16]}. Do not use it; "
+                "tell the repository's owners."
+            )
+        files[name] = (source / name).read_bytes()
     if local is None:
         _check_nothing_is_lost(target, files)
     board = source.parent / BOARD

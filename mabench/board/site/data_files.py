@@ -76,7 +76,14 @@ def record_of(row: Standing) -> dict[str, Any]:
     value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("sittings", "baselines")}
     panel = {kind: None if images is None else images.mean(exam(row.suite), row.track) for kind, images in row.baselines}
     value |= {"random_alike": panel.get("packed alike"), "random_same_bytes": panel.get("same bytes")}
-    value |= {"sources": list(row.sources), "families": dict(row.families), "lift": row.lift, "gap": row.gap, "bytes": row.bytes}
+    value |= {
+        "sets": list(row.sets),
+        "sources": list(row.sources),
+        "families": dict(row.families),
+        "lift": row.lift,
+        "gap": row.gap,
+        "bytes": row.bytes,
+    }
     value["status"] = row.why_unranked or "ranked"
     value["evaluators"] = {
         name: {
@@ -89,6 +96,7 @@ def record_of(row: Standing) -> dict[str, Any]:
             "half_width": s.half_width,
             "diverged": s.diverged,
             "seeds": {str(seed): v for seed, v in s.seeds},
+            "sets": [{str(seed): v for seed, v in seeds} for seeds in s.sets],
         }
         for name, s in row.sittings.items()
     }
@@ -102,9 +110,10 @@ def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
         value = record_of(row)
         evaluators = value.pop("evaluators")
         del value["families"]
+        value["sets"] = len(value["sets"])
         value["sources"] = " ".join(value["sources"])
         for name, entry in evaluators.items():
-            entry = {f"evaluator_{k}": v for k, v in entry.items() if k != "seeds"}
+            entry = {f"evaluator_{k}": v for k, v in entry.items() if k not in ("seeds", "sets")}
             flat.append({k: inert(v) for k, v in value.items()} | {"evaluator": name} | entry)
     return pandas.DataFrame(flat).convert_dtypes() if flat else pandas.DataFrame({"key": pandas.Series(dtype="string")})
 

@@ -69,11 +69,12 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             f"{chosen.suite.title}. Counts: the {rule} test pass of each run.",
             "",
         ]
-        headers = ["rank", "method", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
+        headers = ["rank", "set", "of", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
         body = [
             [
                 rank_text(row) if row.rank else row.why_unranked,
                 _markdown_text(row.title) + (f" ({_markdown_text(row.where)})" if row.where else ""),
+                "paper" if row.tier == "reported" else row.about,
                 row.tier,
                 with_std(row.best, row.std if rule == "best" else None),
                 percent(row.plateau),
@@ -88,21 +89,22 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             ]
             for row in group
         ]
-        body += [_baseline(images, chosen, track, len(headers), names) for images in baselines_of(group)]
-        align = ["right", "left", "left"] + ["right"] * (len(headers) - 3)
+        body += [_baseline(images, chosen, track, headers) for images in baselines_of(group)]
+        align = ["right", "left", "left", "left"] + ["right"] * (len(headers) - 4)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
 
 
-def _baseline(images: RandomImages, chosen: Exam, track: str, width: int, names: Sequence[str]) -> list[str]:
+def _baseline(images: RandomImages, chosen: Exam, track: str, headers: Sequence[str]) -> list[str]:
     """A row of the Markdown table: score and evaluators, nothing else."""
     draws = images.draws(chosen, track)
-    cells = [with_std(fmean(draws[n]), scoring.spread(draws[n], "unbiased")) if draws else "-" for n in names]
+    known = {name: with_std(fmean(scores), scoring.spread(scores, "unbiased")) for name, scores in draws.items()}
     count = f", {len(next(iter(draws.values())))} draws" if draws else f", {NOT_RUN}"
-    head = ["baseline", _markdown_text(images.title + count), "-", percent(images.mean(chosen, track))]
-    return [*head, *["-"] * (width - len(head) - len(cells)), *cells]
+    known |= {"rank": "baseline", "set": _markdown_text(images.title + count)}
+    known[chosen.recipes[track].score] = percent(images.mean(chosen, track))
+    return [known.get(header, "-") for header in headers]
 
 
 def lift_text(row: Standing) -> str:

@@ -26,7 +26,7 @@ def placed(rows: Iterable[Standing]) -> list[Standing]:
             {row.key: _scores(row) for row in fit},
             scoring.weights(exam(name[0]), name[1]),
             spreads[name[0], name[1]],
-            {row.key: row.set_sha256 for row in fit},
+            {row.key: row.identity for row in fit},
         )
         ranked = [
             replace(row, rank=place.place, rank_low=place.low, rank_high=place.high)
@@ -40,19 +40,21 @@ def placed(rows: Iterable[Standing]) -> list[Standing]:
 
 def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
     """The row with the intervals of its score and of its evaluators, from the suite's pooled spread."""
-    scores = _scores(row)
-    alone = {name: uncertainty.of_set(scores, {name: 1.0}, spreads) for name in scores}
+    sets = _scores(row)
+    alone = {
+        name: uncertainty.of_sets(sets, {name: 1.0}, spreads) for name in row.sittings if sets and all(name in s for s in sets)
+    }
     sittings = {
         name: replace(sitting, half_width=found.half if (found := alone.get(name)) else None)
         for name, sitting in row.sittings.items()
     }
-    if row.score is None or not scores:
+    if row.score is None or not sets:
         return replace(row, sittings=sittings)
-    score = uncertainty.of_set(scores, scoring.weights(exam(row.suite), row.track), spreads)
+    score = uncertainty.of_sets(sets, scoring.weights(exam(row.suite), row.track), spreads)
     if score is None:
         return replace(row, sittings=sittings, half_width=None)
     matched = baselines.Matched(*(images for _, images in row.baselines)) if row.baselines else baselines.Matched(None, None)
-    lift = lifts.lift(exam(row.suite), row.track, [scores], matched, spreads)
+    lift = lifts.lift(exam(row.suite), row.track, sets, matched, spreads)
     half = None if lift is None else lift.half
     return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees, lift_half=half)
 
@@ -86,13 +88,14 @@ def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Diffe
 def _differences(first: Standing, second: Standing, spreads: Mapping[str, Spread]) -> dict[str, Difference]:
     """Per evaluator that both have, and for the panel where it is complete."""
     one, other = _scores(first), _scores(second)
-    groups: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in one if name in other}
-    if len(one) > 1 and first.score is not None and second.score is not None:
+    shared = [name for name in first.sittings if all(name in scores for scores in (*one, *other))]
+    groups: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in shared}
+    if len(shared) > 1 and first.score is not None and second.score is not None:
         groups["panel mean"] = scoring.weights(exam(first.suite), first.track)
     out: dict[str, Difference] = {}
     for name, weights in groups.items():
         found = uncertainty.difference(one, other, weights, spreads)
-        mean = uncertainty.mean_of(one, weights) - uncertainty.mean_of(other, weights)
+        mean = uncertainty.mean_of_sets(one, weights) - uncertainty.mean_of_sets(other, weights)
         out[name] = (mean, None, None) if found is None else (mean, found.half, round(found.degrees, 1))
     return out
 
@@ -101,11 +104,16 @@ def estimate(row: Standing) -> Estimate | None:
     """What is known of a row's score; None for an incomplete row and where no spread is known."""
     if row.score is None or row.error is None or row.degrees is None:
         return None
-    return Estimate(row.score, row.half_width or 0.0, row.error, row.degrees)
+    return Estimate(row.score, row.half_width or 0.0, row.error, row.degrees, pooled=len(row.sets) < 2)
 
 
-def _scores(row: Standing) -> dict[str, dict[int, float]]:
-    return {name: dict(sitting.seeds) for name, sitting in row.sittings.items() if sitting.seeds}
+def _scores(row: Standing) -> list[dict[str, dict[int, float]]]:
+    """Evaluator -> seed -> score, of every set."""
+    count = max((len(sitting.sets) for sitting in row.sittings.values()), default=0)
+    return [
+        {name: dict(sitting.sets[k]) for name, sitting in row.sittings.items() if k < len(sitting.sets) and sitting.sets[k]}
+        for k in range(count)
+    ]
 
 
 def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Spread]]:
@@ -117,4 +125,7 @@ def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Sprea
     for row in rows:
         current = row.suite_digest == exam(row.suite).digest
         groups[row.suite, row.track] += [row] if current else []
-    return {key: uncertainty.pooled((row.set_sha256, _scores(row)) for row in group) for key, group in groups.items()}
+    return {
+        key: uncertainty.pooled(pair for row in group for pair in zip(row.sets, _scores(row), strict=True))
+        for key, group in groups.items()
+    }

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from mabench.board.cells import status_of
+from mabench.board.gates import by_set
 from mabench.board.site.sources import cells, exam, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import lifts, ranking, scoring
+from mabench.results import lifts, scoring
 from mabench.results.baselines import RandomImages, known_full_data
 from mabench.results.paper_tables import PaperTable
+from mabench.results.uncertainty import METHOD_SETS
 from mabench.schema import RunRecord, Tier
 from mabench.suites import Exam
 
@@ -29,6 +32,9 @@ class Sitting:
     plateau: float | None = None
     last: float | None = None
     seeds: tuple[tuple[int, float], ...] = ()
+    """Of the first set."""
+    sets: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """`seeds` of every set."""
     diverged: int = 0
     """Runs whose loss was not finite: they count as chance level."""
     random: float | None = None
@@ -97,6 +103,9 @@ class Standing:
     decoded_images: int | None = None
     decode: str = ""
     set_sha256: str = ""
+    """Of the first set."""
+    sets: tuple[str, ...] = ()
+    """sha256 of every set that the row is the mean of."""
     engine: str = ""
     seconds: float | None = None
     diverged: int = 0
@@ -114,6 +123,17 @@ class Standing:
     def lift(self) -> float | None:
         """Points above the better of the two baselines of random real images."""
         return None if self.score is None or self.random is None else self.score - self.random
+
+    @property
+    def about(self) -> str:
+        """What the row speaks of: `one set`, `2 sets`, or, from three on, `a method, 3 sets`."""
+        count = len(self.sets)
+        return "one set" if count < 2 else f"{'a method, ' if count >= METHOD_SETS else ''}{count} sets"
+
+    @property
+    def identity(self) -> str:
+        """Rows with the same one hold the same sets."""
+        return " ".join(sorted(self.sets)) or self.set_sha256
 
     @property
     def gap(self) -> float | None:
@@ -147,10 +167,9 @@ def submitted(submission: Submission) -> list[Standing]:
 
 def _standing(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
     card, summary = submission.card, records[0].synthetic_set
-    lines = lifts.rows(chosen, records)
-    by_evaluator: dict[str, dict[int, float]] = defaultdict(dict)
-    for record in records:
-        by_evaluator[record.cell.evaluator.name][record.cell.seed] = scoring.score(record)
+    groups = by_set(records)
+    lines = lifts.rows_of_sets(chosen, groups)
+    scores = [lifts.by_track(group)[track] for group in groups]
     sittings = {
         line.name: Sitting(
             mean=line.mean,
@@ -159,14 +178,15 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
             best=line.best,
             plateau=line.plateau,
             last=line.last,
-            seeds=tuple(sorted(by_evaluator[line.name].items())),
+            seeds=tuple(sorted(scores[0].get(line.name, {}).items())),
+            sets=tuple(tuple(sorted(of_set.get(line.name, {}).items())) for of_set in scores),
             diverged=line.diverged,
             random=line.random,
         )
         for line in lines
         if not line.panel
     }
-    status = ranking.status(chosen, track, records, tier=submission.tier)
+    status = status_of(submission, chosen, track)
     head = scoring.headline(chosen, track, lines)
     worst = scoring.worst(lines)
     seen, unseen = scoring.seen_and_unseen(chosen, track, lines, card.source_networks)
@@ -204,7 +224,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         seen=seen if head else None,
         unseen=unseen if head else None,
         runs=len(records),
-        planned=status.planned,
+        planned=status.planned * len(groups),
         engine=", ".join(sorted({r.engine for r in records})),
         seconds=sum(r.seconds for r in records),
         stored_bytes=summary.stored_bytes,
@@ -212,6 +232,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
         decoded_images=summary.decoded_images,
         decode=plain(summary.decode, 20),
         set_sha256=summary.sha256,
+        sets=tuple(group[0].cell.set_sha256 for group in groups),
         diverged=scoring.diverged(records),
         suite_digest=next((d for d in (r.cell.suite_digest for r in records) if d != chosen.digest), chosen.digest),
         method=plain(card.method, 80),
@@ -225,7 +246,7 @@ def _claimed(submission: Submission, chosen: Exam, track: str) -> float | None:
     """The score by the submitter's own records, where re-runs by others count in the row."""
     if submission.counted == dict(submission.records):
         return None
-    head = scoring.headline(chosen, track, scoring.rows(chosen, _of_track(submission, chosen, track)))
+    head = scoring.headline(chosen, track, lifts.rows_of_sets(chosen, by_set(_of_track(submission, chosen, track))))
     return head.mean if head else None
 
 

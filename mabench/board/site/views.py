@@ -184,7 +184,7 @@ def _table(
     """Kind of labels -> the sets that are ranked."""
     for row in measured:
         if row.rank is not None:
-            ranked[row.labels].add(row.set_sha256)
+            ranked[row.labels].add(row.identity)
 
     def line(row: Standing, same: Sequence[Standing]) -> Line:
         families = families_of(everywhere[row.key, row.suite, row.ipc])
@@ -230,7 +230,7 @@ def _merged(rows: Sequence[Standing], line: object) -> tuple[Line, ...]:
     assert callable(line)
     by_set: dict[str, list[Standing]] = {}
     for row in rows:
-        by_set.setdefault(row.set_sha256 if row.rank is not None and row.set_sha256 else f"{row.key}:", []).append(row)
+        by_set.setdefault(row.identity if row.rank is not None and row.set_sha256 else f"{row.key}:", []).append(row)
     return tuple(line(first, rest) for first, *rest in by_set.values())
 
 
