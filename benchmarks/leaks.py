@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from mabench import data
-from mabench.digests import digest
 from mabench.files import write_text
 from mabench.sets import leaks, readers
 
@@ -174,29 +174,31 @@ def main() -> None:
     parser.add_argument("submissions", nargs="?", type=Path, default=Path("submissions"))
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--planted", type=int, default=PLANTED)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="keep what was found; what is there is not looked at again")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="stop after so much processor time; the same command continues"
+    )
     arguments = parser.parse_args()
     test, train = data.load("cifar10", "test"), data.load("cifar10", "train")
     splits = leaks.Split(test), leaks.Split(train)
     planted, change = pixels(test, arguments.planted), disguises(pixels(train, arguments.planted))
-    result: dict[str, dict[str, tuple[int, int]]] = {"honest": {}, "disguised": {}}
-    print("| images | refused |\n|---|--:|", flush=True)
+    rule = {name: getattr(leaks, name) for name in ("NEAR", "ALIKE", "RATIO", "ZOOMS", "TURNS", "SHIFTS", "FRAMES")}
+    asked = {f"honest: {k}": v for k, v in honest(train, change, arguments.submissions, arguments.files).items()}
+    asked |= {name: disguise(planted) for name, disguise in change.items()}
+    rule = json.loads(json.dumps(rule))
+    known = json.loads(arguments.out.read_text()) if arguments.out is not None and arguments.out.exists() else {}
+    result = known.get("refused", {}) if known.get("rule") == rule else {}
+    for name, images in asked.items():
+        if name not in result and time.process_time() < arguments.seconds:
+            result[name] = [len(leaks.find(images, *splits).leaks), len(images)]
+            if arguments.out is not None:
+                write_text(arguments.out, json.dumps({"rule": rule, "refused": result}, indent=1) + "\n")
+    print(table(result))
 
-    def look(kind: str, name: str, images: Tensor) -> None:
-        count = len(leaks.find(images, *splits).leaks)
-        result[kind][name] = count, len(images)
-        print(f"| {'honest: ' if kind == 'honest' else ''}{name} | {count} of {len(images)} |", flush=True)
 
-    for name, images in honest(train, change, arguments.submissions, arguments.files).items():
-        look("honest", name, images)
-    for name, disguise in change.items():
-        look("disguised", name, disguise(planted))
-    if arguments.out is not None:
-        rule = {name: getattr(leaks, name) for name in ("NEAR", "ALIKE", "RATIO", "ZOOMS", "TURNS", "SHIFTS", "FRAMES")}
-        write_text(
-            arguments.out,
-            json.dumps({"rule": rule, "planted": digest(planted.numpy().tobytes().hex()), **result}, indent=1) + "\n",
-        )
+def table(result: dict[str, list[int]]) -> str:
+    """As it stands in docs/evidence/leaks.md."""
+    return "\n".join(["| images | refused |", "|---|--:|", *(f"| {k} | {n} of {of} |" for k, (n, of) in result.items())])
 
 
 if __name__ == "__main__":
