@@ -12,6 +12,7 @@ from builders import Command, shaped
 
 from mabench import suites, training
 from mabench.data import DATASETS, RealData
+from mabench.networks.families import family_of
 from mabench.runs.plan import plan
 
 SISTERS = [
@@ -49,6 +50,20 @@ def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> 
     done = mabench("eval", "set.safetensors", "--suite", name, "--evaluator", "convnet3-scratch", "--dry-run", "--device", "cpu")
     assert done.returncode == 0 and "3 runs to do" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["set.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["cifar10-lite", "cifar100-lite", "tinyimagenet-lite"])
+def test_every_family_of_a_laptop_suite_runs_on_data_of_its_shape(name: str) -> None:
+    exam = suites.load(name)
+    entry, chosen = DATASETS[exam.suite.dataset], shaped(exam.suite.dataset)
+    test = RealData(chosen.images.numpy()[:20], chosen.labels.numpy()[:20], entry, "test", "0" * 64)
+    families = [family_of(evaluator) for evaluator in exam.evaluators["scratch"]]
+    assert families == ["ConvNet", "ResNet", "MobileNet", "ViT", "Swin"]
+    for evaluator in exam.evaluators["scratch"]:
+        (cell,) = plan(exam, chosen, track="scratch", evaluator=evaluator.name, seeds=[0])
+        short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
+        record = training.run(chosen, short, test, device=torch.device("cpu"))
+        assert [epoch for epoch, _ in record.curve] == [1] and record.diverged_epoch is None, evaluator.name
 
 
 DIGITS = ("svhn", "mnist")  # a mirrored digit is another one
