@@ -75,6 +75,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
                         train_loss=tuple((epoch, chance.uniform(0.001, 2.3)) for epoch in epochs),
                         environment={"mabench": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "device": "cpu", "threads": "2"},
                         seconds=chance.uniform(10, 4000), started="2026-01-01T00:00:00+00:00",
+                        initial_weights_sha256="1" * 64, first_losses=(2.3,) * 10,
                     )  # fmt: skip
                     files[submissions.record_name(record)] = submissions.record_bytes(record)
         entry = submissions.make_entry(

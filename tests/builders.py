@@ -138,6 +138,8 @@ def made_record(
         test_sha256=pinned_test_split(exam.suite.dataset),
         total=total,
         curve=_curve(recipe, best, max(0, best - total // 50)),
+        initial_weights_sha256="1" * 64,
+        first_losses=(2.3,) * 10,
         environment={"mabench": "0.1.0", "torch": "2.15.0", "device": "cpu", "arithmetic": "float32"},
         seconds=2.5,
         started="2026-11-01T00:00:00+00:00",

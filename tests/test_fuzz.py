@@ -122,7 +122,7 @@ def made_record(evaluator: str = "mlp-scratch", seed: int = 0) -> RunRecord:
         cell=cell, synthetic_set=MADE.summary(), test_sha256=test.sha256, total=len(test.labels),
         curve=tuple((epoch, 100 + epoch) for epoch in looks), train_loss=tuple((epoch, 1.0 / epoch) for epoch in looks),
         environment={"mabench": "0", "python": "3", "torch": "2", "timm": "1", "platform": "x", "device": "cpu", "arithmetic": "x"},
-        seconds=1.0, started="2026-01-01T00:00:00+00:00",
+        seconds=1.0, started="2026-01-01T00:00:00+00:00", initial_weights_sha256="1" * 64, first_losses=(2.3,) * 10,
     )  # fmt: skip
 
 

@@ -200,6 +200,8 @@ def _impossible(record: RunRecord) -> list[str]:
         wrong.append("the reference engine prunes no test pass")
     if set(record.upper_bounds) & set(record.cell.recipe.plateau_epochs):
         wrong.append("one of the last test passes, whose mean is the plateau, ended early")
+    if record.cell.seed_streams == "set" and not (record.initial_weights_sha256 and record.first_losses):
+        wrong.append("the losses of the first steps or the digest of the initial weights are missing")
     if lacking := [name for name in ENVIRONMENT if not record.environment.get(name)]:
         wrong.append(f"the environment lacks {', '.join(lacking)}")
     try:

@@ -70,20 +70,24 @@ def review(folder: Path, *, before: Submission | None = None, account: str | Non
     if images:
         here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
         passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha)]
+        absent = sorted(set(submission.set_files) - set(here))
+        passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
     return Review(submission.slug, tuple(passed), submission.tier)
 
 
 def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
-    from mabench.board import probes
+    from mabench.board import probes, rechecks
     from mabench.sets import synthetic
 
     try:
         synthetic_set = synthetic.load(place)
     except MabenchError as error:
         return [Gate("set", "refused", (str(error),))]
+    records = [r for r in submission.records.values() if r.cell.set_sha256 == sha256]
     return [
         probes.pixels(synthetic_set, place),
-        *probes.of_set(synthetic_set, [r for r in submission.records.values() if r.cell.set_sha256 == sha256], submission.card),
+        *probes.of_set(synthetic_set, records, submission.card),
+        gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, records)),
     ]
 
 

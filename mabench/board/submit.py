@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mabench.board import gates, names, probes
+from mabench.board import gates, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -77,11 +77,12 @@ def examine(
     found, of_files = _records(folders)
     passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals])]
     if synthetic_set is None:
-        passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", "class order", "test images")]
+        passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", rechecks.NAME, "class order", "test images")]
     else:
         passed.append(probes.identity(synthetic_set, found))
         passed.append(probes.budget(synthetic_set, found, card))
         passed.append(_admitted(synthetic_set, found))
+        passed.append(attempted(rechecks.NAME, partial(rechecks.first_steps, synthetic_set, found)))
     passed += [each for each in gates.of_records(found) if each.name != "budget" or synthetic_set is None]
     passed.append(_aggregates(folders, found))
     if synthetic_set is not None:

@@ -1,0 +1,85 @@
+"""A record checked by its first steps: whoever invents a curve has no losses that another machine finds again. Needs torch.
+
+What it cannot see: a run whose first steps are real and whose curve was invented after them. That takes `mabench verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mabench import data, training
+from mabench.board.gates import Gate, gate
+from mabench.errors import MabenchError
+from mabench.networks import sizes
+from mabench.schema import RunRecord
+from mabench.sets.synthetic import SyntheticSet
+
+NAME = "first steps"
+TOLERANCE = {
+    "reference": 0.01,  # ours: float32 sums in another order differ by 1e-6 of a loss at first, and by less than 1e-3 after ten steps
+    "fast": 0.05,  # ours: bfloat16 keeps three digits of a product
+}
+"""Engine of the record -> how far a loss may lie from the reference engine's here, as a part of it."""
+SMALL = 0.1  # ours: losses below are compared as if they were this large
+
+
+def first_steps(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
+    """The cheapest network's runs begin here as their records say, all of its seeds.
+
+    The gate is open, and says why, where nothing can be compared: records of before the field, no weights, no GPU.
+    """
+    cheapest = _cheapest([record for record in records if record.cell.set_sha256 == synthetic_set.sha256])
+    if not cheapest:
+        return gate(NAME, "not checked: no record holds the losses of its first steps", [])
+    problems, largest = [], 0.0
+    for record in cheapest:
+        device = torch.device("cpu" if record.environment.get("accelerator", "none") == "none" else "cuda")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            return gate(NAME, f"not checked: {record.cell.name} was run on a GPU, which draws its augmentation otherwise", [])
+        try:
+            test = data.load(synthetic_set.dataset, "test")
+            with training.deterministic(device):
+                _, losses = training.first_losses(synthetic_set, record.cell, test, device)
+        except MabenchError as error:
+            return gate(NAME, f"not checked: {error}", [])
+        problem, difference = compared(record, losses)
+        problems += [problem] if problem else []
+        largest = max(largest, difference)
+    names = f"{cheapest[0].cell.evaluator.name}, {len(cheapest)} seeds"
+    return gate(NAME, f"{names}: the first losses are the same within {100 * largest:.2g} %", problems)
+
+
+def compared(record: RunRecord, losses: Sequence[float]) -> tuple[str, float]:
+    """What is wrong with the losses in a record, empty where nothing is, and the largest difference as a part of a loss."""
+    allowed = TOLERANCE[record.engine]
+    if len(record.first_losses) != len(losses):
+        return f"{record.cell.name}: holds {len(record.first_losses)} first losses, the run has {len(losses)}. {CURE}", 0.0
+    differences = [abs(old - new) / max(abs(new), SMALL) for old, new in zip(record.first_losses, losses, strict=True)]
+    step = next((k for k, difference in enumerate(differences) if not difference <= allowed), None)
+    if step is None:
+        return "", max(differences, default=0.0)
+    text = (
+        f"{record.cell.name}: step {step + 1} has the loss {losses[step]:.4f} here, the record says {record.first_losses[step]:.4f} "
+        f"(allowed: {100 * allowed:g} %). {CURE}"
+    )
+    return text, max(differences)
+
+
+CURE = "mabench eval did not write this on this set: run the cell again."
+
+
+def _cheapest(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs of the network that costs least, of those whose records hold first losses and whose recipe needs no teacher."""
+    able = [r for r in records if r.first_losses and r.cell.recipe.distillation is None and r.cell.recipe.recorded is None]
+    if not able:
+        return []
+    first = min(able, key=lambda r: (_cost(r), r.cell.suite, r.cell.name))
+    same = (first.cell.suite, first.cell.track, first.cell.evaluator.name)
+    return [r for r in able if (r.cell.suite, r.cell.track, r.cell.evaluator.name) == same]
+
+
+def _cost(record: RunRecord) -> int:
+    entry = data.DATASETS[record.synthetic_set.dataset]
+    return sizes.of(record.cell.evaluator, entry.num_classes, entry.channels).flops
