@@ -238,6 +238,20 @@ def test_the_figures_of_the_scoring_page_are_those_that_were_measured() -> None:
     assert f"# {100 * half:.2f}" in text
 
 
+def test_the_figures_of_the_seeds_page_are_those_that_were_measured() -> None:
+    text = page("docs/evidence/seeds.md")
+    sets = json.loads((ROOT / "benchmarks/results/seed_attack_epyc_202611.json").read_text())["sets"]
+    for name, kinds in sets.items():
+        for found in kinds.values():
+            runs, gap = ", ".join(f"{value:.1f}" for value in found["official"]), fmean(found["official"]) - fmean(found["fresh"])
+            assert (
+                f"| {runs} | {fmean(found['fresh']):.1f} (" in text and f"| {gap:+.2f} ± {found['standard_error']:.2f} |" in text
+            ), name
+            assert len(found["fresh"]) == 20
+    known, bound = sets["made for the official seeds"]["fixed"], sets["made for the official seeds"]["set"]
+    assert known["gap"] > 3 * known["standard_error"] and abs(bound["gap"]) < 2 * bound["standard_error"]
+
+
 def test_the_figures_of_the_trust_page_are_those_that_were_simulated() -> None:
     text, panels = (
         page("docs/evidence/trust.md"),
