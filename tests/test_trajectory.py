@@ -86,6 +86,10 @@ def test_the_adjoint_is_the_full_unroll(momentum: float, part: int, batch: int) 
     loss = unrolled(p, images, rate)
     of_images, of_rate = torch.autograd.grad(loss, (images, rate))
     losses, to_images, to_rate = p["student"].gradient(p["images"], p["rate"], p["start"], p["steps"], p["points"])
+    p["student"].keeps_graphs = True
+    again = p["student"].gradient(p["images"], p["rate"], p["start"], p["steps"], p["points"])
+    assert again[0] == pytest.approx(losses, rel=1e-12)
+    torch.testing.assert_close(again[1:], (to_images, to_rate), rtol=1e-9, atol=1e-12)
     assert abs(sum(losses) - float(loss.detach())) < 1e-10 * float(loss.detach())
     assert float((to_images - of_images).norm() / of_images.norm()) < 1e-10
     assert abs(float(to_rate - of_rate)) < 1e-10 * abs(float(of_rate))
@@ -152,6 +156,21 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     else:
         assert peaks[40] <= 1.05 * peaks[5], peaks  # DSA's operation differs from step to step
     assert unrolls[40] > 5 * unrolls[5] > 5 * peaks[5], (unrolls, peaks)
+
+
+def test_kept_graphs_take_no_more_memory_than_is_said() -> None:
+    network = networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=3, width=16)
+    flat = Flat(network)
+    start = flat.join(list(network.parameters())).detach()
+    points = [matching.Point(4, start + 0.1, 1.0)]
+    student = Student(flat, torch.arange(5), momentum=0.0, balance=1.0, strategy="color_crop", keeps_graphs=True)
+    steps = [Step(torch.arange(5), seed) for seed in range(4)]
+    peak = peak_of_saved_tensors(lambda: student.gradient(torch.randn(5, 3, 32, 32), torch.tensor(0.01), start, steps, points))
+    said = 5 * 4 * matching.GRAPH_BYTES * 16 * 32**2
+    assert 0.3 * said < peak < 1.2 * said, (peak, said)
+    fits = matching.CPU_GRAPH_BYTES // (matching.GRAPH_BYTES * 128 * 32**2)
+    assert matching.keeps_graphs(fits, 1, 32, 128, torch.device("cpu"))
+    assert not matching.keeps_graphs(fits + 1, 1, 32, 128, torch.device("cpu"))
 
 
 def test_fewer_images_at_once_need_less_memory() -> None:

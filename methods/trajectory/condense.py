@@ -201,6 +201,9 @@ def match(
             balance=matching.balance(start, config.max_start, config.balance),
             strategy=config.augmentation,
             part=part,
+            keeps_graphs=matching.keeps_graphs(
+                config.batch or len(labels), config.student_steps, real.dataset.image_size, config.experts.width, device
+            ),
         )
         losses, images.grad, rate.grad = student.gradient(images, rate, begin, steps, points)
         optimizer.step()

@@ -4,8 +4,8 @@ compared with where the expert went; the exact gradient of that comparison with 
 Legend: P parameters of the network in one flat vector, B images in an inner batch, S synthetic images, N inner steps, M epochs
 of the expert, theta the student's weights, b its momentum buffer (b = gradient where momentum is 0), alpha its rate.
 
-The textbook way keeps the graph of all N steps. Here only theta_0..theta_N (and b_1..b_N with momentum) are kept, 4 P bytes
-each; the graph of one step at a time is rebuilt on the way back. That is the adjoint of the recursion
+The textbook way keeps the graph of all N steps. Here, unless that is small, only theta_0..theta_N (and b_1..b_N with momentum) are kept,
+4 P bytes each; the graph of one step at a time is built once more on the way back. That is the adjoint of the recursion
 
     b_k = m b_(k-1) + g_k(theta_(k-1), images),    theta_k = theta_(k-1) - alpha b_k
 
@@ -15,8 +15,8 @@ and equals the full unroll up to rounding, second derivatives included (TESLA's 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from mabench.data import augment
 from mabench.errors import MabenchError
 
 THETA = 8.0  # paper, section 4.1: "for the balanced loss, we set theta to 8", Eq. 2
+GRAPH_BYTES = 64  # ours: for a pixel of a channel of the first block; measured 7 to 9 MB an image and step at width 128 and 32 px
+CPU_GRAPH_BYTES = 2**31  # ours: what any machine can spare
 RELEASED_BASE = 5.0  # base of the logarithm of Eq. 2 in the released code; the paper names none
 
 
@@ -75,15 +77,51 @@ class Point:
     """beta / |theta_0 - target|^2 (paper, Eq. 4): a constant."""
 
 
+@dataclass(frozen=True)
+class StepGraph:
+    """The graph of one inner step: what its adjoint needs."""
+
+    images: Tensor
+    """All synthetic images, a leaf [S,C,H,W]."""
+    weights: Tensor
+    """theta before the step, a leaf [P]."""
+    batch: Tensor
+    """The augmented inner batch [B,C,H,W], a function of `images`."""
+    parts: Iterable[tuple[Tensor, Tensor]]
+    """(gradient [P] of a part's loss, that part of the batch as a leaf), which add up; built one after the other, or all in memory."""
+
+    def adjoint(self, to_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """g at these weights [P], and what its adjoint `to_slope` becomes: the adjoints of the weights and of all images."""
+        slope, to_weights, to_parts = torch.zeros_like(to_slope), torch.zeros_like(to_slope), []
+        for own, some in self.parts:
+            from_weights, from_some = torch.autograd.grad(own, (self.weights, some), to_slope)
+            slope += own.detach()
+            to_weights += from_weights
+            to_parts.append(from_some)
+        (to_images,) = torch.autograd.grad(self.batch, self.images, torch.cat(to_parts))
+        return slope, to_weights, to_images
+
+
 class Student:
     """N steps of SGD on synthetic images, forwards (`walk`) and backwards (`gradient`).
 
-    `part` bounds the images whose graph is alive at once; a batch's loss is a sum over images, so parts only add up.
+    `part` bounds the images whose graph is alive at once; a batch's loss is a sum over images, so parts only add up. `keeps_graphs`: the
+    graphs of all N steps stay in memory, which saves a third of the work; otherwise each is built once more on the way back.
     """
 
-    def __init__(self, flat: Flat, labels: Tensor, *, momentum: float, balance: float, strategy: str, part: int = 2048) -> None:
+    def __init__(
+        self,
+        flat: Flat,
+        labels: Tensor,
+        *,
+        momentum: float,
+        balance: float,
+        strategy: str,
+        part: int = 2048,
+        keeps_graphs: bool = False,
+    ) -> None:
         self.flat, self.labels, self.momentum, self.balance = flat, labels, momentum, balance
-        self.strategy, self.part = strategy, part
+        self.strategy, self.part, self.keeps_graphs = strategy, part, keeps_graphs
 
     def batch(self, images: Tensor, step: Step) -> Tensor:
         """The augmented inner batch [B,C,H,W] of a step: the same one every time it is asked for."""
@@ -96,30 +134,32 @@ class Student:
         """These images' share of nu * mean cross-entropy of a batch of `size` (paper, Eq. 2 and 3)."""
         return self.balance / size * F.cross_entropy(self.flat(weights, images), labels, reduction="sum")
 
-    def walk(self, images: Tensor, rate: Tensor, start: Tensor, steps: Sequence[Step]) -> tuple[list[Tensor], list[Tensor]]:
-        """theta_0..theta_N and, where there is momentum, b_1..b_N; no graph."""
+    def walk(
+        self, images: Tensor, rate: Tensor, start: Tensor, steps: Sequence[Step], graphs: list[StepGraph] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """theta_0..theta_N and, where there is momentum, b_1..b_N; the graphs of the steps go into `graphs`, if given."""
         weights, buffers = [start.detach()], []
         buffer = torch.zeros_like(start)
         for step in steps:
-            with torch.no_grad():
-                batch = self.batch(images, step)
-            labels = self.labels[step.rows.to(self.labels.device)]
-            here = weights[-1].requires_grad_(True)
-            slope = torch.zeros_like(start)
-            for some, of in zip(torch.split(batch, self.part), torch.split(labels, self.part), strict=True):
-                slope += torch.autograd.grad(self.loss(here, some, of, len(batch)), here)[0]
-            here.requires_grad_(False)
+            if graphs is None:
+                slope = self._slope(images, weights[-1], step)
+            else:
+                built = self._graph(images, weights[-1], step)
+                kept = tuple(built.parts)
+                graphs.append(replace(built, parts=kept))
+                slope = torch.stack([own.detach() for own, _ in kept]).sum(0)
             buffer = self.momentum * buffer + slope
             if self.momentum:
                 buffers.append(buffer)
-            weights.append(here - rate.detach() * buffer)
+            weights.append(weights[-1] - rate.detach() * buffer)
         return weights, buffers
 
     def gradient(
         self, images: Tensor, rate: Tensor, start: Tensor, steps: Sequence[Step], points: Sequence[Point]
     ) -> tuple[list[float], Tensor, Tensor]:
         """Every point's loss in order, and the gradients of their sum: with respect to the images [S,C,H,W] and the rate []."""
-        weights, buffers = self.walk(images, rate, start, steps)
+        graphs: list[StepGraph] | None = [] if self.keeps_graphs else None
+        weights, buffers = self.walk(images, rate, start, steps, graphs)
         losses = [float(p.scale * (weights[p.step] - p.target).square().sum()) for p in points]
         rate = rate.detach()
         to_weights, to_buffer = torch.zeros_like(start), torch.zeros_like(start)  # adjoints of theta_k and of b_k
@@ -129,28 +169,46 @@ class Student:
                 if point.step == k:
                     to_weights += 2 * point.scale * (weights[k] - point.target)
             to_buffer = self.momentum * to_buffer - rate * to_weights
-            slope, from_weights, from_images = self._back(images, weights[k - 1], steps[k - 1], to_buffer)
+            graph = graphs.pop() if graphs is not None else self._graph(images, weights[k - 1], steps[k - 1])
+            slope, from_weights, from_images = graph.adjoint(to_buffer)
             to_rate = to_rate - to_weights @ (buffers[k - 1] if self.momentum else slope)
             to_weights = to_weights + from_weights
             to_images += from_images
         return losses, to_images, to_rate
 
-    def _back(self, images: Tensor, weights: Tensor, step: Step, to_slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """g at these weights, and what its adjoint `to_slope` becomes: the adjoints of the weights and of all images."""
-        images = images.detach().requires_grad_(True)
-        weights = weights.detach().requires_grad_(True)
+    def _slope(self, images: Tensor, weights: Tensor, step: Step) -> Tensor:
+        """g at these weights, [P]; no graph."""
+        with torch.no_grad():
+            batch = self.batch(images, step)
+        here, slope = weights.detach().requires_grad_(True), torch.zeros_like(weights)
+        for some, of in self._parts(batch, step):
+            slope += torch.autograd.grad(self.loss(here, some, of, len(batch)), here)[0]
+        return slope
+
+    def _graph(self, images: Tensor, weights: Tensor, step: Step) -> StepGraph:
+        """The graph of g at these weights, whose parts are built as they are asked for."""
+        images, here = images.detach().requires_grad_(True), weights.detach().requires_grad_(True)
         batch = self.batch(images, step)
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            for some, of in self._parts(batch.detach(), step):
+                some = some.requires_grad_(True)
+                (own,) = torch.autograd.grad(self.loss(here, some, of, len(batch)), here, create_graph=True)
+                yield own, some
+
+        return StepGraph(images, here, batch, parts())
+
+    def _parts(self, batch: Tensor, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of a batch, in parts."""
         labels = self.labels[step.rows.to(self.labels.device)]
-        slope, to_weights, to_parts = torch.zeros_like(weights), torch.zeros_like(weights), []
-        for some, of in zip(torch.split(batch.detach(), self.part), torch.split(labels, self.part), strict=True):
-            some = some.requires_grad_(True)
-            (own,) = torch.autograd.grad(self.loss(weights, some, of, len(batch)), weights, create_graph=True)
-            from_weights, from_some = torch.autograd.grad(own, (weights, some), to_slope)
-            slope += own.detach()
-            to_weights += from_weights
-            to_parts.append(from_some)
-        (to_images,) = torch.autograd.grad(batch, images, torch.cat(to_parts))
-        return slope, to_weights, to_images
+        return zip(torch.split(batch, self.part), torch.split(labels, self.part), strict=True)
+
+
+def keeps_graphs(images: int, steps: int, side: int, width: int, device: torch.device) -> bool:
+    """Whether the graphs of N steps on so many images fit into memory beside everything else."""
+    cuda = device.type == "cuda"
+    free = torch.cuda.get_device_properties(device).total_memory // 2 if cuda else CPU_GRAPH_BYTES
+    return images * steps * GRAPH_BYTES * width * side**2 <= free
 
 
 # -- what surrounds the student --------------------------------------------------------------------------------------------
