@@ -5,9 +5,9 @@
     python benchmarks/rows.py cifar10-agnostic --track scratch --only 'random-*' --minutes 9
     python benchmarks/rows.py cifar10-lite --list                  # what is there, what is missing
 
-A row comes from a folder that holds `card.toml` and `set.safetensors`: a submission, or one of `--from`, for sets that are on no
-board yet. It is evaluated into results/rows/SUITE/SLUG/, which resumes; a row whose track is complete is submitted at once, through
-the gates of `mabench submit`. Killed at any moment, the same command goes on.
+A row comes from a folder that holds `card.toml`, `set.safetensors` and, for more sets of the method, `set-2.safetensors`, ...: a
+submission, or one of `--from`, for sets that are on no board yet. Each set is evaluated into results/rows/SUITE/SLUG/SET/, which
+resumes, and submitted as soon as it is complete, through the gates of `mabench submit`. Killed at any moment, the same command goes on.
 """
 
 from __future__ import annotations
@@ -32,46 +32,57 @@ MABENCH = (sys.executable, "-m", "mabench.cli.main")
 
 @dataclass(frozen=True)
 class Row:
-    """A set with its card, and how many runs of the suite its submission lacks."""
+    """A set beside its card, and how many runs of the suite its submission lacks."""
 
-    folder: Path
+    file: Path
     condensed: SyntheticSet
     missing: int
     planned: int
+
+    @property
+    def slug(self) -> str:
+        return self.file.parent.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.slug}, {self.file.stem}" if self.file.stem != "set" else self.slug
 
 
 def rows(exam: suites.Exam, folders: list[Path], submissions: Path, tracks: list[str]) -> list[Row]:
     """Every set that the suite admits, the smallest first."""
     found = []
-    for folder in folders:
-        if not (folder / "card.toml").exists() or not (folder / "set.safetensors").exists():
+    for file in (file for folder in folders for file in sorted(folder.glob("set*.safetensors"))):
+        if not (file.parent / "card.toml").exists():
             continue
-        condensed = readers.read(folder / "set.safetensors")
+        condensed = readers.read(file)
         try:
             cells = plan(exam, condensed, track=tracks or None)
         except MabenchError:  # another dataset, another budget
             continue
-        submission = store.read(submissions / folder.name)
+        submission = store.read(submissions / file.parent.name)
         recorded = [record.cell for record in submission.records.values()] if submission else []
-        found.append(Row(folder, condensed, sum(cell not in recorded for cell in cells), len(cells)))
-    return sorted(found, key=lambda row: (row.condensed.summary().decoded_images, row.folder.name))
+        missing = sum(cell not in recorded for cell in cells)
+        found.append(Row(file, condensed, missing, len(cells)))
+    return sorted(found, key=lambda row: (row.condensed.summary().decoded_images, row.slug, row.file.stem))
 
 
 def evaluate(row: Row, suite: str, tracks: list[str], minutes: float | None) -> Path:
     """Evaluate what is missing; the folder of the records."""
-    out = Path("results/rows") / suite / row.folder.name
+    out = Path("results/rows") / suite / row.slug / row.file.stem
     chosen = [part for track in tracks for part in ("--track", track)]
     budget = ["--minutes", f"{minutes:.2f}"] if minutes is not None else []
-    source = str(row.folder / "set.safetensors")
+    source = str(row.file)
     subprocess.run([*MABENCH, "eval", source, "--suite", suite, *chosen, *budget, "--out", str(out), "--quiet"], check=True)
     return out
 
 
 def submit(row: Row, out: Path, submissions: Path) -> None:
     """Add the records to the submission, through every gate."""
-    source, card = str(row.folder / "set.safetensors"), str(row.folder / "card.toml")
-    there = ["--records", str(out), "--card", card, "--submissions", str(submissions)]
-    subprocess.run([*MABENCH, "submit", source, *there, "--quiet"], check=True)
+    held = store.read(submissions / row.slug)
+    joins = held is not None and all(r.cell.set_sha256 != row.condensed.sha256 for r in held.records.values())
+    there = ["--records", str(out), "--card", str(row.file.parent / "card.toml"), "--submissions", str(submissions)]
+    another = ["--another-set"] if joins else []
+    subprocess.run([*MABENCH, "submit", str(row.file), *there, *another, "--quiet"], check=True)
 
 
 def main() -> None:
@@ -82,7 +93,7 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="only rows whose slug matches")
     parser.add_argument("--track", action="append", default=[], help="only this track; may be repeated")
     parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
-    parser.add_argument("--shard", default="0/1", help="i/n: every nth row, from the ith")
+    parser.add_argument("--shard", default="0/1", help="i/n: every nth submission, from the ith")
     parser.add_argument("--list", action="store_true", help="run nothing")
     options = parser.parse_args()
     exam, begun = suites.load(options.suite), time.monotonic()
@@ -91,8 +102,10 @@ def main() -> None:
         folders |= {folder.name: folder for folder in sorted(options.source.iterdir()) if folder.is_dir()}
     chosen = [folder for name, folder in sorted(folders.items()) if fnmatch.fnmatchcase(name, options.only)]
     index, count = map(int, options.shard.split("/"))
-    for row in rows(exam, chosen, options.submissions, options.track)[index::count]:
-        print(f"{row.folder.name}: {row.planned - row.missing} of {row.planned} runs are there", flush=True)
+    planned = rows(exam, chosen, options.submissions, options.track)
+    slugs = list(dict.fromkeys(row.slug for row in planned))[index::count]
+    for row in (row for row in planned if row.slug in slugs):
+        print(f"{row.name}: {row.planned - row.missing} of {row.planned} runs are there", flush=True)
         if options.list or not row.missing:
             continue
         left = None if options.minutes is None else options.minutes - (time.monotonic() - begun) / 60
@@ -102,7 +115,7 @@ def main() -> None:
         out = evaluate(row, options.suite, options.track, left)
         finished = len(list((out / "records").glob("*.json")))
         if finished < row.planned:
-            print(f"{row.folder.name}: {finished} of {row.planned} runs are finished; the same command goes on", flush=True)
+            print(f"{row.name}: {finished} of {row.planned} runs are finished; the same command goes on", flush=True)
         else:
             submit(row, out, options.submissions)
 
