@@ -1,0 +1,96 @@
+"""The numbers of the generated tables from raw files alone: records, TOML and JSON. It imports nothing of mabench, on purpose."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, pstdev, stdev
+from typing import Any
+
+FAMILIES = {"convnet": "ConvNet", "resnet": "ResNet", "mobilenet": "MobileNet", "efficientnet": "MobileNet", "vit": "ViT", "deit": "ViT", "swin": "Swin"}  # fmt: skip
+VALUE_BYTES = {"uint8": 1, "float16": 2, "float32": 4}
+Runs = dict[str, dict[int, dict[str, Any]]]
+
+
+def numbers(record: dict[str, Any], rule: str) -> dict[str, float]:
+    """Best, plateau, last and score of one run, percent; a run that diverged counts as one class in ten."""
+    hits = [count for _, count in record["curve"]]
+    found = {"best": max(hits), "plateau": fmean(hits[-min(20, math.ceil(len(hits) / 10)) :]), "last": hits[-1]}
+    found = {name: 100 * value / record["total"] for name, value in found.items()}
+    found = dict.fromkeys(found, 10.0) if record["diverged_epoch"] is not None else found
+    return found | {"score": found[rule]}
+
+
+def weights(names: list[str]) -> dict[str, float]:
+    families = {name: next((f for short, f in FAMILIES.items() if name.startswith(short)), name) for name in names}
+    members = list(families.values())
+    return {name: 1 / len(set(members)) / members.count(families[name]) for name in names}
+
+
+def rows(
+    folder: Path, suites: Path, baselines: list[dict[str, Any]], digests: dict[str, str]
+) -> dict[tuple[str, ...], dict[str, str]]:
+    """(suite, track, IPC, labels, title) -> column -> text, of every submission under `folder` that nobody has run again."""
+    groups: dict[tuple[str, ...], Runs] = defaultdict(lambda: defaultdict(dict))
+    for path in sorted(folder.glob("*/records/*.json")):
+        record, title = json.loads(path.read_text()), tomllib.loads((path.parents[1] / "card.toml").read_text())["title"]
+        cell, summary = record["cell"], record["synthetic_set"]
+        groups[cell["suite"], cell["track"], str(summary["ipc"]), summary["labels"], title][cell["evaluator"]["name"]][
+            cell["seed"]
+        ] = record
+    return {
+        key: row(key, runs, tomllib.loads((suites / f"{key[0]}.toml").read_text()), baselines, digests)
+        for key, runs in groups.items()
+    }
+
+
+def row(
+    key: tuple[str, ...], runs: Runs, suite: dict[str, Any], baselines: list[dict[str, Any]], digests: dict[str, str]
+) -> dict[str, str]:
+    track, rule, names, seeds = key[1], suite["recipe"]["score"], suite["tracks"][key[1]], suite["seeds"]
+    spread = pstdev if suite.get("std") == "population" else stdev
+    values = {n: {s: numbers(r, rule) for s, r in runs[n].items()} for n in names if n in runs}
+    out = dict.fromkeys(["best", "plateau", "last", "lift", "smallest lift", *names], "-")
+    for name, by_seed in values.items():
+        scores = [v["score"] for v in by_seed.values()]
+        out[name] = f"{fmean(scores):.2f}" + (f" ± {spread(scores):.2f}" if len(scores) > 1 else "")
+        out[name] += "†" if any(r["diverged_epoch"] is not None for r in runs[name].values()) else ""
+    if any(set(values.get(name, ())) != set(seeds) for name in names):
+        return out
+    weight = weights(names)
+    for column in ("best", "plateau", "last"):
+        means = [sum(weight[n] * values[n][s][column] for n in names) for s in seeds]
+        out[column] = f"{fmean(means):.2f}" + (f" ± {spread(means):.2f}" if column == rule and len(means) > 1 else "")
+    some = next(iter(runs[names[0]].values()))
+    summary, digest = some["synthetic_set"], some["cell"]["suite_digest"]
+    kinds = ((summary["ipc"], summary["decode"]), (summary["ipc"] * VALUE_BYTES[summary["image_dtype"]], "none"))
+    known = [
+        e
+        for kind in kinds
+        for e in baselines
+        if (e["suite_digest"], e["ipc"], e["decode"], e["labels"]) == (digest, *kind, key[3])
+    ]
+    if digest == digests.get(key[0]) and len(known) == 2:
+        random = [{n: 100 * fmean(v[0] for v in e["evaluators"][f"{track}/{n}"].values()) for n in names} for e in known]
+        better = max(random, key=lambda means: sum(weight[n] * means[n] for n in names))
+        lifts = {n: fmean(v["score"] for v in values[n].values()) - better[n] for n in names}
+        out |= {"lift": f"{sum(weight[n] * lifts[n] for n in names):+.2f}", "smallest lift": f"{min(lifts.values()):+.2f}"}
+    return out
+
+
+def printed(markdown: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """The same of a Markdown page: its tables under headings `suite, track, IPC n, hard labels`."""
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for part in markdown.split("## ")[1:]:
+        heading, *lines = part.replace("#", "").splitlines()
+        suite, track, ipc, labels = (text.strip() for text in heading.split(","))
+        table = [[html.unescape(c.strip()) for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+        for cells in table[2:]:
+            line = dict(zip(table[0], cells, strict=True))
+            if line["rank"] != "baseline":
+                found[suite, track, ipc.split()[1], labels.split()[0], line["set"]] = line
+    return found

@@ -1,0 +1,105 @@
+"""The generated tables against fifty lines that read the raw files and know nothing of mabench."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import write_submission
+from support import recompute
+
+from mabench import suites
+from mabench.board.site import exports
+from mabench.board.site.placing import placed
+from mabench.board.site.standings import submitted
+from mabench.board.submission import read_all
+from mabench.results import baselines
+
+ROOT = Path(__file__).parents[1]
+DIGESTS = json.loads((ROOT / "tests/golden/suites.json").read_text())
+
+
+def agree(printed: dict[tuple[str, ...], dict[str, str]], expected: dict[tuple[str, ...], dict[str, str]]) -> int:
+    """Every number of both, to the digit; how many there were."""
+    assert set(printed) == set(expected)
+    count, ties = 0, 0
+    for key, columns in expected.items():
+        for column, text in columns.items():
+            shown = printed[key][column]
+            if column == "lift" and text != "-":
+                shown = shown.split(" ±")[0]  # its interval is tested in test_lifts.py
+            same = shown == text or (column == "lift" and text == "-" and shown == "baseline not run")
+            assert same or _nearly(shown, text), (key, column, shown, text)
+            count, ties = count + (text != "-"), ties + (not same)
+    assert ties <= max(3, count / 50), ties
+    return count
+
+
+def _nearly(shown: str, text: str) -> bool:
+    """Equal but for the last digit of a number that lies between two: sums were taken in another order."""
+    first, second = ([float(v) for v in re.findall(r"[-+]?\d+\.\d+", value)] for value in (shown, text))
+    return re.sub(r"\d", "", shown) == re.sub(r"\d", "", text) and first == pytest.approx(second, abs=0.0101)
+
+
+def test_it_imports_nothing_of_mabench() -> None:
+    tree = ast.parse(Path(recompute.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not any(name.startswith(("mabench", "builders")) for name in names)
+
+
+def test_the_results_page_follows_from_the_raw_records() -> None:
+    known = json.loads((suites.FOLDER / "baselines.json").read_text())
+    expected = recompute.rows(ROOT / "submissions", suites.FOLDER, known, DIGESTS)
+    assert agree(recompute.printed((ROOT / "docs/results.md").read_text()), expected) > 100
+
+
+def test_the_readmes_table_of_published_sets_follows_from_the_raw_records() -> None:
+    expected = recompute.rows(ROOT / "submissions", suites.FOLDER, [], DIGESTS)
+    columns = [
+        expected["cifar10-modelpool@1", "modelpool", "1", "hard", "DC, IPC 1, the file published with Model Pool"],
+        expected["cifar10-modelpool@1", "modelpool", "10", "hard", "Model Pool, IPC 10, the published file"],
+    ]
+    names = {
+        "MLP": "mlp",
+        "ConvNet-3": "convnet3",
+        "LeNet": "lenet",
+        "VGG-11": "vgg11_in",
+        "ResNet-18": "resnet18_in",
+        "AlexNet": "alexnet",
+    }
+    for title, name in names.items():
+        (line,) = re.findall(rf"^\| {title} \|.*$", (ROOT / "README.md").read_text(), re.M)
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert [cells[2], cells[4]] == [column[f"{name}-scratch"].split(" ")[0] for column in columns]
+
+
+def test_a_board_with_families_and_baselines_follows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The headline's panels, two ResNets in one of five families, with both baselines: what no committed row has yet."""
+    exam, chance = suites.load("cifar10-agnostic"), np.random.default_rng(3)
+    write_submission(tmp_path / "s", "first", 0.45, exam=exam)
+    write_submission(tmp_path / "s", "second", 0.52, exam=exam)
+    write_submission(tmp_path / "s", "partial", 0.5, exam=exam, skip=("swin_tiny-scratch", 1))
+
+    def entry(ipc: int, decode: str, mean: float) -> dict[str, Any]:
+        scores = {
+            f"{track}/{e.name}": {str(k): [float(v)] * 3 for k, v in enumerate(chance.normal(mean, 0.02, 5))}
+            for track, entries in exam.evaluators.items()
+            for e in entries
+        }
+        return {"suite_digest": exam.digest, "ipc": ipc, "decode": decode, "labels": "hard", "evaluators": scores}
+
+    known = [entry(10, "none", 0.4), entry(1, "none", 0.2)]
+    monkeypatch.setattr(baselines, "_data", {"baselines.json": known, "spread.json": {}}.__getitem__)
+    monkeypatch.setattr(baselines, "_measured", baselines._measured.__wrapped__)
+    page = exports.markdown(placed(row for one in read_all(tmp_path / "s") for row in submitted(one)))
+    expected = recompute.rows(tmp_path / "s", suites.FOLDER, known, DIGESTS)
+    assert agree(recompute.printed(page), expected) > 60
+    whole = expected["cifar10-agnostic@1", "scratch", "10", "hard", "First"]
+    assert whole["lift"] != "-" and whole["smallest lift"] != "-"
+    assert expected["cifar10-agnostic@1", "scratch", "10", "hard", "Partial"]["best"] == "-"
