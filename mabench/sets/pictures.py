@@ -155,7 +155,8 @@ def class_names(path: Path, names: Sequence[str]) -> list[str]:
             f"{path}: holds no images in sub-folders: its {len(places)} images lie in one, and names such as "
             f"{printable(places[0].name, 60)} do not say the class. Expected one sub-folder per class, or class000_id000.png."
         )
-    beside = next((place for place in places if any(place.parent in folder.parents for folder in folders)), None)
+    above = {parent for folder in folders for parent in folder.parents}
+    beside = next((place for place in places if place.parent in above), None)
     if beside is not None:
         raise MabenchError(
             f"{path}: {printable(str(beside), 80)} lies beside the folders of the classes, in none of them. Move it into its class's folder, "
