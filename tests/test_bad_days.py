@@ -213,6 +213,43 @@ def test_an_apple_gpu_that_is_not_there_is_refused(mabench: Command, tmp_path: P
     assert done.returncode == 2 and "no Apple GPU" in done.stderr and not (tmp_path / "out").exists()
 
 
+def test_an_apple_gpu_is_asked_nothing_that_only_cuda_answers() -> None:
+    """As far as this can be run without one: what the engine and the record ask of the device."""
+    device = torch.device("mps")
+    from mabench.engine.reference import Engine
+    from mabench.training import provenance
+
+    engine = Engine.__new__(Engine)
+    engine.device = device
+    assert engine.resident_bytes() > 0
+    facts = provenance.environment(device)
+    assert facts["device"].startswith("Apple GPU") and facts["accelerator"] == facts["device"]
+    assert provenance.environment(torch.device("cpu"))["accelerator"] == "none"
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or shutil.which("git") is None, reason="needs a clone")
+def test_a_clone_with_windows_line_ends_runs_and_keeps_its_digests(tmp_path: Path) -> None:
+    """git as it is set up on Windows: the clone's text has the line ends that digests were taken of, and a run works in it."""
+    clone = tmp_path / "clone"
+    settings = ["--config", "core.autocrlf=true", "--config", "core.eol=crlf"]
+    subprocess.run(
+        ["git", "clone", "--quiet", "--no-hardlinks", "--depth", "1", *settings, f"file://{ROOT}", str(clone)], check=True
+    )
+    texts = [
+        p for kind in ("toml", "json", "jsonl", "md", "py", "txt") for p in clone.rglob(f"*.{kind}") if ".git" not in p.parts
+    ]
+    assert len(texts) > 200 and not [p for p in texts if b"\r\n" in p.read_bytes()]
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    words = [sys.executable, "-m", "mabench.cli.main", "eval", str(BUNDLED), *ONE]
+    done = subprocess.run(words, cwd=clone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "mlp-scratch" in done.stdout, done.stderr
+    (record,) = read_records(clone / "out")
+    assert record.environment["commit"] == subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=clone, text=True).strip()
+
+
 def test_the_hubs_429_says_wait_or_log_in(mabench: Command, tmp_path: Path) -> None:
     """A real server that answers 429 to whatever is asked of it."""
 

@@ -66,7 +66,7 @@ class Engine:
 
     def resident_bytes(self) -> int:
         """Return the size up to which prepared test images are kept."""
-        return RESIDENT_BYTES if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] // 4
+        return torch.cuda.mem_get_info(self.device)[0] // 4 if self.device.type == "cuda" else RESIDENT_BYTES
 
     def graph(self, step: Callable[[Tensor], Tensor], generator: torch.Generator) -> GraphedStep | None:
         """Return `step` as a CUDA graph if this engine uses them. `step` never waits for the device and draws from `generator` alone."""

@@ -33,15 +33,22 @@ def environment(device: torch.device, engine: Engine | None = None) -> dict[str,
         "torch": torch.__version__,
         "timm": timm.__version__,
         "platform": f"{platform.system()}-{platform.machine()}-{''.join(platform.libc_ver())}",  # no kernel: it names the host
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else accelerator(device),
         "processor": processor(),
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
+        "accelerator": accelerator(device),
         "threads": str(torch.get_num_threads()),
     }
     if engine is not None:
         kernels = "; ".join(engine.kernels) or "PyTorch's own"
         facts |= {"engine": engine.name, "arithmetic": engine.describe(), "kernels": kernels}
     return facts
+
+
+def accelerator(device: torch.device) -> str:
+    """What a GPU is called; `none` for a processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "none" if device.type == "cpu" else f"Apple GPU ({device.type}), {processor()}"
 
 
 @lru_cache
