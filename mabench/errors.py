@@ -83,6 +83,6 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def first_line(items: Iterable[str]) -> str:
-    """Comma-separated names for messages, cut after twelve."""
+    """Comma-separated names for messages, each in one line, cut after twelve."""
     names = list(items)
-    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return ", ".join(one_line(name, 200) for name in names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")

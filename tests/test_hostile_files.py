@@ -8,6 +8,7 @@ import lzma
 import os
 import struct
 import sys
+import tarfile
 import threading
 import zipfile
 import zlib
@@ -116,6 +117,14 @@ BOMBS: dict[str, Callable[[], Files]] = {
     "PNG with a long comment": lambda: {f"{k}/0.png": commented() for k in range(10)},
     "EPS called PNG": lambda: {f"{k}/0.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n" for k in range(10)},
     "labels that are links to nowhere": lambda: {"set.safetensors": safetensors_header({"__metadata__": {}}), "labels/x": b""},
+    "one image a hundred thousand times": lambda: {"set.pt": torch_file([torch.zeros(3, 32, 32)] * 10**5)},
+    "dictionaries in dictionaries": lambda: {"set.pt": pickled(
+        b"}q\0" + b"".join(b"}q" + bytes([i + 1]) + b"(" + text("a") + b"h" + bytes([i]) + text("b") + b"h" + bytes([i]) + b"u" for i in range(40)))},
+    "300,000 arrays": lambda: {"set.pt": torch_file([torch.zeros(1)] * 300_000)},
+    "folders in folders": lambda: {"a/" * 200 + "0.png": png(32, 32), "b/0.png": png(32, 32)},
+    "gzip of 4 GiB": lambda: {"set.tar.gz": gzipped(bytes(2**24), 256)},
+    "tar of one image of 8 GiB": lambda: {"set.tar.gz": gzipped(bytes(2**24), 32, tar_header("0/0.png", 8 * 2**30))},
+    "colour profile of 250 MB": lambda: {f"{k}/0.png": commented(b"iCCP", b"a\0\0", 1) for k in range(10)},
     "table of one long text": lambda: {"table.parquet": repeated(10**6, 10**5)},
 }  # fmt: skip
 """Small files that ask for much. What reads them is chosen by their name."""
@@ -220,12 +229,26 @@ def scans(count: int, side: int = 2048) -> bytes:
     return content[:last] + content[last:-2] * count + content[-2:]
 
 
-def commented() -> bytes:
+def gzipped(part: bytes, times: int, begin: bytes = b"") -> bytes:
+    """`begin`, then `part` so many times, packed part by part."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return packer.compress(begin) + b"".join(packer.compress(part) for _ in range(times)) + packer.flush()
+
+
+def tar_header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def commented(name: bytes = b"zTXt", begin: bytes = b"a\0\0", times: int = 50) -> bytes:
+    """A PNG with a chunk that unpacks to 256 MiB, so many times."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     honest = png(32, 32)
-    return honest[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(ZEROS)) * 50 + honest[33:]
+    return honest[:33] + chunk(name, begin + zlib.compress(ZEROS)) * times + honest[33:]
 
 
 def repeated(length: int, rows: int) -> bytes:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,13 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from safetensors.torch import save_file as library_save
 
+from mabench import data, suites, training
 from mabench.data import DATASETS
 from mabench.errors import MabenchError
+from mabench.runs.plan import plan
 from mabench.sets import containers, limits, readers, synthetic
 from mabench.sets.synthetic import SyntheticSet
+from mabench.training import material
 
 X = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 Y = torch.arange(10).repeat_interleave(20)
@@ -87,3 +93,62 @@ def test_the_file_is_the_librarys_but_for_the_order_of_keys(images: torch.Tensor
     (their_length,) = struct.unpack("<Q", theirs[:8])
     assert json.loads(theirs[8 : 8 + their_length]) == header and theirs[8 + their_length :] == content[8 + length :]
     assert length % 8 == 0 and torch.equal(load_file(tmp_path / "set.safetensors")["images"], images)
+
+
+# -- training on them -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["mlp-scratch", "convnet3-scratch"])
+def test_a_set_that_stays_as_it_is_stored_trains_as_one_that_is_decoded(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Number by number: the same losses, the same curve, the same weights' digest."""
+    images = X if dtype == torch.uint8 else (X.float() / 255).to(dtype)
+    chosen = SyntheticSet(images, Y, "digits", ipc=20)
+    exam = suites.load("digits-agnostic")
+    (cell,) = plan(exam, chosen, track="scratch", evaluator=name, seeds=[0])
+    short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 2, "test_every": 1})})
+    whole = data.load("digits", "test")
+    test = replace(whole, images=whole.images[:50], labels=whole.labels[:50])
+    records = []
+    for limit in (2**40, 1):
+        monkeypatch.setattr(material, "RESIDENT_SET_BYTES", limit)
+        assert isinstance(material.Material(chosen, short, test, torch.device("cpu")).images, torch.Tensor) == (limit > 1)
+        records.append(training.run(chosen, short, test, device=torch.device("cpu")))
+    first, second = (record.model_dump(exclude={"seconds", "started", "environment"}) for record in records)
+    assert first == second
+
+
+MEASURED = """
+import sys, torch
+from pathlib import Path
+import mabench
+from mabench import data, suites
+from mabench.runs.plan import plan
+from mabench.training import material
+
+def anonymous():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+
+material.RESIDENT_SET_BYTES = int(sys.argv[2])
+chosen = mabench.load_set(sys.argv[1])
+(cell,) = plan(suites.load("digits-agnostic"), chosen, track="scratch", evaluator="mlp-scratch", seeds=[0])
+test = data.load("digits", "test")
+before = anonymous()
+made = material.Material(chosen, cell, test, torch.device("cpu"))
+for begin in range(0, 30_000, 3_000):
+    made.images[torch.arange(begin, begin + 16)]
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read off /proc")
+def test_a_large_set_is_not_copied_into_memory(tmp_path: Path) -> None:
+    """90 MB of bytes, 360 MB as floats."""
+    count = 30_000
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    SyntheticSet(images, torch.arange(count) % 10, "digits", ipc=count // 10).save(tmp_path / "set.safetensors")
+    program = [sys.executable, "-c", MEASURED, str(tmp_path / "set.safetensors")]
+    taken = [int(subprocess.check_output([*program, limit], text=True)) for limit in (str(2**40), "1000000")]
+    assert taken[0] > 300_000 and taken[1] < 30_000, "kilobytes: decoded, and as it is stored"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,25 @@ def test_a_step_that_is_named_is_read(tmp_path: Path) -> None:
     assert torch.equal(readers.read(tmp_path / "cifar10_again.pt", set_index=0).labels, Y)
 
 
+def test_names_in_a_file_stay_in_their_line(tmp_path: Path) -> None:
+    torch.save({"images": X, "labels": Y, "x\nmabench: all is well": Y, "\x1b[31m": Y}, tmp_path / "cifar10.pt")
+    read = readers.read(tmp_path / "cifar10.pt")
+    (unused,) = [f.value for f in read.findings if f.field == "not used"]
+    assert "\n" not in unused and "\x1b" not in unused and "all is well" in unused
+    torch.save({"one\nx": X, "two\nx": X, "labels": Y}, tmp_path / "cifar10_two.pt")
+    with pytest.raises(MabenchError, match="--images-key") as refused:
+        readers.read(tmp_path / "cifar10_two.pt")
+    assert "\n" not in str(refused.value)
+
+
+def test_labels_that_are_a_dangling_link_are_not_left_out(tmp_path: Path) -> None:
+    """As a cache that was emptied leaves them."""
+    np.save(tmp_path / "cifar10.npy", X.numpy())
+    (tmp_path / "cifar10_labels.npy").symlink_to(tmp_path / "gone.npy")
+    with pytest.raises(MabenchError, match="cannot read"):
+        readers.read(tmp_path / "cifar10.npy")
+
+
 def test_one_even_colour_is_nobodys_mistake(tmp_path: Path) -> None:
     for value in (0, 90, 255):
         torch.save((torch.full((10, 3, 32, 32), value, dtype=torch.uint8), torch.arange(10)), tmp_path / "cifar10.pt")
@@ -107,7 +127,8 @@ def one_of_ten(folder: Path) -> Path:
 
 
 def script(folder: Path) -> Path:
-    with pytest.warns(FutureWarning):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions call it outdated
         torch.jit.script(torch.nn.Linear(3, 3)).save(str(folder / "cifar10.pt"))  # type: ignore[no-untyped-call]
     return folder / "cifar10.pt"
 

@@ -79,7 +79,10 @@ def test_a_whitened_recipe_trains_and_tests_on_whitened_images(pets: Path) -> No
     run = cell(recipe).model_copy(update={"set_sha256": made.sha256})
     material = Material(made, run, test, torch.device("cpu"))
     rows = train.images.reshape(120, -1).astype(np.float64) / 255
-    for found, pixels in ((material.images, train.images[[0, 60]]), (material.test_batch(slice(0, 4)), test.images)):
+    for found, pixels in (
+        (material.images[torch.arange(2)], train.images[[0, 60]]),
+        (material.test_batch(slice(0, 4)), test.images),
+    ):
         expected = whitened(pixels.reshape(len(pixels), -1).astype(np.float64) / 255, rows).reshape(pixels.shape)
         assert float((found.double() - torch.from_numpy(expected)).abs().max()) < 1e-4
         evaluator = run.evaluator.model_copy(update={"input_size": 8, "mean": (0.1, 0.1, 0.1), "std": (0.5, 0.5, 0.5)})

@@ -10,6 +10,7 @@ import sys
 from typing import Any, BinaryIO
 
 NO_ROOM = 73  # as in sandbox.py
+MAX_TIMES, FREE_BYTES = 4, 16 * 2**20  # as in pickles.py
 MAX_PARTS, MAX_DEPTH, MAX_TEXT = 10**6, 50, 16 * 2**20  # ours: a published DC file with all its accuracies has 10^4 parts
 
 
@@ -40,7 +41,10 @@ def answer(request: dict[str, Any], file: BinaryIO) -> None:
     function = getattr(importlib.import_module(request["module"]), request["function"])
     arrays: dict[str, Any] = {}
     try:
-        told = {"value": fold(function(path, **request["arguments"]), arrays, [0, 0])}
+        counted = [0, 0, 0]
+        told = {"value": fold(function(path, **request["arguments"]), arrays, counted)}
+        if counted[2] > MAX_TIMES * sum(array.nbytes for array in arrays.values()) + FREE_BYTES:
+            raise ValueError(f"its arrays unfold to {counted[2]:,} bytes, many times what it holds")
         write(file, told, arrays)
         return
     except MabenchError as error:
@@ -62,7 +66,7 @@ def answer(request: dict[str, Any], file: BinaryIO) -> None:
 def fold(value: Any, arrays: dict[str, Any], counted: list[int], depth: int = 0) -> Any:
     """`value` as JSON: containers as {"dict" | "list" | "tuple": [...]}, arrays as {"array": name}, each array once.
 
-    `counted`: parts and characters so far. Raises ValueError for what is too large, too deep, or of another type.
+    `counted`: parts, characters and bytes of arrays so far, each as often as it is named. Raises ValueError for what is too large, too deep, or of another type.
     """
     import numpy as np
 
@@ -79,6 +83,7 @@ def fold(value: Any, arrays: dict[str, Any], counted: list[int], depth: int = 0)
     if isinstance(value, np.ndarray):
         name = f"{id(value):x}"  # the array stays alive in `arrays`, so no other gets its number
         arrays[name] = value
+        counted[2] += value.nbytes
         return {"array": name}
     if isinstance(value, np.generic):
         return fold(value.item(), arrays, counted, depth)

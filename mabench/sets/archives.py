@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from mabench.errors import MabenchError, printable
+from mabench.errors import MabenchError, one_line
 from mabench.sets import limits
 
 MAX_MEMBERS = 200_000  # ours: ImageNet-1k at 100 images a class has 100,000
@@ -37,13 +37,13 @@ class Members(Mapping[str, zipfile.ZipInfo]):
         if name not in self.entries:
             if default is not None:
                 return default
-            raise MabenchError(f"{self.path}: {printable(name, 80)} is missing in it. Fetch it again.")
+            raise MabenchError(f"{self.path}: {one_line(name, 80)} is missing in it. Fetch it again.")
         item = self.entries[name]
         with self.archive.open(item) as file:
             content = file.read(item.file_size + 1)
         if len(content) != item.file_size:
             raise MabenchError(
-                f"{self.path}: {printable(name, 80)} does not unpack to the size that the index says. Fetch it again."
+                f"{self.path}: {one_line(name, 80)} does not unpack to the size that the index says. Fetch it again."
             )
         return content
 
@@ -62,11 +62,11 @@ def read_zip(path: Path, file: BinaryIO) -> Members:
     for item in archive.infolist():
         if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or item.flag_bits & 1:
             raise MabenchError(
-                f"{path}: {printable(item.filename, 80)} is packed or encrypted in a way that sets are not (method "
+                f"{path}: {one_line(item.filename, 80)} is packed or encrypted in a way that sets are not (method "
                 f"{item.compress_type}). Pack it as a plain zip, or save it again."
             )
         if item.filename.lower() in names:
-            raise MabenchError(f"{path}: holds {printable(item.filename, 80)} twice, as names without case. Save it again.")
+            raise MabenchError(f"{path}: holds {one_line(item.filename, 80)} twice, as names without case. Save it again.")
         names.add(item.filename.lower())
     _check_layout(path, archive)
     limits.declare(sum(item.file_size for item in archive.infolist()), path)

@@ -41,7 +41,7 @@ def with_images(arrays: Sequence[P]) -> tuple[list[P], list[P]]:
 
 def complete(draft: Draft, path: Path, content_of: Callable[[Path], Any]) -> Draft:
     """The draft with labels and a learned rate that lie in files of their own: images_best.pt, labels_best.pt, lr_best.pt."""
-    files = [p for p in sorted(path.parent.iterdir()) if p != path and p.is_file()]
+    files = [p for p in sorted(path.parent.iterdir()) if p != path and not p.is_dir()]
     beside = [p for p in files if p.suffix.lower() in ARRAY_SUFFIXES]
     if draft.class_major and draft.labels is None:
         if re.fullmatch(r"class_?\d+|n\d{8}", path.stem):

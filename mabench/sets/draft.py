@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mabench.errors import printable
+from mabench.errors import one_line
 from mabench.schema import Finding
 
 READABLE = (
@@ -40,7 +40,7 @@ class Draft:
 
     def note(self, name: str, value: object, reason: str, flag: str = "") -> None:
         """Keep one decision, with its evidence and the flag that overrides it."""
-        self.findings.append(Finding(field=name, value=printable(str(value)), reason=printable(reason), flag=flag))
+        self.findings.append(Finding(field=name, value=one_line(str(value), 400), reason=one_line(reason, 400), flag=flag))
 
 
 def is_images(value: Any) -> bool:

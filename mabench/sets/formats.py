@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from mabench.errors import MabenchError, printable
+from mabench.errors import MabenchError
 from mabench.sets import archives, limits
 
 MAX_SIDE = 2048  # ours: no dataset has larger images
@@ -58,26 +57,3 @@ def _read_array(file: IO[bytes], size: int) -> Array:
     if len(content) != rest:
         raise ValueError("it does not unpack to the size that its index says")
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def read_images(folder: Path, names: Sequence[str], side: int) -> Array:
-    """The image files `names` of a folder, all of `side` x `side` pixels: uint8 [N,H,W,3], in this order."""
-    from PIL import Image
-
-    images: Array = limits.allocate((len(names), side, side, 3), "u1", folder)
-    for number, name in enumerate(names):
-        file = folder / name
-        try:
-            with Image.open(file, formats=IMAGE_FORMATS) as image:
-                if image.size != (side, side):  # before anything is decoded
-                    raise MabenchError(
-                        f"{file}: {image.size[0]} x {image.size[1]} px, {side} x {side} are needed. "
-                        "Resize the images yourself, so that what is measured is what you chose."
-                    )
-                images[number] = np.asarray(image.convert("RGB"))
-        except (MabenchError, MemoryError):
-            raise
-        except Exception as error:  # Pillow raises whatever comes up in a damaged file
-            first = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
-            raise MabenchError(f"{file}: not a readable image ({first}). Replace or remove it.") from error
-    return images

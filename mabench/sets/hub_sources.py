@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mabench.data import hub
-from mabench.errors import MabenchError, first_line, printable
+from mabench.errors import MabenchError, first_line, one_line
 from mabench.schema import Finding
 from mabench.sets import beside, keys, pictures, synthetic, tables
 from mabench.sets.draft import READABLE
@@ -157,7 +157,7 @@ def _check_shards(where: str, files: list[PurePosixPath]) -> None:
     counts = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)$", file.stem))}
     if counts and counts != {len(files)}:
         raise MabenchError(
-            f"{where}: {len(files)} of {max(counts)} shards of {printable(tables.split_of(files[0]), 80)} are there. Run again with a "
+            f"{where}: {len(files)} of {max(counts)} shards of {one_line(tables.split_of(files[0]), 80)} are there. Run again with a "
             "network and without HF_HUB_OFFLINE."
         )
 

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - before memory is limited
+from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401 - before memory is limited
 
-from mabench.errors import MabenchError, printable
+from mabench.errors import MabenchError, one_line
 from mabench.files import size_of
 from mabench.sets import archives, keys, limits
 
@@ -42,6 +42,7 @@ UNREAD = {
 }
 """Images that are not read: where they lie among others, a set would lose them."""
 MAX_SIDE = 2048  # ours: no dataset has larger images
+MAX_DEPTH = 30  # ours: folders in folders
 MAX_CLASS_BYTES = 200  # ours: a class number or name
 MAX_IMAGES = 2_000_000  # ours: ImageNet-1k itself has 1.3 million images
 
@@ -58,12 +59,14 @@ def list_folder(path: Path) -> tuple[list[str], dict[str, int]]:
     return _sorted_out(path, (file.relative_to(path).as_posix() for file in _walk(path)))
 
 
-def _walk(path: Path) -> Iterable[Path]:
+def _walk(path: Path, depth: int = 0) -> Iterable[Path]:
+    if depth > MAX_DEPTH:
+        raise MabenchError(f"{one_line(str(path), 200)}: folders in folders, {depth} deep. Name the folder of the set itself.")
     for entry in sorted(path.iterdir()):
         if keys.is_leftover(entry.name):
             continue
         if entry.is_dir():
-            yield from _walk(entry)
+            yield from _walk(entry, depth + 1)
         else:
             size_of(entry)  # a pipe would keep the reader waiting for ever
             yield entry
@@ -98,7 +101,8 @@ def _open_tar(path: Path) -> tarfile.TarFile:
         return tarfile.open(path)
     except tarfile.ReadError as error:
         raise MabenchError(
-            f"{path}: is compressed, and no tar archive is inside. Unpack it (gunzip, xz -d, bzip2 -d), and name what was inside."
+            f"{path}: is no readable tar archive. If it is one compressed file, unpack it (gunzip, xz -d, bzip2 -d) and name what was inside; "
+            "else fetch it again."
         ) from error
 
 
@@ -127,7 +131,7 @@ def _sorted_out(path: Path, names: Iterable[str]) -> tuple[list[str], dict[str, 
     lost = [place for place in unread if place.parent in folders]
     if lost:
         raise MabenchError(
-            f"{path}: {len(images)} images are read, {len(lost)} files among them are not, e.g. {printable(str(lost[0]), 80)}. Save all "
+            f"{path}: {len(images)} images are read, {len(lost)} files among them are not, e.g. {one_line(str(lost[0]), 80)}. Save all "
             "images as PNG, or remove what does not belong to the set."
         )
     return images, dict(left_out)
@@ -153,21 +157,21 @@ def class_names(path: Path, names: Sequence[str]) -> list[str]:
                 return said
         raise MabenchError(
             f"{path}: holds no images in sub-folders: its {len(places)} images lie in one, and names such as "
-            f"{printable(places[0].name, 60)} do not say the class. Expected one sub-folder per class, or class000_id000.png."
+            f"{one_line(places[0].name, 60)} do not say the class. Expected one sub-folder per class, or class000_id000.png."
         )
     above = {parent for folder in folders for parent in folder.parents}
     beside = next((place for place in places if place.parent in above), None)
     if beside is not None:
         raise MabenchError(
-            f"{path}: {printable(str(beside), 80)} lies beside the folders of the classes, in none of them. Move it into its class's folder, "
+            f"{path}: {one_line(str(beside), 80)} lies beside the folders of the classes, in none of them. Move it into its class's folder, "
             "or out of the set."
         )
     first: dict[str, PurePosixPath] = {}
     for folder in sorted(folders):
         if first.setdefault(folder.name, folder) != folder:
             raise MabenchError(
-                f"{path}: class {printable(folder.name, 60)!r} lies in {printable(str(first[folder.name]), 80)} and in "
-                f"{printable(str(folder), 80)}: two sets in one folder. Name the folder of one of them."
+                f"{path}: class {one_line(folder.name, 60)!r} lies in {one_line(str(first[folder.name]), 80)} and in "
+                f"{one_line(str(folder), 80)}: two sets in one folder. Name the folder of one of them."
             )
     return [place.parent.name for place in places]
 
@@ -232,8 +236,10 @@ def _decode(name: str, content: bytes) -> tuple[Array, str]:
             return _pixels(name, image)
     except (MabenchError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # its text holds an address in memory
+        raise MabenchError(f"{name}: is no {', '.join(FORMATS)} image, whatever its name says. Replace or remove it.") from error
     except Exception as error:  # Pillow raises whatever comes up in a damaged file
-        first = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
+        first = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
         raise MabenchError(f"{name}: not a readable image ({first}). Replace or remove it.") from error
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mabench.data import DATASETS, Dataset, describe
-from mabench.errors import MabenchError, lookup, printable
+from mabench.errors import MabenchError, lookup, one_line
 from mabench.schema import Finding
 from mabench.sets import containers, hub_sources, labelling, packing, recognition, recorded, spaces, synthetic
 from mabench.sets.draft import READABLE, Draft, as_array
@@ -128,7 +128,7 @@ def _completed(
     """The set with what lies outside of its file: a rate that was named, the folder of recorded labels, and where it came from."""
     if source is not None:
         findings = (source.finding, *(f for f in read_set.findings if f.field != "source"))
-        read_set = replace(read_set, name=printable(source.name), findings=findings)
+        read_set = replace(read_set, name=one_line(source.name), findings=findings)
     if labels_folder is not None:
         read_set = replace(read_set, labels_folder=labels_folder)
     if learned_rate is not None:
@@ -180,7 +180,7 @@ def _finish(
         _decode(draft, images, decode)
     elif images.dtype not in synthetic.IMAGE_DTYPES:
         images = images.float()
-    name = printable(path.name if path.is_dir() else path.stem)
+    name = one_line(path.name if path.is_dir() else path.stem)
     try:
         return SyntheticSet(
             images=images.contiguous(),

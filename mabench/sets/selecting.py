@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mabench.errors import MabenchError, first_line, printable
+from mabench.errors import MabenchError, first_line, one_line
 from mabench.sets import by_class, keys
 from mabench.sets.draft import READABLE, Draft, as_array, is_images
 
@@ -49,7 +49,7 @@ def _bare(path: Path, images: Tensor, reason: str) -> Draft:
 
 def _note_unused(draft: Draft, names: Sequence[str]) -> None:
     if names:
-        draft.note("not used", first_line(printable(name, 80) for name in names), "neither images, labels nor a learned rate")
+        draft.note("not used", first_line(one_line(name, 80) for name in names), "neither images, labels nor a learned rate")
 
 
 # -- dictionaries -----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def _mapping(
 ) -> Draft:
     raw = dict(_flat(value))
     entries = {key: as_array(each) for key, each in raw.items()}
-    seen = first_line(printable(key, 80) for key in entries)
+    seen = first_line(one_line(key, 80) for key in entries)
     for flag, key in (("--images-key", images_key), ("--labels-key", labels_key)):
         if key is not None and entries.get(key) is None:
             raise MabenchError(f"{path}: {flag} {key}: no array has this key. Keys: {seen}.")
@@ -76,11 +76,11 @@ def _mapping(
     label_key = _label_key(path, images, rest, labels_key, key.rpartition(".")[0])
     if label_key is None:
         _check_nothing_is_labels(path, images, {k: raw[k] for k in rest})
-        draft = _bare(path, images, f"only the key '{printable(key, 80)}' of the dictionary holds images or labels")
+        draft = _bare(path, images, f"only the key '{one_line(key, 80)}' of the dictionary holds images or labels")
     else:
         draft = Draft(path, _snapshot_of(path, images, rest[label_key], set_index), rest[label_key])
         draft.note(
-            "format", "dictionary", f"keys '{printable(key, 80)}' and '{printable(label_key, 80)}'", "--images-key --labels-key"
+            "format", "dictionary", f"keys '{one_line(key, 80)}' and '{one_line(label_key, 80)}'", "--images-key --labels-key"
         )
     if len(rates) == 1:
         set_rate(draft, *rates.items())
@@ -157,7 +157,7 @@ def _check_nothing_is_labels(path: Path, images: Tensor, rest: Mapping[str, Any]
         if keys.is_labels(key) or (array is not None and entries > 1 and not is_images(array)) or parts == len(images):
             length = f" with {entries} entries" if entries else " that is no array"
             raise MabenchError(
-                f"{path}: no labels for {len(images)} images, but a key '{printable(key, 80)}'{length}. Store one label per image, or "
+                f"{path}: no labels for {len(images)} images, but a key '{one_line(key, 80)}'{length}. Store one label per image, or "
                 "the images alone, class by class."
             )
 
@@ -256,5 +256,5 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> Draft:
     draft = Draft(path, images, class_major=True, normalised_by_default=True, says_decode=True)
     draft.note("format", "HMDC", "dictionary with 'synthetic_images'")
     draft.decode = f"grid{factor}" if factor > 1 and "aug" in init else "none"
-    draft.note("decode", draft.decode, f"factor {factor}, init '{printable(init, 80)}'", "--decode")
+    draft.note("decode", draft.decode, f"factor {factor}, init '{one_line(init, 80)}'", "--decode")
     return draft

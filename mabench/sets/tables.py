@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mabench.errors import MabenchError, first_line, printable
+from mabench.errors import MabenchError, first_line, one_line
 from mabench.files import read_bytes
 from mabench.sets import limits, pictures
 
@@ -72,7 +72,7 @@ def read_table(path: Path) -> dict[str, Any]:
                 table = opened(content).read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise MabenchError(
-            f"{path}: not a readable parquet or arrow file ({printable(str(error), 160)}). Fetch it again."
+            f"{path}: not a readable parquet or arrow file ({one_line(str(error), 160)}). Fetch it again."
         ) from error
     return _read_columns(path, table)
 
@@ -83,7 +83,7 @@ def _read_columns(path: Path, table: Any) -> dict[str, Any]:
     converted: dict[str, int] = {}
     unread = []
     for name in table.column_names:
-        column, place = table.column(name), f"{path}: column '{printable(name, 60)}'"
+        column, place = table.column(name), f"{path}: column '{one_line(name, 60)}'"
         kind = column.type
         if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
             encoded = [row["bytes"] for row in column.to_pylist()]

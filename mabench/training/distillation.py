@@ -22,7 +22,10 @@ class Teacher:
         """[M,K]: cached, or None."""
         if ask_once and material.recipe.augmentation.absent and material.recipe.recorded is None:
             with torch.no_grad():
-                self.logits = torch.cat([self.model(view(part)) for part in torch.split(material.images, batch)])
+                count = len(material.images)
+                self.logits = torch.cat(
+                    [self.model(view(material.images[begin : begin + batch])) for begin in range(0, count, batch)]
+                )
 
     @torch.no_grad()
     def ask(self, images: Tensor, indices: Tensor) -> Tensor:

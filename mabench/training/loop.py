@@ -194,5 +194,8 @@ class Trainer:
     def _graph(self) -> engines.GraphedStep | None:
         """The step as a CUDA graph, unless it waits for the processor or changes its numbers from step to step."""
         recipe, plan = self.recipe, self.recipe.augmentation
-        waits = recipe.recorded is not None or recipe.schedule != "constant" or bool(plan.one_of) or plan.geometry_one_of
+        stored = not isinstance(self.material.images, Tensor)
+        waits = (
+            stored or recipe.recorded is not None or recipe.schedule != "constant" or bool(plan.one_of) or plan.geometry_one_of
+        )
         return None if waits else self.engine.graph(self.step, self.state.augment)

@@ -5,6 +5,7 @@ Legend: M decoded images, N test images, K classes, C channels, S side in pixels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ from mabench.sets import zca
 from mabench.sets.recorded import RecordedLabels
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training.progress import work
+
+RESIDENT_SET_BYTES = 4 * 2**30  # ours: a set that is larger as floats (ImageNet-1k from 7 images a class) stays as it is stored
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,42 @@ class View:
         return images.contiguous(memory_format=torch.channels_last) if maps else images
 
 
+class StoredImages:
+    """Training images that are too large to be kept as floats: batches become what a whole set would have become, number by number."""
+
+    def __init__(self, synthetic_set: SyntheticSet, convert: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        self.stored, self.convert, self.device = synthetic_set.images, convert, device
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, batch: Tensor | slice) -> Tensor:
+        """[B,C,S,S] in augmentation space, on the device."""
+        images = self.stored[batch if isinstance(batch, slice) else batch.cpu()]
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        return self.convert(pixels.to(self.device))
+
+
 class Material:
     """One set and one test split on one device, under one recipe. Raises MabenchError for labels other than the cell's."""
 
     def __init__(self, synthetic_set: SyntheticSet, cell: Cell, test: RealData, device: torch.device) -> None:
         self.cell, self.recipe, self.device = cell, cell.recipe, device
         self.synthetic_set, self.test, self.dataset = synthetic_set, test, test.dataset
-        images, labels = synthetic_set.decoded()  # [M,C,S,S], 1.0 = white
         self.mean, self.std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (test.dataset.mean, test.dataset.std))
         self.normalise_first = self.recipe.augmentation.space == "normalised"
         self.whitening: tuple[Tensor, Tensor] | None = None
         if self.recipe.normalisation == "zca":
             mean, matrix = zca.whitening(test.dataset)
             self.whitening = mean.to(device), matrix.to(device)
-        self.images = self._augmented_space(images.to(device))
+        self.images: Tensor | StoredImages
         """[M,C,S,S] in augmentation space."""
+        if synthetic_set.factor == 1 and 4 * synthetic_set.images.numel() > RESIDENT_SET_BYTES:
+            labels = synthetic_set.labels
+            self.images = StoredImages(synthetic_set, self._augmented_space, device)
+        else:
+            images, labels = synthetic_set.decoded()  # 1.0 = white
+            self.images = self._augmented_space(images.to(device))
         hard = labels.dim() == 1
         self.targets = (F.one_hot(labels, self.dataset.num_classes).float() if hard else labels.float()).to(device)
         """[M,K]."""
