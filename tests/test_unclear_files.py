@@ -59,6 +59,14 @@ def test_a_step_that_is_named_is_read(tmp_path: Path) -> None:
     assert torch.equal(readers.read(tmp_path / "cifar10_again.pt", set_index=0).labels, Y)
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", '{"splits": 3}', '{"_data_files": [1]}'])
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_damaged_tables_of_contents_are_one_message(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(MabenchError):
+        readers.read(tmp_path, dataset="cifar10")
+
+
 def test_names_in_a_file_stay_in_their_line(tmp_path: Path) -> None:
     torch.save({"images": X, "labels": Y, "x\nmabench: all is well": Y, "\x1b[31m": Y}, tmp_path / "cifar10.pt")
     read = readers.read(tmp_path / "cifar10.pt")

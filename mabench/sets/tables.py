@@ -37,18 +37,18 @@ def split_of(file: PurePath) -> str:
 def list_saved(path: Path) -> list[Path]:
     """The arrow files of a folder written by `save_to_disk`; empty where it is none."""
     cure = "Save the set again with save_to_disk."
-    if (path / "dataset_dict.json").is_file():
-        splits = json.loads(read_bytes(path / "dataset_dict.json", MAX_JSON, cure)).get("splits", [])
-        if len(splits) != 1:
-            raise MabenchError(f"{path}: holds the splits {first_line(map(str, splits))}. Name the folder of one of them.")
-        path = path / Path(str(splits[0])).name
-    if not (path / "state.json").is_file():
-        return []
     try:
+        if (path / "dataset_dict.json").is_file():
+            splits = json.loads(read_bytes(path / "dataset_dict.json", MAX_JSON, cure)).get("splits", [])
+            if len(splits) != 1:
+                raise MabenchError(f"{path}: holds the splits {first_line(map(str, splits))}. Name the folder of one of them.")
+            path = path / Path(str(splits[0])).name
+        if not (path / "state.json").is_file():
+            return []
         state = json.loads(read_bytes(path / "state.json", MAX_JSON, cure))
         files = [path / Path(str(entry["filename"])).name for entry in state["_data_files"]]
-    except (ValueError, LookupError, TypeError) as error:
-        raise MabenchError(f"{path}/state.json: damaged. {cure}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise MabenchError(f"{path}: its state.json or dataset_dict.json is damaged. {cure}") from error
     if state.get("_indices_files"):
         raise MabenchError(f"{path}: is a selection of rows. Save it with .flatten_indices().save_to_disk(...).")
     return files
