@@ -23,7 +23,7 @@ import torch
 
 from mabench import data, suites
 from mabench.errors import Interrupted, MabenchError
-from mabench.files import write_text
+from mabench.files import cache_folder, write_text
 from mabench.results import scoring
 from mabench.results.baselines import DRAWS
 from mabench.runs import local
@@ -33,9 +33,13 @@ from mabench.runs.plan import plan
 from mabench.runs.process import stop_on_signal
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import Exam
-from mabench_methods.baselines.condense import Config, condense
+from mabench_methods.baselines.condense import TEACHER_SEED, Config, condense
+from mabench_methods.kit import Run
 
 PACKAGED = suites.FOLDER / "baselines.json"
+TEACHER = (
+    f"ConvNet-3 of width {Config.width}, {Config.epochs} epochs on the train split, seed {TEACHER_SEED}; softmax at temperature 1"
+)
 FORMS = {"plain": (1, False), "packed": (1, True), "float32": (4, False), "float16": (2, False)}
 """Name -> (images per class in multiples of the budget, packed 2 x 2)."""
 
@@ -62,8 +66,10 @@ def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> 
 
 
 def drawn(exam: Exam, draw: Draw) -> SyntheticSet:
-    config = Config(draw.ipc, "random", packed=draw.packed)
-    return condense(data.load(exam.suite.dataset, "train"), config, draw.number, torch.device("cpu"))
+    """The draw; with soft labels by the pinned teacher, which is trained once and kept in the cache."""
+    config = Config(draw.ipc, "random", packed=draw.packed, labels="soft" if draw.soft else "hard")
+    folder = Run(cache_folder() / "baselines" / f"{exam.suite.dataset}-{draw.name}") if draw.soft else None
+    return condense(data.load(exam.suite.dataset, "train"), config, draw.number, torch.device("cpu"), folder)
 
 
 def run(exam: Exam, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
@@ -111,6 +117,7 @@ def collected(exam: Exam, out: Path) -> Iterator[dict[str, Any]]:
         yield {
             "suite": exam.id, "suite_digest": exam.digest, "ipc": ipc, "decode": decode, "labels": labels,
             "command": f"python benchmarks/random_baseline.py {exam.suite.name}", "environment": environments[ipc, decode, labels],
+            **({"teacher": TEACHER} if labels == "soft" else {}),
             "evaluators": {name: dict(sorted(draws.items())) for name, draws in evaluators.items()},
         }  # fmt: skip
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mabench.board import probes
 from mabench.data import DATASETS
 from mabench.errors import MabenchError
 from mabench.sets import readers as adapters
-from mabench.sets import recognition
+from mabench.sets import recognition, synthetic
 from mabench.sets.synthetic import SyntheticSet
 
 X = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -275,3 +276,18 @@ def test_damage_gives_an_error_or_a_set_never_a_crash(tmp_path: Path) -> None:
 def test_contents_that_cannot_be_a_set(tmp_path: Path, value: Any, message: str) -> None:
     with pytest.raises(MabenchError, match=message):
         adapters.read(written(tmp_path / "s.pt", value), dataset="cifar10")
+
+
+def test_a_canonical_file_of_one_hot_probabilities_has_hard_labels(tmp_path: Path) -> None:
+    """They would be ranked among soft labels, whose baseline is another; a set that is soft stays so."""
+    hard = torch.arange(10)
+    rows = 0.9995 * torch.nn.functional.one_hot(hard, 10).float() + 0.00005
+    images = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name, labels in (("disguised", rows), ("soft", 0.9 * rows + 0.01)):
+        SyntheticSet(images, labels / labels.sum(1, keepdim=True), "cifar10", 1).save(tmp_path / f"{name}.safetensors")
+    found = adapters.read(tmp_path / "disguised.safetensors")
+    assert found.sha256 == SyntheticSet(images, hard, "cifar10", 1).sha256
+    assert [f.value for f in found.findings if f.field == "labels"] == ["hard"]
+    assert adapters.read(tmp_path / "soft.safetensors").label_kind == "soft"
+    refused = probes.pixels(synthetic.load(tmp_path / "disguised.safetensors"), "it").refusals
+    assert len(refused) == 1 and "soft labels that are one-hot are hard labels" in refused[0]

@@ -14,7 +14,7 @@ from mabench.errors import MabenchError
 from mabench.sets.synthetic import SyntheticSet
 from mabench_methods.baselines import condense as baselines
 from mabench_methods.baselines.condense import Config, condense
-from mabench_methods.kit import Run
+from mabench_methods.kit import RealImages, Run
 
 CPU = torch.device("cpu")
 
@@ -114,3 +114,23 @@ def test_misuse_is_refused() -> None:
         make(Config(5000, "random"))
     with pytest.raises(MabenchError, match="Allowed: random"):
         Config(1, "randm")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_soft_labels_are_what_one_teacher_says_of_every_draw(packed: bool) -> None:
+    """Against the network itself, image by image; the teacher does not depend on the draw."""
+    train = data.load("digits", "train")
+    config = Config(2, "random", packed=packed, labels="soft", epochs=1, width=8)
+    network, _ = baselines._trained(train, RealImages(train, CPU), config, baselines.TEACHER_SEED, Run())
+    network.eval()
+    for seed in (1, 2):
+        chosen, plain = make(config, seed), make(Config(2, "random", packed=packed), seed)
+        assert chosen.label_kind == "soft" and torch.equal(chosen.images, plain.images)
+        decoded, _ = plain.decoded()
+        for row in range(0, len(chosen.images), 7):
+            tiles = decoded[row :: len(chosen.images)]
+            with torch.no_grad():
+                said = network(
+                    (tiles - torch.tensor(train.dataset.mean).view(3, 1, 1)) / torch.tensor(train.dataset.std).view(3, 1, 1)
+                )
+            assert torch.allclose(chosen.labels[row], said.softmax(1).mean(0), atol=1e-4)

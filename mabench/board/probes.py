@@ -12,6 +12,7 @@ from mabench.data import RealData
 from mabench.schema import Card, RunRecord
 from mabench.sets import leaks
 from mabench.sets import probes as order_probe
+from mabench.sets.labelling import is_one_hot
 from mabench.sets.synthetic import SyntheticSet
 
 
@@ -32,6 +33,10 @@ def pixels(synthetic_set: SyntheticSet, path: object) -> Gate:
     problems = []
     if largest > limit:
         problems.append(f"{path}: pixel values up to {largest:.3g}, where 1.0 is white. Say what they are with --space.")
+    if synthetic_set.label_kind == "soft" and is_one_hot(synthetic_set.labels):
+        problems.append(
+            f"{path}: soft labels that are one-hot are hard labels. Write them so: mabench pack {path} -o hard.safetensors"
+        )
     entry, names = synthetic_set.entry, tuple(synthetic_set.class_names)
     if names and entry.class_names and names != entry.class_names:
         wrong = [k for k, (a, b) in enumerate(zip(names, entry.class_names, strict=False)) if a != b]

@@ -91,11 +91,16 @@ def read_labels(draft: Draft, labels: Tensor, entry: Dataset, kind: str | None) 
     if float(rows.min()) < 0 or float(rows.sum(1).min()) <= 0:
         raise MabenchError(f"{draft.path}: labels are no {chosen}: values {float(soft.min()):.3g} to {float(soft.max()):.3g}.")
     rows = rows / rows.sum(1, keepdim=True)
-    if kind == "hard" or bool((rows.amax(1) > 1 - ONE_HOT).all()):
+    if kind == "hard" or is_one_hot(rows):
         draft.note("labels", "hard", f"{chosen}: one-hot rows" if kind != "hard" else "named: the largest entry", "--label-kind")
         return rows.argmax(1)
     draft.note("labels", "soft", f"{'named' if kind else 'rows that are'} {chosen}: {how}", "--label-kind")
     return rows
+
+
+def is_one_hot(rows: Tensor) -> bool:
+    """Whether distributions [N,K] are classes: one-hot to within `ONE_HOT`."""
+    return bool((rows.amax(1) > 1 - ONE_HOT).all())
 
 
 def _kind_of(soft: Tensor, tolerance: float) -> str | None:

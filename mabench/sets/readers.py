@@ -58,7 +58,7 @@ def read(
         if path.is_file() and containers.is_safetensors(path, containers.head_of(path)) and synthetic.is_canonical(path):
             given = (dataset, layout, space, mean, std, decode, ipc, label_kind)
             if all(value is None for value in given):
-                return _completed(synthetic.load(path), learned_rate, lies_beside, source)
+                return _completed(_hard_where_one_hot(synthetic.load(path)), learned_rate, lies_beside, source)
             draft = _read_canonical(path, entry)
             entry = entry or DATASETS[draft.findings[-1].value]
             space = space or ("pixel" if mean is None else None)
@@ -135,6 +135,14 @@ def _completed(
         named = Finding(field="learned rate", value=f"{learned_rate:g}", reason="named", flag="--learned-rate")
         read_set = replace(read_set, learning_rate=learned_rate, findings=(*read_set.findings, named))
     return read_set
+
+
+def _hard_where_one_hot(stored: SyntheticSet) -> SyntheticSet:
+    """A canonical set whose soft labels are classes in disguise, with hard labels: it is ranked among those."""
+    if stored.label_kind == "hard" or not labelling.is_one_hot(stored.labels):
+        return stored
+    finding = Finding(field="labels", value="hard", reason="probabilities: one-hot rows", flag="--label-kind")
+    return replace(stored, labels=stored.labels.argmax(1), findings=(*stored.findings, finding))
 
 
 def _read_canonical(path: Path, entry: Dataset | None) -> Draft:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from mabench.data import RealData
 from mabench.digests import digest, stream
@@ -30,6 +31,7 @@ from .. import kit
 from ..kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
+TEACHER_SEED = 0  # ours: every draw of the soft baseline has the same teacher
 FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
 Selection = Literal["random", "herding", "k-center", "k-means", "forgetting"]
 """Also the method's name."""
@@ -46,6 +48,8 @@ class Config:
     features: Literal["network", "pixels"] = "network"
     """Where herding, k-center and k-means measure distances: `pixels`, or what enters the classifier of a ConvNet trained on
     the train split (`network`)."""
+    labels: Literal["hard", "soft"] = "hard"
+    """soft = what the teacher says of each training image: that ConvNet, trained with seed `TEACHER_SEED` whatever the draw."""
     epochs: int = 10
     """Of that ConvNet's training; also those in which forgetting is counted."""
     width: int = 128
@@ -72,24 +76,38 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         parts = torch.split(images.float(), config.chosen)
         images = torch.cat([pack_grid(part, 2) for part in parts]).round().clamp(0, 255).to(torch.uint8)
     entry = train.dataset
+    labels = torch.arange(entry.num_classes).repeat_interleave(config.ipc)
     made = SyntheticSet(
         images=images,
-        labels=torch.arange(entry.num_classes).repeat_interleave(config.ipc),
+        labels=labels if config.labels == "hard" else _taught(train, images, config, device, run),
         dataset=entry.name,
         ipc=config.ipc,
         decode="grid2" if config.packed else "none",
         class_names=entry.class_names,
-        name=f"{config.selection}-{'packed-' if config.packed else ''}ipc{config.ipc}-seed{seed}",
+        name=f"{config.selection}-{'packed-' if config.packed else ''}{'soft-' if config.labels == 'soft' else ''}ipc{config.ipc}-seed{seed}",
     )
     card = Card(
-        title=f"{config.selection} real images{' (packed)' if config.packed else ''}, {entry.title}, IPC {config.ipc}",
-        source_networks=("convnet3",) if _needs_network(config) else (),
+        title=f"{config.selection} real images{' (packed)' if config.packed else ''}{', labelled by a ConvNet' if config.labels == 'soft' else ''}, {entry.title}, IPC {config.ipc}",
+        source_networks=("convnet3",) if _needs_network(config) or config.labels == "soft" else (),
     )
     return run.finish(made, card)
 
 
 def _needs_network(config: Config) -> bool:
     return config.selection == "forgetting" or (config.selection != "random" and config.features == "network")
+
+
+def _taught(train: RealData, images: Tensor, config: Config, device: torch.device, run: Run) -> Tensor:
+    """float32 [N,K]: softmax of the teacher's logits on every stored image; of a grid, the mean over its tiles."""
+    network, _ = _trained(train, RealImages(train, device), config, TEACHER_SEED, run)
+    hard = torch.zeros(len(images), dtype=torch.int64)
+    probe = SyntheticSet(images, hard, train.dataset.name, config.ipc, decode="grid2" if config.packed else "none")
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (train.dataset.mean, train.dataset.std))
+    network.eval()
+    with torch.no_grad():
+        parts = [network(((part - mean) / std).to(device)).softmax(1).cpu() for part in torch.split(probe.decoded()[0], 500)]
+    rows = torch.cat(parts).view(-1, len(images), train.dataset.num_classes).mean(0)
+    return rows / rows.sum(1, keepdim=True)
 
 
 def _select(train: RealData, config: Config, seed: int, device: torch.device, run: Run) -> list[Rows]:
