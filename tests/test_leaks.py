@@ -41,7 +41,9 @@ def test_correlation_is_that_of_numpy_where_nothing_is_undone() -> None:
     inner = torch.nn.functional.interpolate(inner, size=leaks.FINE, mode="bilinear")[:, 0].flatten(1)
     plain = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]).expand(3, 1, 2, 3)
     found, seen = leaks._correlations(inner, leaks._soft(second), plain, 2)
-    other = torch.nn.functional.interpolate(leaks._soft(second)[:, :, 2:30, 2:30], size=leaks.FINE, mode="bilinear")[:, 0].flatten(1)
+    other = torch.nn.functional.interpolate(leaks._soft(second)[:, :, 2:30, 2:30], size=leaks.FINE, mode="bilinear")[
+        :, 0
+    ].flatten(1)
     assert torch.allclose(seen[:, 0], other, atol=1e-5)
     expected = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(inner.numpy(), other.numpy(), strict=True)]
     assert np.allclose(found[:, 0].numpy(), expected, atol=1e-5)
@@ -51,8 +53,8 @@ def test_digits_in_disguise_are_found_and_train_digits_are_not() -> None:
     test, train = data.load("digits", "test"), data.load("digits", "train")
     splits = leaks.Split(test), leaks.Split(train)
     planted = pixels(test, [3, 40, 77])
-    for change in (lambda x: x, lambda x: x + 0.03, lambda x: x.flip(-1)):
-        found = leaks.find(change(planted), *splits)
+    for images in (planted, planted + 0.03, planted.flip(-1)):
+        found = leaks.find(images, *splits)
         assert [(each.image, each.test_image) for each in found.leaks] == [(0, 3), (1, 40), (2, 77)], found
     honest = pixels(train, list(range(0, 200, 4)))
     assert not leaks.find(honest, *splits).leaks
