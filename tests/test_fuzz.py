@@ -260,7 +260,7 @@ def read_submission(folder: Path) -> None:
         (place / AUDIT).write_bytes(log_of(records, card))
     found = [entry for each in submissions.folders(folder) if (entry := sources.read_submission(each)) is not None]
     rows = cells.of_submissions(found)
-    cards.readme(cells.read(written(folder / "table", cells.parquet(rows, CellRow))))
+    cards.readme("board/results", cells.read(written(folder / "table", cells.parquet(rows, CellRow))))
 
 
 def read_log(folder: Path) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from builders import BUNDLED, Command, tree, write_card
 from builders import write_submission as make_submission
+from support import hub_server
 from support.hub_server import Blob, Fault, Hub
 
 from mabench.board import cells, submit
@@ -60,13 +62,7 @@ def environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
     """The variables of a machine of its own: nothing cached, one user logged in."""
 
     def make(server: Hub, user: str = "alice", machine: str = "m", xet: bool = False) -> dict[str, str]:
-        home = str(tmp_path / f"home-{machine}")
-        value = {
-            "HF_ENDPOINT": server.endpoint, "HF_HOME": home, "HF_HUB_CACHE": f"{home}/hub", "HF_HUB_OFFLINE": "0",
-            "HF_DATASETS_CACHE": f"{home}/datasets", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0" if xet else "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": f"hf_{user}" if user else "",
-        }  # fmt: skip
-        return value
+        return hub_server.machine(server, tmp_path / f"home-{machine}", user, xet=xet)
 
     return make
 
@@ -74,7 +70,7 @@ def environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
 @pytest.fixture
 def submission(digits_run: Path, tmp_path: Path) -> Path:
     """A written submission: all 12 cells of the bundled digits set."""
-    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml", title="k-means <script>|[x](y)"))
+    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml", title="k-means's <script>|[x](y)"))
     assert not case.refusals
     submissions.write(tmp_path / "made" / case.slug, submit.changes(case, None, who="alice"))
     return tmp_path / "made" / case.slug
@@ -128,6 +124,11 @@ def table(server: Hub) -> list[dict[str, Any]]:
 
 LOAD = """
 import sys, datasets
+assert datasets.get_dataset_config_names(sys.argv[1]) == ['cells', 'papers', 'digits-kmeans']
+pictures = datasets.load_dataset(sys.argv[1], 'digits-kmeans', split='train')
+assert isinstance(pictures.features['image'], datasets.Image) and len(pictures) == 50
+assert pictures.features['label'].names[3] == 'three' or pictures.features['label'].names[3] == '3', pictures.features
+assert pictures[7]['image'].size == (32, 32) and pictures['label'] == sorted(pictures['label'])
 rows = datasets.load_dataset(sys.argv[1], 'cells', split='train')
 papers = datasets.load_dataset(sys.argv[1], 'papers', split='train')
 assert len(papers) > 100 and not set(papers['slug']) & set(rows['slug'])
@@ -163,7 +164,7 @@ def test_round_trip(
         subprocess.run([sys.executable, "-c", merge], env=os.environ | bob, check=True, capture_output=True)
         assert "data/cells.parquet" not in server.repos[REPO].files()
         fresh = mabench("refresh", "--repo", REPO, **bob)
-        assert fresh.returncode == 0 and "sent: 3 files" in fresh.stdout, fresh.stderr
+        assert fresh.returncode == 0 and "sent: 4 files" in fresh.stdout, fresh.stderr
         assert "nothing to send" in mabench("refresh", "--repo", REPO, **bob).stdout
 
         def load() -> list[str]:
@@ -330,9 +331,6 @@ def spread(count: int, most: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=False, reason="not yet run to its end since re-runs are kept in submissions: the stages verify and publish"
-)
 def test_the_whole_way_killed_in_every_stage_and_repeated(
     tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
@@ -446,7 +444,7 @@ def test_the_whole_way_killed_in_every_stage_and_repeated(
 def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) -> None:
     """The repository is made on the first push; the second sends nothing, the third a card, its log, table and README."""
     first = push(server)
-    assert first.returncode == 0 and first.stdout.startswith("18 "), first.stderr
+    assert first.returncode == 0 and first.stdout.startswith("19 "), first.stderr
     whole(server, submission)
     commits = len(server.repos[REPO].history)
     assert push(server).stdout.split() == ["0"] and len(server.repos[REPO].history) == commits
@@ -474,17 +472,29 @@ def test_the_readme_shows_strangers_text_and_keeps_the_owners(server: Hub, push:
     assert push(server).returncode == 0
     text = server.repos[REPO].files()["README.md"].content.decode()
     assert "<script>" not in text and "&lt;script&gt;&#124;&#91;x&#93;&#40;y&#41;" in text and "[x](y)" not in text
-    assert text.startswith("---\nconfigs:\n- config_name: cells\n")
+    assert "&#x27;" not in text and "&#35;x27" not in text, "an apostrophe is an apostrophe"
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert [c["config_name"] for c in head["configs"]] == ["cells", "papers", "digits-kmeans"]
+    assert head["task_categories"] == ["image-classification"] and head["size_categories"] == ["n<1K"] and head["license"]
+    commands = [line for line in text.splitlines() if line.startswith("mabench ")]
+    assert len(commands) == 3 and all(f"--repo {REPO}" in line for line in commands) and "THIS/" not in text
     server.put(
         REPO,
         "README.md",
-        text.replace("\n# ", "\n# Our own words\n\n# ", 1).replace("12 evaluator runs", "99 evaluator runs").encode(),
+        text.replace("license: other", "license: mit")
+        .replace("\n# ", "\n# Our own words\n\n# ", 1)
+        .replace("12 evaluator runs", "99 evaluator runs")
+        .encode(),
     )
     server.put(REPO, "data/cells.parquet", b"no parquet")
     assert push(server).returncode == 0
     text = server.repos[REPO].files()["README.md"].content.decode()
     assert (
-        "# Our own words" in text and "12 evaluator runs" in text and "99 evaluator runs" not in text and len(table(server)) == 12
+        "# Our own words" in text
+        and "license: mit" in text
+        and "12 evaluator runs" in text
+        and "99 evaluator runs" not in text
+        and len(table(server)) == 12
     )
 
 

@@ -150,7 +150,11 @@ def test_rows_show_what_the_numbers_say(reader: Reader) -> None:
     row = page.locator("table.board tr", has_text="Herding").first
     assert "same set as k-center, k-means" in row.inner_text(), "one set under three names is one row"
     assert "tied 2 to 5" in page.inner_text("table.board >> nth=0")
-    labels = page.locator("table.board >> nth=0 >> svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    assert (
+        page.locator("table.board >> nth=0 >> thead svg").get_attribute("aria-label")
+        == "Families: ConvNet, ViT, MobileNet, pretrained"
+    )
+    labels = page.locator("table.board >> nth=0 >> tbody svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
     assert "95 percent interval" in labels[0] and "random images" in labels[0]
     assert labels[1].startswith("Gain over random images. ConvNet: +")
     assert page.locator("table.board img").first.evaluate("e => e.complete && e.naturalWidth") == 320

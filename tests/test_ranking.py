@@ -92,7 +92,7 @@ def test_hub_board_and_report_give_the_same_answer(tmp_path: Path, ipc: int) -> 
     assert (row.why_unranked, row.rank is not None) == (expected.reason, expected.ranked)
     rows = cells.of_submissions([entry])
     assert {r.status for r in rows} == {str(expected)}
-    line = next(line for line in cards.readme(rows).splitlines() if "(submissions/three)" in line)
+    line = next(line for line in cards.readme("board/results", rows).splitlines() if "(submissions/three)" in line)
     assert line.endswith("| - |") != expected.ranked and cards.shown(str(expected)) in line
     notes = report.notes(DIGITS, scoring.rows(DIGITS, entry.records.values()), list(entry.records.values()))
     assert any(expected.reason in note for note in notes if "not ranked" in note) != expected.ranked

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mabench.board import site
-from mabench.board.hub import client, space
+from mabench.board.hub import commits, space
 from mabench.board.hub.commits import Pushed
+from mabench.board.hub.tables import tables
+from mabench.board.submission import BOARD, FOLDER
 from mabench.errors import MabenchError
 from mabench.files import write_text
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 WORKFLOWS = ("review-submission.yml", "board.yml")
 BOARD_TOML = """# Who maintains this board, and which sets are not stored here because their authors publish them themselves.
@@ -38,7 +45,7 @@ def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = Fa
     """
     if repo == page:
         raise MabenchError(f"{repo}: is named for both. Give the Space another name with --space ORG/NAME.")
-    dataset = client.refresh(repo)
+    dataset = _dataset(repo, page, private)
     address = f"https://{page.replace('/', '-').lower()}.static.hf.space/"
     owner = site.Site(title=title or site.Site.title, dataset=repo, address=address)
     with tempfile.TemporaryDirectory() as scratch:
@@ -46,6 +53,19 @@ def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = Fa
         site.build(Path(scratch) / "submissions", Path(scratch) / "board", site=owner)
         published = space.publish(page, Path(scratch) / "board", private=private)
     return Made(dataset, published, write_files(out, repo, page, title))
+
+
+def _dataset(repo: str, page: str, private: bool) -> Pushed:
+    """Tables, card and list of maintainers, in one commit; whoever makes the board is its first maintainer."""
+    allowed, account = f"{FOLDER}/{BOARD}", commits.whoami(repo)
+
+    def build(api: HfApi, head: str) -> tuple[commits.Changes, tuple[str, ...]]:
+        changes, problems = tables(api, repo, head, page=page)
+        if commits.file_at(repo, "dataset", allowed, head) is None:
+            changes[allowed] = BOARD_TOML.replace("[]", json.dumps([account])).encode()
+        return changes, problems
+
+    return commits.commit(commits.Target(repo, private=private), build, "board: tables, card and list of maintainers")
 
 
 def write_files(out: Path, repo: str, page: str, title: str = "") -> tuple[Path, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mabench.board import gates
 from mabench.board import submission as submissions
@@ -15,6 +16,12 @@ from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton
 from mabench.board.submission import AUDIT, BOARD, CARD, Submission, has_sets
 from mabench.errors import MabenchError, first_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MARK = "<!-- mabench review -->"
+"""By this line a bot finds its own comment again."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,19 @@ class Review:
         return "\n".join(lines).rstrip() + "\n"
 
 
-def review(folder: Path, *, before: Submission | None = None, account: str | None = None, images: bool = True) -> Review:
+def review(
+    folder: Path,
+    *,
+    before: Submission | None = None,
+    account: str | None = None,
+    images: bool = True,
+    board: Path | None = None,
+) -> Review:
     """Review the submission in `folder`.
 
     before: the submission as the board has it; None for a new one. account: who sends the change, where that is known: then
     every new line of the log must be his. images: also run the gates that look at the set, with torch and the real dataset.
+    board: the folder of all submissions, where that is not the folder's own.
     """
     try:
         submission = submissions.read(folder)
@@ -65,7 +80,7 @@ def review(folder: Path, *, before: Submission | None = None, account: str | Non
         *gates.of_submission(submission, has_set=has_sets(folder, submission)),
         grown(submission, before),
         allowed(submission, before, account),
-        unique(submission, folder.parent),
+        unique(submission, board or folder.parent, is_new=before is None),
     ]
     if images:
         here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
@@ -122,13 +137,13 @@ def allowed(after: Submission, before: Submission | None, account: str | None) -
     return gate("account", account or "not known", problems)
 
 
-def unique(submission: Submission, root: Path) -> Gate:
-    """No other submission holds the same set."""
+def unique(submission: Submission, root: Path, *, is_new: bool = True) -> Gate:
+    """No new submission holds the set of somebody else's."""
     others = gates.same_set(root, submission.slug, submission.sets)
     problems = [
         f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
         for other in others.values()
-        if other.owners != submission.owners
+        if is_new and other.owners != submission.owners
     ]
     return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)
 
@@ -143,6 +158,7 @@ def changed_paths(paths: Mapping[str, bytes | None] | list[str], slug: str) -> G
 def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = True) -> Review:
     """Review a pull request of a Hub repository: its files are fetched into `scratch` and read as data only.
 
+    What it changes is taken against the commit that it branched off; what it changes it to is judged against the board of today.
     Raises MabenchError for everything that the Hub may answer.
     """
     from huggingface_hub import HfApi, snapshot_download
@@ -152,11 +168,8 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     api, revision = HfApi(), f"refs/pr/{number}"
     with explained(repo):
         account = api.get_discussion_details(repo, number, repo_type="dataset").author
-        sides = {}
-        for side, at in (("main", "main"), ("request", revision)):
-            tree = api.list_repo_tree(repo, recursive=True, repo_type="dataset", revision=at)
-            sides[side] = {entry.path: entry.blob_id for entry in tree if hasattr(entry, "blob_id")}
-        changed = sorted(p for p in {*sides["main"], *sides["request"]} if sides["main"].get(p) != sides["request"].get(p))
+        before, after = (_blobs(api, repo, at) for at in (_branched_off(api, repo, revision), revision))
+        changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
         slugs = sorted(
             {path.split("/")[1] for path in changed if path.startswith(f"{submissions.FOLDER}/") and path.count("/") > 1}
         )
@@ -172,16 +185,47 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     base, place = scratch / "main" / submissions.FOLDER, scratch / "request" / submissions.FOLDER
     if (base / BOARD).is_file():
         (place / BOARD).write_bytes((base / BOARD).read_bytes())
-    found = review(place / slug, before=submissions.read(base / slug), account=account, images=images)
-    files = changed_paths(changed, slug)
-    others = gates.same_set(base, slug, _sets_of(place / slug))
-    linked = gate("same set", f"same set as {first_line(others)}" if others else "new to the board", [])
-    return Review(slug, (files, *found.gates, linked), found.tier)
+    known = submissions.read(base / slug)
+    found = review(place / slug, before=known, account=account, images=images, board=base)
+    return Review(slug, (changed_paths(changed, slug), *found.gates), found.tier)
 
 
-def _sets_of(folder: Path) -> tuple[str, ...]:
-    try:
-        submission = submissions.read(folder)
-    except MabenchError:
-        return ()
-    return submission.sets if submission is not None else ()
+def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:
+    """Path -> git id of every file at this revision."""
+    tree = api.list_repo_tree(repo, recursive=True, repo_type="dataset", revision=revision)
+    return {entry.path: entry.blob_id for entry in tree if hasattr(entry, "blob_id")}
+
+
+def _branched_off(api: HfApi, repo: str, revision: str) -> str:
+    """The newest commit of a pull request that main has too."""
+    main = {commit.commit_id for commit in api.list_repo_commits(repo, repo_type="dataset")}
+    own = api.list_repo_commits(repo, repo_type="dataset", revision=revision)
+    return next((commit.commit_id for commit in own if commit.commit_id in main), "main")
+
+
+def opened(repo: str) -> list[int]:
+    """Numbers of the open pull requests, oldest first."""
+    from huggingface_hub import HfApi
+
+    from mabench.board.hub.errors import explained
+
+    with explained(repo):
+        found = HfApi().get_repo_discussions(repo, repo_type="dataset", discussion_type="pull_request", discussion_status="open")
+        return sorted(discussion.num for discussion in found)
+
+
+def post(repo: str, number: int, text: str) -> None:
+    """Say `text` in the pull request: one comment of this account, which is edited when the review changes."""
+    from huggingface_hub import DiscussionComment, HfApi
+
+    from mabench.board.hub.errors import explained
+
+    api, content = HfApi(), f"{MARK}\n{text}"
+    with explained(repo):
+        account = api.whoami()["name"]
+        events = api.get_discussion_details(repo, number, repo_type="dataset").events
+        said = [e for e in events if isinstance(e, DiscussionComment) and e.author == account and e.content.startswith(MARK)]
+        if not said:
+            api.comment_discussion(repo, number, content, repo_type="dataset")
+        elif said[-1].content != content:
+            api.edit_discussion_comment(repo, number, said[-1].id, content, repo_type="dataset")

@@ -35,7 +35,8 @@ CARD, SET, AUDIT, RECORDS, RERUNS = "card.toml", "set.safetensors", "audit.jsonl
 BOARD = "board.toml"
 """Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
-SLUG = re.compile(r"^[a-z0-9-]{3,64}$")
+SLUG = re.compile(r"^(?!cells$|papers$)[a-z0-9-]{3,64}$")
+"""A set's name is that of its pictures' configuration on the Hub, beside `cells` and `papers`."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def check_slug(slug: str) -> str:
     """`slug`, or a MabenchError: it becomes a folder's name."""
     if not SLUG.fullmatch(slug):
         raise MabenchError(
-            f"slug {slug[:80]!r}: allowed are 3 to 64 of a-z, 0-9 and '-'. Set slug = \"my-method-ipc10\" in the card."
+            f"slug {slug[:80]!r}: allowed are 3 to 64 of a-z, 0-9 and '-', but not 'cells' and 'papers'. Set slug = \"my-method-ipc10\" in the card."
         )
     return slug
 

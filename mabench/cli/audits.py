@@ -16,6 +16,7 @@ from mabench.errors import Interrupted, MabenchError
 pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
 
 if TYPE_CHECKING:
+    from mabench.board.pull_request import Review
     from mabench.board.submission import Submission
     from mabench.engine import EngineName
     from mabench.schema import Cell, RunRecord
@@ -73,16 +74,18 @@ def verify(
     place = out or Path("results") / "verify" / f"{slug}-{draw}"
     chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
-    _add(
-        submission, submissions, repo, create_pr, lambda log: reruns.logged(log, records, who=name, seed=draw), f"re-run: {slug}"
-    )
+
+    def added(log: Submission) -> dict[str, bytes]:
+        return reruns.logged(log, records, who=name, seed=draw)
+
+    _add(submission, submissions, repo, create_pr, added, f"re-run: {slug}")
     if out is None:
         shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
-    return _told(submission, records, submissions)
+    return _told(submission, records, submissions, added(submission) if create_pr else None)
 
 
-def _told(submission: Submission, records: list[RunRecord], root: Path) -> Any:
-    """Print what a re-run found on every track, and the tier that follows."""
+def _told(submission: Submission, records: list[RunRecord], root: Path, proposed: dict[str, bytes] | None) -> Any:
+    """Print what a re-run found on every track, and the tier that follows; with `proposed` files, after they are merged."""
     from mabench.board import submission as store
     from mabench.board import tiers
     from mabench.results.tables import percent
@@ -93,8 +96,12 @@ def _told(submission: Submission, records: list[RunRecord], root: Path) -> Any:
             f"{each.suite}, {each.track}, {each.seeds} seeds: {each.verdict}, {percent(each.difference, signed=True)} points over "
             f"{each.runs} runs (margin {percent(tiers.MARGIN)}, standard error {percent(each.error)})"
         )
-    now = store.read(root / submission.slug) or submission
-    console.say(f"tier: {submission.tier} -> {now.tier}, in {root / submission.slug}")
+    place = root / submission.slug
+    if proposed is None:
+        now, where = store.read(place) or submission, f"in {place}"
+    else:
+        now, where = store.parse(submission.slug, {**submission.files, **proposed}, place), "once the pull request is merged"
+    console.say(f"tier: {submission.tier} -> {now.tier}, {where}")
     value = {"before": submission.tier, "tier": now.tier, "tracks": [vars(each) | {"verdict": each.verdict} for each in found]}
     return Ended(value) if any(each.verdict == "contradicts" for each in found) else value
 
@@ -235,29 +242,45 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
 )
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @repo_option
-@click.option("--pr", type=click.IntRange(min=1), help="With --repo: the number of a pull request.")
+@click.option("--pr", type=click.IntRange(min=1), help="With --repo: the number of a pull request (default: all open ones).")
 @click.option("--comment", type=click.Path(path_type=Path, dir_okay=False), help="Also write the review here as Markdown.")
+@click.option("--post", is_flag=True, help="With --repo: also say it in the pull request, in one comment that is updated.")
 @click.option("--no-images", is_flag=True, help="Leave out the gates that look at the set's images.")
-def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, no_images: bool) -> Any:
-    """Run every gate on a submission in FOLDER, or on a pull request of a Hub repository. Exits with 1 where one is closed."""
+def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, post: bool, no_images: bool) -> Any:
+    """Run every gate on a submission in FOLDER, or on pull requests of a Hub repository. Exits with 1 where one is closed."""
     import tempfile
 
     from mabench import files
     from mabench.board import pull_request as reviews
 
-    if (folder is None) == (repo is None) or (repo is None) != (pr is None):
-        raise MabenchError("name a FOLDER, or a pull request with --repo ORG/NAME --pr N.")
+    if (folder is None) == (repo is None) or (repo is None and (pr is not None or post)):
+        raise MabenchError(
+            "name a FOLDER, or a repository on the Hub with --repo ORG/NAME, and --pr N for one pull request of it."
+        )
     if folder is not None:
-        found = reviews.review(folder, images=not no_images)
+        found = [reviews.review(folder, images=not no_images)]
     else:
-        assert repo is not None and pr is not None
-        with tempfile.TemporaryDirectory() as scratch:
-            found = reviews.of_pull_request(repo, pr, Path(scratch), images=not no_images)
+        assert repo is not None
+        numbers, found = [pr] if pr else reviews.opened(repo), []
+        for number in numbers:
+            with tempfile.TemporaryDirectory() as scratch:
+                found.append(reviews.of_pull_request(repo, number, Path(scratch), images=not no_images))
+            if post:
+                reviews.post(repo, number, found[-1].markdown())
+    for each in found:
+        _show_review(each)
+    if comment is not None:
+        files.write_text(comment, "\n".join(each.markdown() for each in found))
+    value = [
+        {"slug": each.slug, "accepted": each.accepted, "tier": each.tier, "gates": [vars(gate) for gate in each.gates]}
+        for each in found
+    ]
+    return value if all(each.accepted for each in found) else Ended(value)
+
+
+def _show_review(found: Review) -> None:
+    console.say(f"{found.slug}: {'every gate is open' if found.accepted else 'refused'}")
     for gate in found.gates:
         console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
         for text in gate.refusals:
             console.say(f"    - {text}")
-    if comment is not None:
-        files.write_text(comment, found.markdown())
-    value = {"slug": found.slug, "accepted": found.accepted, "tier": found.tier, "gates": [vars(gate) for gate in found.gates]}
-    return value if found.accepted else Ended(value)

@@ -26,7 +26,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS_SUFFIXES = (".safetensors", ".parquet")  # as the Hub's own .gitattributes for dataset repositories
 PAGE = 40  # entries a page of a tree, so that clients have to turn pages
 REPO = r"/(?:datasets/|(?=spaces/))((?:spaces/)?[^/]+/[^/]+?)"  # in a path: a dataset's name, a Space's with its prefix
-READERS_ONLY = "reader"  # a user without the right to write to `board`
+WHEN = "2026-11-01T00:00:00.000Z"
+READERS_ONLY = ("reader", "stranger", "third", "thief")  # users without the right to write to `board`
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ class Fault:
     before: Callable[[], None] | None = None
     """Runs first, then the request is handled as usual: somebody else was faster."""
     times: int = 1
+
+
+def machine(server: Hub, home: Path, user: str = "alice", *, xet: bool = False) -> dict[str, str]:
+    """The variables of a machine of its own, with everything of the Hub under `home` and one user logged in."""
+    return {
+        "HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_CACHE": f"{home}/hub", "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_CACHE": f"{home}/datasets", "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_XET": "0" if xet else "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": f"hf_{user}" if user else "",
+    }  # fmt: skip
 
 
 class Hub:
@@ -281,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _may_write(self, name: str) -> bool:
         owner = name.removeprefix("spaces/").split("/")[0]
-        return self.user is not None and (owner == self.user or (owner == "board" and self.user != READERS_ONLY))
+        return self.user is not None and (owner == self.user or (owner == "board" and self.user not in READERS_ONLY))
 
     def _commit_of(self, repo: Repo, revision: str) -> str:
         oid = repo.refs.get(revision, revision)
@@ -517,25 +527,38 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("create_pr") == "1":
             number = len(repo.pulls) + 1
             ref = f"refs/pr/{number}"
-            repo.pulls[number] = {"title": summary, "author": self.user, "status": "open", "base": head}
+            repo.pulls[number] = {"title": summary, "author": self.user, "status": "open", "base": head, "comments": []}
             answer["pullRequestUrl"] = f"{self.hub.endpoint}/{_address(name)}/discussions/{number}"
         oid = repo.commit(ref, head, files, summary)
         return 200, answer | {"commitOid": oid, "commitUrl": f"{self.hub.endpoint}/{_address(name)}/commit/{oid}"}, {}
 
+    def _api_commits(self, name: str, revision: str, _: str) -> tuple[int, Any, dict[str, str]]:
+        """Newest first, down to the first commit."""
+        repo = self._repo(name)
+        oid, found = self._commit_of(repo, revision), []
+        while oid:
+            found.append({"id": oid, "title": "", "message": "", "authors": [], "date": WHEN})
+            oid = repo.commits[oid][0]
+        return 200, found, {}
+
     def _api_discussions(self, name: str, number: str, action: str) -> tuple[int, Any, dict[str, str]]:
         repo = self._repo(name)
-        if self.command == "GET":
+        if self.command == "GET" and not number:
             found = [
-                {
-                    "num": num, "title": pull["title"], "status": pull["status"], "isPullRequest": True,
-                    "author": {"name": pull["author"]}, "createdAt": "2026-11-01T00:00:00.000Z",
-                    "repo": {"name": name, "type": "dataset"},
-                }
+                _discussion(name, num, pull)
                 for num, pull in repo.pulls.items()
-                if self.query.get("author") in (None, pull["author"]) and self.query.get("status") in (None, "all", pull["status"])
-            ]  # fmt: skip
+                if self.query.get("author") in (None, pull["author"])
+                and self.query.get("status") in (None, "all", pull["status"])
+            ]
             return 200, {"discussions": found, "count": len(found), "start": 0}, {}
+        if int(number) not in repo.pulls:
+            raise Refusal(404, message="no such discussion")
         pull = repo.pulls[int(number)]
+        if self.command == "GET":
+            more = {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "events": pull["comments"]}
+            return 200, _discussion(name, int(number), pull) | more, {}
+        if action.startswith("comment"):
+            return self._comment(pull, action)
         if action != "merge" or not self._may_write(name):
             raise Refusal(403, message="no right to do this")
         base, ours = repo.commits[pull["base"]][1], repo.files(f"refs/pr/{number}")
@@ -547,6 +570,35 @@ class _Handler(BaseHTTPRequestHandler):
         pull["status"] = "merged"
         repo.commit("main", repo.refs["main"], theirs | changed, f"merge: {pull['title']}")
         return 200, {}, {}
+
+    def _comment(self, pull: dict[str, Any], action: str) -> tuple[int, Any, dict[str, str]]:
+        """`comment` adds one, `comment/<id>/edit` changes it; who may not is refused."""
+        if self.user is None:
+            raise Refusal(401, message="Invalid username or password.")
+        asked = json.loads(self.body)
+        if action == "comment":
+            data = {"edited": False, "hidden": False, "latest": {"raw": asked["comment"]}}
+            event = {
+                "id": f"c{len(pull['comments'])}",
+                "type": "comment",
+                "createdAt": WHEN,
+                "author": {"name": self.user},
+                "data": data,
+            }
+            pull["comments"].append(event)
+            return 200, {"newMessage": event}, {}
+        event = next(e for e in pull["comments"] if e["id"] == action.split("/")[1])
+        if event["author"]["name"] != self.user:
+            raise Refusal(403, message="the comment is somebody else's")
+        event["data"] |= {"edited": True, "latest": {"raw": asked["content"]}}
+        return 200, {"updatedComment": event}, {}
+
+
+def _discussion(name: str, number: int, pull: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "num": number, "title": pull["title"], "status": pull["status"], "isPullRequest": True, "createdAt": WHEN,
+        "author": {"name": pull["author"]}, "repo": {"name": name, "type": "dataset"},
+    }  # fmt: skip
 
 
 def _address(name: str) -> str:

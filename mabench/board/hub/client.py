@@ -1,7 +1,8 @@
 """Submissions in a dataset repository on the Hugging Face Hub, or on any server that speaks its API: push, pull, refresh.
 
 The repository holds `submissions/<slug>/` as a local folder does, `data/cells.parquet` with a row per evaluator run,
-`data/papers.parquet` with the numbers of papers, and a README whose `configs` lead to them. Tokens are huggingface_hub's business.
+`data/papers.parquet` with the numbers of papers, `data/images/` with the pictures of each set, and a README whose `configs` lead to
+them. Tokens are huggingface_hub's business.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ def push(
         kept = dict(existing.files) if existing is not None else {}
         kept |= {n: c for n, c in added.items() if not submissions.is_set_file(n)}
         mine = submissions.parse(slug, kept, Path(repo) / FOLDER / slug) if kept else None
-        changes, problems = tables(api, repo, head, mine)
+        changes, problems = tables(api, repo, head, mine, added.get(SET))
         return files | changes, problems
 
     return commit(Target(repo, create_pr=create_pr, private=private), build, message, description)
 
 
 def refresh(repo: str) -> Pushed:
-    """Bring the table and the README up to date with the submissions: what merged pull requests leave to do."""
-    return commit(Target(repo), lambda api, head: tables(api, repo, head, None), "table: up to date with the submissions")
+    """Bring the tables and the README up to date with the submissions: what merged pull requests leave to do."""
+    return commit(Target(repo), lambda api, head: tables(api, repo, head), "table: up to date with the submissions")
 
 
 def pull(repo: str, slug: str, root: Path, *, revision: str | None = None) -> tuple[Path, Submission]:

@@ -9,6 +9,7 @@ from mabench.board import cells
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow, PaperRow
 from mabench.board.gates import accept
+from mabench.board.hub import images
 from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
 from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission, is_set_file
@@ -41,20 +42,23 @@ def submission_at(api: HfApi, repo: str, slug: str, revision: str) -> Submission
     return submissions.read(Path(place) / FOLDER / slug, links=True)
 
 
-def _with_set(api: HfApi, repo: str, head: str, slugs: list[str]) -> set[str]:
-    """Slugs of the submissions that lie there with their set."""
+def _with_set(api: HfApi, repo: str, head: str, slugs: list[str]) -> dict[str, int]:
+    """Slugs of the submissions that lie there with their set -> its bytes."""
     paths = [f"{FOLDER}/{slug}/{SET}" for slug in slugs]
     return {
-        entry.path.split("/")[1]
+        entry.path.split("/")[1]: int(getattr(entry, "size", 0))
         for begin in range(0, len(paths), 100)
         for entry in api.get_paths_info(repo, paths[begin : begin + 100], repo_type="dataset", revision=head)
     }
 
 
-def tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[Changes, tuple[str, ...]]:
-    """Table and README for the submissions at `head`, with `mine` in its new state, and for what papers report.
+def tables(
+    api: HfApi, repo: str, head: str, mine: Submission | None = None, own_set: bytes | None = None, page: str = ""
+) -> tuple[Changes, tuple[str, ...]]:
+    """Tables and README for the submissions at `head`, with `mine` in its new state, and for what papers report.
 
-    Only what changed is fetched.
+    `own_set` is the set of `mine` where it is sent with this commit; `page` the Space that a new README leads to. Only what
+    changed is fetched.
     """
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.hf_api import RepoFolder  # the oldest version allowed does not export it
@@ -69,7 +73,7 @@ def tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[C
         paths = [f"{FOLDER}/{slug}/{AUDIT}" for slug in slugs[begin : begin + 100]]
         for entry in api.get_paths_info(repo, paths, repo_type="dataset", revision=head):
             blobs[entry.path.split("/")[1]] = str(getattr(entry, "blob_id", ""))
-    stored = _with_set(api, repo, head, slugs)
+    stored = _with_set(api, repo, head, [*slugs, *([mine.slug] if mine else [])])
     before = file_at(repo, "dataset", TABLE, head)
     known: dict[str, list[CellRow]] = {}
     for row in cells.read(before) if before else []:
@@ -89,8 +93,13 @@ def tables(api: HfApi, repo: str, head: str, mine: Submission | None) -> tuple[C
             continue
         rows += cells.of_submissions([submission]) if submission is not None else []
     rows.sort(key=cells.order)
+    own = {mine.slug: own_set} if mine and own_set is not None else {}
+    drawn = {slug for slug, size in stored.items() if size <= images.MAX_SET_BYTES} | set(own)
+    wanted = {row.slug: row.set_sha256 for row in rows if row.slug in drawn and row.tier != "withdrawn"}
+    shown, changes, more = images.update(api, repo, head, dict(sorted(wanted.items())), own)
     printed = cells.of_papers(papers.read(papers.INSTALLED))
     old = file_at(repo, "dataset", README, head)
-    text = readme(rows, printed, old.read_text(encoding="utf-8", errors="replace") if old else "")
-    changes: Changes = {TABLE: cells.parquet(rows, CellRow), PAPERS: cells.parquet(printed, PaperRow), README: text.encode()}
-    return changes, tuple(problems)
+    card = old.read_text(encoding="utf-8", errors="replace") if old else ""
+    text = readme(repo, rows, printed, {slug: images.place(slug, wanted[slug]) for slug in shown}, card, page)
+    changes |= {TABLE: cells.parquet(rows, CellRow), PAPERS: cells.parquet(printed, PaperRow), README: text.encode()}
+    return changes, (*problems, *more)

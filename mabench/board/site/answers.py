@@ -39,13 +39,17 @@ class Best:
     @property
     def sentence(self) -> str:
         """`k-means: 27.9 %, 4.0 points over random real images.`"""
-        text = f"{self.line.name}: {100 * self.accuracy:.1f} %"
+        return f"{self.line.name}: {100 * self.accuracy:.1f} %, {self.gain}."
+
+    @property
+    def gain(self) -> str:
+        """`4.0 points over random real images`"""
         if self.random is None:
-            return f"{text}. Random real images were not run here."
+            return "random real images were not run here"
         gain = self.accuracy - self.random
         if gain <= 0:
-            return f"{text}, which is no better than random real images ({100 * self.random:.1f} %)."
-        return f"{text}, {100 * gain:.1f} points over random real images."
+            return f"no better than random real images ({100 * self.random:.1f} %)"
+        return f"{100 * gain:.1f} points over random real images"
 
 
 def best_sets(tables: Sequence[Table]) -> list[Answer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 AXIS_WIDTH, AXIS_HEIGHT, MARGIN = 210, 28, 7
-BAR, BAR_HEIGHT, FULL_SCALE = 30, 15, 0.15  # ours: a gain of 15 points fills a bar; larger ones are cut and marked
+BAR_HEIGHT, FULL_SCALE, TRACK_GAP = 15, 0.15, 8  # ours: a gain of 15 points fills a bar; larger ones are cut
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def interval(axis: Axis, mean: float | None, half: float | None, random: float |
 
 @dataclass(frozen=True)
 class Gain:
-    """What one family gains over random images; `None` where random was not run."""
+    """What one family gains over random images; `value` is None where one of the two was not run."""
 
     label: str
     """Four letters or so."""
@@ -72,17 +72,19 @@ class Gain:
     """A second line under the label."""
 
 
-def fingerprint(gains: Sequence[Gain]) -> Markup:
-    """A bar per family, up where the set beats random images, down where it does not."""
+def fingerprint(gains: Sequence[Gain], *, labels: bool = True) -> Markup:
+    """A bar per family, up where the set beats random images, down where it does not; nothing for a family that was not run.
+
+    Without `labels` the bars stand under the head of their column, which has them.
+    """
     if not any(gain.value is not None for gain in gains):
         return Markup("")
     said, parts, x, base = [], [], 2.0, BAR_HEIGHT + 2
-    width = len(gains) * BAR + 8 * sum(gain.apart for gain in gains) + 4
+    bar, width = _bar(gains), _bars(gains)
     for gain in gains:
-        x += 8 if gain.apart else 0
+        x += TRACK_GAP if gain.apart else 0
         if gain.value is None:
-            parts.append(f'<text x="{x + BAR / 2:.0f}" y="{base + 4}" class="tick" text-anchor="middle">?</text>')
-            said.append(f"{gain.name}: not known")
+            said.append(f"{gain.name}: not run")
         else:
             height = max(1.2, min(abs(gain.value), FULL_SCALE) / FULL_SCALE * BAR_HEIGHT)
             kind, y = ("up", base - height) if gain.value >= 0 else ("down", base)
@@ -90,19 +92,42 @@ def fingerprint(gains: Sequence[Gain]) -> Markup:
             told += f" ({100 * gain.accuracy:.1f} against {100 * gain.random:.1f})" if gain.accuracy and gain.random else ""
             said.append(told)
             parts.append(
-                f'<g><title>{escape(told)}</title><rect x="{x + 4:.1f}" width="{BAR - 8}" y="{y:.1f}" height="{height:.1f}" class="{kind}"/></g>'
+                f'<g><title>{escape(told)}</title><rect x="{x + 4:.1f}" width="{bar - 8}" y="{y:.1f}" height="{height:.1f}" class="{kind}"/></g>'
             )
-        parts.append(
-            f'<text x="{x + BAR / 2:.0f}" y="{2 * BAR_HEIGHT + 13}" class="tick" text-anchor="middle">{escape(gain.label)}</text>'
-        )
-        if gain.under:
-            parts.append(
-                f'<text x="{x + BAR / 2:.0f}" y="{2 * BAR_HEIGHT + 22}" class="tick" text-anchor="middle">{escape(gain.under)}</text>'
-            )
-        x += BAR
+        x += bar
     parts.insert(0, f'<line x1="0" x2="{width}" y1="{base}" y2="{base}" class="ax"/>')
-    height = 2 * BAR_HEIGHT + (25 if any(gain.under for gain in gains) else 16)
+    parts += _labels(gains, 2 * BAR_HEIGHT + 13) if labels else []
+    height = 2 * BAR_HEIGHT + (4 if not labels else 25 if any(gain.under for gain in gains) else 16)
     return _svg(width, height, "Gain over random images. " + "; ".join(said), parts)
+
+
+def families(gains: Sequence[Gain]) -> Markup:
+    """The labels of `fingerprint` alone, for the head of its column."""
+    if not gains:
+        return Markup("")
+    height = 22 if any(gain.under for gain in gains) else 12
+    return _svg(_bars(gains), height, "Families: " + ", ".join(gain.name for gain in gains), _labels(gains, 10))
+
+
+def _bar(gains: Sequence[Gain]) -> int:
+    """Width of a bar with the space beside it."""
+    return 30 if len(gains) <= 5 else 23
+
+
+def _bars(gains: Sequence[Gain]) -> int:
+    return len(gains) * _bar(gains) + TRACK_GAP * sum(gain.apart for gain in gains) + 4
+
+
+def _labels(gains: Sequence[Gain], y: int) -> list[str]:
+    parts, x, bar = [], 2.0, _bar(gains)
+    kind = "tick" if bar == 30 else "tick tight"
+    for gain in gains:
+        x += TRACK_GAP if gain.apart else 0
+        for text, line in ((gain.label, y), (gain.under, y + 10)):
+            if text:
+                parts.append(f'<text x="{x + bar / 2:.0f}" y="{line}" class="{kind}" text-anchor="middle">{escape(text)}</text>')
+        x += bar
+    return parts
 
 
 def difference(axis: Axis, value: float, half: float | None) -> Markup:
@@ -151,7 +176,7 @@ def curves(lines: Sequence[Line]) -> Markup:
     for tick in _ticks(axis.low, axis.high):
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" class="ax"/>')
         parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end" class="tick">{100 * tick:.0f}</text>')
-    for epoch in sorted({first, (first + last) // 2, last}):
+    for epoch in _spread(sorted({epoch for line in lines for epoch in line.epochs}), 4):
         parts.append(f'<text x="{x(epoch):.1f}" y="{height - 10}" text-anchor="middle" class="tick">{epoch:,}</text>')
     ends = _spread_out([y(line.mean[-1]) for line in lines], 15, 12, height - bottom)
     for place, line in enumerate(lines):
@@ -165,6 +190,13 @@ def curves(lines: Sequence[Line]) -> Markup:
         )
     told = "; ".join(f"{line.name} ends at {100 * line.mean[-1]:.1f} percent" for line in lines)
     return _svg(width, height, f"Test accuracy against epoch. {told}", parts, "curves")
+
+
+def _spread(values: Sequence[int], most: int) -> list[int]:
+    """At most this many of the values, first and last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
 
 
 def _ticks(low: float, high: float) -> list[float]:

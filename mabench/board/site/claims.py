@@ -63,6 +63,11 @@ class Claim:
         return f"{self.row.key}-{abs(hash_of(self.table.where)) % 10**6}"
 
     @property
+    def name(self) -> str:
+        """The method as a heading begins."""
+        return self.row.method[:1].upper() + self.row.method[1:]
+
+    @property
     def what(self) -> str:
         """What was measured."""
         return "the published file, run again" if published(self.row) else "a set condensed again with our implementation"

@@ -62,7 +62,7 @@ class Board:
         for row in self.rows:
             found[row.key].append(row)
         for rows in found.values():
-            rows.sort(key=lambda r: (*names.suite_order(r.suite), list(exam(r.suite).evaluators).index(r.track), r.ipc))
+            rows.sort(key=_order)
         return found
 
     @cached_property
@@ -82,4 +82,11 @@ class Board:
                 continue
             entry = found.setdefault(key, {"key": key, "name": name, "work": work, "rows": [], "reported": []})
             entry["reported" if row.tier == "reported" else "rows"].append(row)
+        for entry in found.values():
+            entry["rows"].sort(key=_order)
         return dict(sorted(found.items(), key=lambda item: (not item[1]["rows"], item[1]["name"].lower())))
+
+
+def _order(row: Standing) -> tuple[object, ...]:
+    """Rows of one set or method: by suite, track and budget."""
+    return (*names.suite_order(row.suite), list(exam(row.suite).evaluators).index(row.track), row.ipc, row.key)

@@ -100,3 +100,14 @@ def kib(count: int | None) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count / 1024:,.0f} KiB"
+
+
+def wrapped(command: str, width: int = 56) -> str:
+    """A shell command on several lines, broken before its options; a shell reads it as one."""
+    lines = [""]
+    for part in re.split(r" (?=--?[a-z])", command):
+        if lines[-1] and len(lines[-1]) + 1 + len(part) > width - 2:
+            lines.append(f"  {part}")
+        else:
+            lines[-1] += f" {part}" if lines[-1] else part
+    return " \\\n".join(lines)

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mabench import suites as released
-from mabench.board.site import folder, pictures, render
+from mabench.board.site import folder, nearest, pictures, render
 from mabench.board.site.answers import Trust
 from mabench.board.site.content import Board, Site
 from mabench.board.site.placing import placed
@@ -24,7 +24,8 @@ from mabench.results import works
 
 MANY = 500  # ours: submissions from which helpers pay: each takes a second to start, 500 submissions take two or more
 MAX_PROCESSES = 8  # ours: beyond that the one process that writes is what takes time
-PICTURES = ("strip.webp", "preview.png", "pixels.png")
+DRAWN = ("strip.webp", "preview.png", "pixels.png")
+PICTURES = (*DRAWN, nearest.PICTURE, nearest.FACTS)
 
 
 def build(
@@ -108,9 +109,15 @@ def _pictures(sheet: Sheet, path: Path, place: Path, known: folder.Earlier) -> d
     where the set is kept elsewhere. Raises MabenchError for a file that is not the set that was submitted."""
     if not path.exists():
         return None
+    found: dict[str, bytes] = {}
     if known.pictures.get(sheet.slug) == sheet.set_sha256:
         kept = {name: (place / name).read_bytes() for name in PICTURES if (place / name).is_file()}
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items()}
-        if sums == {name: known.files.get(f"sets/{sheet.slug}/{name}") for name in PICTURES}:
-            return kept
-    return pictures.draw(path, sheet.set_sha256).files()
+        listed = {
+            name: known.files[f"sets/{sheet.slug}/{name}"] for name in PICTURES if f"sets/{sheet.slug}/{name}" in known.files
+        }
+        found = kept if sums == listed and set(DRAWN) <= set(kept) else {}
+    found = found or pictures.draw(path, sheet.set_sha256).files()
+    if nearest.lacks_data(found.get(nearest.FACTS)):
+        found |= nearest.files(path, sheet.set_sha256, sheet.about["summary"].decode)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from statistics import fmean
@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mabench import suites
-from mabench.board.site import answers, charts, data_files, exports, names, social
+from mabench.board.site import answers, charts, data_files, exports, names, nearest, social
 from mabench.board.site.columns import EXTRA, NOTES
 from mabench.board.site.content import Board, Site
 from mabench.board.site.sources import TIERS, exam, plain
@@ -40,7 +40,9 @@ def files(board: Board) -> Iterator[tuple[str, bytes]]:
     yield from _suites(board, page)
     yield from _methods(board, page)
     yield from _networks(board, page)
-    yield page("claims.html.j2", "claims/index.html", claims=board.claims, unmeasured=_unmeasured(board))
+    yield page(
+        "claims.html.j2", "claims/index.html", claims=board.claims, unmeasured=_unmeasured(board), verdicts=_verdicts(board)
+    )
     changes = _changes(board)
     yield page("changes.html.j2", "changes/index.html", changes=changes)
     yield "feed.xml", _feed(board.site, changes).encode()
@@ -62,6 +64,7 @@ def _environment(board: Board) -> Environment:
     env.filters.update(
         percent=percent,
         plain=plain,
+        wrapped=names.wrapped,
         kib=names.kib,
         images=names.images,
         network=names.network,
@@ -160,7 +163,7 @@ def _sets(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         same = [r for r in of_set[sheet.set_sha256] if r.key != sheet.slug]
         yield page(
             "set.html.j2", f"{folder}/index.html", **sheet.about, rows=rows, runs=sheet.runs, prints=prints, rivals=rivals,
-            curves=sheet.curves(), has_pictures=bool(drawn), same=list({r.key: r for r in same}.values()),
+            curves=sheet.curves(), has_pictures=bool(drawn), nearest=nearest.facts(drawn.get(nearest.FACTS)), same=list({r.key: r for r in same}.values()),
             claims=[c for c in board.claims if c.row.key == sheet.slug],
         )  # fmt: skip
 
@@ -222,8 +225,18 @@ def _methods(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         found = [c for c in board.claims if normal(c.row.method) in {key, normal(entry["name"])}]
         yield page(
             "method.html.j2", f"methods/{key}/index.html", method=entry, prints=prints, claims=found, pictures=[s for s in slugs if s in board.pictures],
-            sources=sorted({s for row in entry["rows"] for s in row.sources}), about=[about[s] for s in slugs],
+            about=[about[s] for s in slugs], titles={s: about[s]["title"] for s in slugs}, reported=_printed(entry["reported"]),
         )  # fmt: skip
+
+
+def _printed(rows: Sequence[Standing]) -> list[tuple[str, list[str], list[Standing]]]:
+    """Papers' rows by suite: (suite, networks that some row prints, in the suite's order, rows)."""
+    found = []
+    for suite in sorted({row.suite for row in rows}, key=names.suite_order):
+        here = sorted((row for row in rows if row.suite == suite), key=lambda row: (row.ipc, row.where))
+        known = [entry.name for entries in exam(suite).evaluators.values() for entry in entries]
+        found.append((suite, [name for name in dict.fromkeys(known) if any(name in row.sittings for row in here)], here))
+    return found
 
 
 def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
@@ -247,6 +260,12 @@ def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
             places=places,
             results=results,
         )
+
+
+def _verdicts(board: Board) -> dict[str, int]:
+    """How many of the papers' numbers that were measured again agree, or are higher or lower here."""
+    found = Counter(pair.verdict for claim in board.claims for pair in claim.pairs)
+    return {"all": sum(found.values()), **{verdict: found[verdict] for verdict in ("agrees", "higher", "lower")}}
 
 
 def _unmeasured(board: Board) -> list[tuple[str, int]]:

@@ -104,6 +104,9 @@ class Table:
     """(key, title) of the families of this track, in the suite's order."""
     random: float | None
     full: float | None
+    key: Markup
+    """The labels of the fingerprints' bars."""
+    bars: int
     baselines: tuple[BaselineLine, ...] = ()
     """Of the sets in it."""
 
@@ -180,6 +183,7 @@ def _table(
     spans = [(row.score or 0) + side * (row.half_width or 0) for row in measured if row.score is not None for side in (-1, 1)]
     axis = charts.Axis.around([*spans, *([random] if random is not None else []), *([full] if full is not None else [])])
 
+    slots = slots_of(suite)
     ranked: dict[str, set[str]] = defaultdict(set)
     """Kind of labels -> the sets that are ranked."""
     for row in measured:
@@ -190,7 +194,8 @@ def _table(
         families = families_of(everywhere[row.key, row.suite, row.ipc])
         dot = charts.interval(axis, row.score, row.half_width, row.random, full)
         alone = len(ranked[row.labels]) == 1
-        return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, fingerprint(families), row.key in pictures)
+        bars = charts.fingerprint(gains(slots, families), labels=False)
+        return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, bars, row.key in pictures)
 
     groups = [
         Group("Hard labels", "one class per image", _merged([r for r in measured if r.labels == "hard"], line)),
@@ -210,6 +215,8 @@ def _table(
         tuple((f"{track}-{family}".lower(), family) for family in scoring.families(exam(suite), track)),
         random,
         full,
+        charts.families(gains(slots, ())),
+        len(slots),
         _baselines(exam(suite), track, measured),
     )
 
@@ -257,23 +264,35 @@ def families_of(rows: Sequence[Standing]) -> tuple[Family, ...]:
 
 
 def fingerprint(families: Sequence[Family]) -> Markup:
-    """The gains of a set over random images by family."""
-    gains, before = [], families[0].track if families else ""
-    for family in families:
-        label = SHORT.get(family.name, family.name[:4])
-        gains.append(
+    """The gains of a set over random images by family, with their labels."""
+    return charts.fingerprint(gains([(f.track, f.name) for f in families], families))
+
+
+def gains(slots: Sequence[tuple[str, str]], families: Sequence[Family]) -> list[charts.Gain]:
+    """What each of these (track, family) gains; one that was not run keeps its place."""
+    known = {(family.track, family.name): family for family in families}
+    made, before = [], slots[0][0] if slots else ""
+    for track, name in slots:
+        family = known.get((track, name)) or Family(track, name, 0.0, None, ())
+        made.append(
             charts.Gain(
-                label,
+                SHORT.get(name, name[:4]),
                 family.title,
                 family.gain,
                 family.accuracy,
                 family.random,
-                apart=family.track != before,
-                under="pre" if family.track == "pretrained" else "",
+                apart=track != before,
+                under="pre" if track == "pretrained" else "",
             )
         )
-        before = family.track
-    return charts.fingerprint(gains)
+        before = track
+    return made
+
+
+def slots_of(suite: str) -> list[tuple[str, str]]:
+    """(track, family) of everything that the suite trains, in its order."""
+    tracks = exam(suite).evaluators
+    return list(dict.fromkeys((track, names.family(entry)) for track, entries in tracks.items() for entry in entries))
 
 
 def place_in_words(row: Standing, *, alone: bool) -> str:

@@ -164,7 +164,7 @@
   function answer(form, data, ipc, family, shown) {
     const place = one("#answer");
     const cells = family && ipc ? all(`[data-answer="${CSS.escape(family)}/${CSS.escape(ipc)}"]`) : [];
-    place.textContent = cells.length ? one("small", cells[0]).textContent
+    place.textContent = cells.length ? cells[0].dataset.sentence
       : shown ? "" : "No set has been evaluated for this yet.";
   }
 
