@@ -271,7 +271,7 @@ def struct(path: Path) -> None:
 
 @writer("arrow")
 def saved_to_disk(path: Path) -> None:
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     names = sorted(CIFAR10.class_names, reverse=True)
     numbers = [names.index(CIFAR10.class_names[k]) for k in Y.tolist()]

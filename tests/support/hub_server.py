@@ -577,14 +577,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, message="Invalid username or password.")
         asked = json.loads(self.body)
         if action == "comment":
-            data = {"edited": False, "hidden": False, "latest": {"raw": asked["comment"]}}
-            event = {
-                "id": f"c{len(pull['comments'])}",
-                "type": "comment",
-                "createdAt": WHEN,
-                "author": {"name": self.user},
-                "data": data,
-            }
+            data: dict[str, Any] = {"edited": False, "hidden": False, "latest": {"raw": asked["comment"]}}
+            who, number = {"name": self.user}, len(pull["comments"])
+            event: dict[str, Any] = {"id": f"c{number}", "type": "comment", "createdAt": WHEN, "author": who, "data": data}
             pull["comments"].append(event)
             return 200, {"newMessage": event}, {}
         event = next(e for e in pull["comments"] if e["id"] == action.split("/")[1])

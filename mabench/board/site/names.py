@@ -22,7 +22,7 @@ _SPELLED = {
     "alexnet": "AlexNet",
     "vgg": "VGG-",
 }
-_PAPER_PARTS = {"modelpool", "hmdc", "ast", "gvbsm", "dsa"}
+_PAPER_PARTS = {"modelpool", "hmdc", "ast", "gvbsm", "dsa", "mtt"}
 """A suite with one of these in its name checks the numbers of a paper under that paper's own rules; it ranks no methods."""
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
 _FIRST_DATASETS = ("cifar10", "cifar100", "tinyimagenet", "imagenet1k")

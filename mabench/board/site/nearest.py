@@ -69,8 +69,8 @@ def _compared(found: Stored) -> dict[str, bytes]:
     asked = own.reshape(len(own), -1).astype(np.float32)
     best, where = np.full(len(own), np.inf, np.float32), np.zeros(len(own), np.int64)
     for begin in range(0, len(train), BATCH):
-        real = train[begin : begin + BATCH].reshape(-1, asked.shape[1]).astype(np.float32)
-        squares = (real**2).sum(1) - 2 * asked @ real.T  # without the own square, which is the same for all
+        some = train[begin : begin + BATCH].reshape(-1, asked.shape[1]).astype(np.float32)
+        squares = (some**2).sum(1) - 2 * asked @ some.T  # without the own square, which is the same for all
         nearest = squares.argmin(1)
         closer = squares[np.arange(len(own)), nearest] < best
         best = np.where(closer, squares[np.arange(len(own)), nearest], best)
@@ -78,9 +78,9 @@ def _compared(found: Stored) -> dict[str, bytes]:
     real = train[where]
     rms = np.sqrt(((own.astype(np.float64) - real) ** 2).mean((1, 2, 3)))
     picture = Image.new("RGBA", (len(own) * (SIDE + GAP) - GAP, 2 * SIDE + GAP), (0, 0, 0, 0))
-    for row, images in enumerate((own, real)):
-        for column, image in enumerate(images):
-            tile = Image.fromarray(np.ascontiguousarray(image)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    for column in range(len(own)):
+        for row, pixels in enumerate((own[column], real[column])):
+            tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             picture.paste(tile, (column * (SIDE + GAP), row * (SIDE + GAP)))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=80, method=6)

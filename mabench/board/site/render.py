@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from statistics import fmean
 from typing import Any
-from xml.sax.saxutils import escape
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mabench import suites
-from mabench.board.site import answers, charts, data_files, exports, names, nearest, social
+from mabench.board.site import answers, charts, data_files, exports, feeds, names, nearest, social
 from mabench.board.site.columns import EXTRA, NOTES
-from mabench.board.site.content import Board, Site
+from mabench.board.site.content import Board
 from mabench.board.site.sources import TIERS, exam, plain
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
@@ -43,9 +42,9 @@ def files(board: Board) -> Iterator[tuple[str, bytes]]:
     yield page(
         "claims.html.j2", "claims/index.html", claims=board.claims, unmeasured=_unmeasured(board), verdicts=_verdicts(board)
     )
-    changes = _changes(board)
+    changes = feeds.changes(board)
     yield page("changes.html.j2", "changes/index.html", changes=changes)
-    yield "feed.xml", _feed(board.site, changes).encode()
+    yield "feed.xml", feeds.rss(board.site, changes).encode()
     yield page("scoring.html.j2", "scoring/index.html", notes=NOTES, extra=EXTRA, tiers=TIERS)
     yield page("submit.html.j2", "submit/index.html", suites=[_suite(s) for s in _ranking(board)])
     yield page("data.html.j2", "data/index.html", suites=sorted({row.suite for row in board.rows}))
@@ -279,44 +278,6 @@ def _unmeasured(board: Board) -> list[tuple[str, int]]:
     return sorted(counts.items())
 
 
-def _changes(board: Board) -> list[dict[str, str]]:
-    """Every log entry of every set, newest first."""
-    found = [
-        {
-            "when": e.when,
-            "slug": s.slug,
-            "title": s.title,
-            "who": plain(e.who, 80),
-            "action": e.action,
-            "tier": e.tier,
-            "why": plain(e.why),
-        }
-        for s in board.sheets
-        for e in s.about["audit"]
-    ]
-    return sorted(found, key=lambda entry: (entry["when"], entry["slug"]), reverse=True)[:500]
-
-
-def _feed(site: Site, changes: Sequence[Mapping[str, str]]) -> str:
-    from datetime import datetime
-    from email.utils import format_datetime
-
-    items = []
-    for c in changes[:50]:
-        link = f"{site.address}sets/{c['slug']}/index.html"
-        when = format_datetime(datetime.fromisoformat(c["when"]))
-        items.append(
-            f"<item><title>{escape(c['title'])}: {escape(c['action'])}</title><link>{escape(link)}</link>"
-            f'<guid isPermaLink="false">{escape(c["slug"])}-{escape(c["when"])}</guid><pubDate>{when}</pubDate>'
-            f"<description>{escape(c['who'])}: {escape(c['why'])} ({escape(c['tier'])})</description></item>"
-        )
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<rss version="2.0"><channel>'
-        f"<title>{escape(site.title)}</title><link>{escape(site.address or 'index.html')}</link>"
-        f"<description>Submissions, re-runs and decisions</description>\n{chr(10).join(items)}\n</channel></rss>\n"
-    )
-
-
 def _data(board: Board) -> Iterator[tuple[str, bytes]]:
     """What readers download, and what the script loads when somebody searches."""
     folder = resources.files("mabench.board.site").joinpath("templates")
@@ -326,41 +287,6 @@ def _data(board: Board) -> Iterator[tuple[str, bytes]]:
         "assets/card.png",
         social.card(None, board.site.headline, f"{board.site.trust.sets} sets, {board.site.trust.runs:,} runs", board.site.title),
     )
-    yield "assets/index.js", f"window.INDEX={data_files.json_text(_index(board))};\n".encode()
+    yield "assets/index.js", f"window.INDEX={data_files.json_text(feeds.index(board))};\n".encode()
     yield from data_files.downloads(board.rows, [run for sheet in board.sheets for run in sheet.runs])
     yield "README.md", exports.space_card(board.site.title, board.site.dataset).encode()
-
-
-def _index(board: Board) -> list[dict[str, str]]:
-    found = []
-    for sheet in board.sheets:
-        rows = board.by_slug[sheet.slug]
-        words = [
-            sheet.title,
-            sheet.slug,
-            sheet.card_text,
-            *(w for r in rows for w in (r.suite, r.tier, r.method, r.dataset, r.authors)),
-        ]
-        words += [names.network(n) for r in rows for n in r.sittings]
-        found.append(
-            {
-                "title": sheet.title,
-                "href": f"sets/{sheet.slug}/index.html",
-                "words": " ".join(dict.fromkeys(" ".join(words).lower().split())),
-            }
-        )
-    for key, entry in board.methods.items():
-        work = entry["work"]
-        about = f"{entry['name']} {work.title if work else ''} {' '.join(work.authors) if work else ''} method".lower()
-        found.append({"title": f"{entry['name']} (method)", "href": f"methods/{key}/index.html", "words": about})
-    for suite in sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order):
-        chosen = exam(suite)
-        networks = " ".join(names.network(e.name) for es in chosen.evaluators.values() for e in es)
-        found.append(
-            {
-                "title": f"{suite} (suite)",
-                "href": f"suites/{suite}/index.html",
-                "words": f"{suite} {chosen.suite.title} {networks}".lower(),
-            }
-        )
-    return found

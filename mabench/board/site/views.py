@@ -132,6 +132,11 @@ class Table:
         return names.protocol(exam(self.suite), self.track)
 
     @cached_property
+    def has_gains(self) -> bool:
+        """Whether random real images were run for any of its sets."""
+        return any(line.fingerprint for line in self.lines)
+
+    @cached_property
     def lines(self) -> tuple[Line, ...]:
         return tuple(line for group in self.groups for line in group.lines)
 
