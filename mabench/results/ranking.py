@@ -9,6 +9,9 @@ from mabench.data import DATASETS
 from mabench.schema import RANKED_TIERS, Evaluator, RunRecord, Tier, cell_name
 from mabench.suites import Exam
 
+EARLIER, ANOTHER = "run under an earlier edition of the suite", "run under another state of the suite"
+"""Why rows are not ranked whose records name another digest than the suite's."""
+
 
 @dataclass(frozen=True)
 class Status:
@@ -70,7 +73,7 @@ def _reason(exam: Exam, track: str, records: list[RunRecord], tier: Tier) -> str
     digests = {r.cell.suite_digest for r in records} - {exam.digest}
     if digests:
         earlier = digests <= exam.earlier
-        return "run under an earlier edition of the suite" if earlier else "run under another state of the suite"
+        return EARLIER if earlier else ANOTHER
     entries = {entry.name: _without_note(entry) for entry in exam.evaluators[track]}
     as_planned = (exam.recipes[track], exam.suite.seed_streams)
     if any((r.cell.recipe, r.cell.seed_streams) != as_planned for r in records) or any(

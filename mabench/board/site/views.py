@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mabench.board.site import charts, names
 from mabench.board.site.sources import exam
 from mabench.board.site.standings import Standing, baselines_of, full_data
-from mabench.results import scoring
+from mabench.results import ranking, scoring
 from mabench.suites import Exam
 
 SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
@@ -202,12 +202,19 @@ def _table(
         bars = charts.fingerprint(gains(slots, families), labels=False)
         return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, bars, row.key in pictures)
 
+    outdated = [r for r in measured if r.why_unranked in (ranking.EARLIER, ranking.ANOTHER)]
+    current = [r for r in measured if r not in outdated]
     groups = [
-        Group("Hard labels", "one class per image", _merged([r for r in measured if r.labels == "hard"], line)),
+        Group("Hard labels", "one class per image", _merged([r for r in current if r.labels == "hard"], line)),
         Group(
             "Soft labels",
             "they carry a teacher's knowledge, so they are ranked apart",
-            _merged([r for r in measured if r.labels == "soft"], line),
+            _merged([r for r in current if r.labels == "soft"], line),
+        ),
+        Group(
+            "Earlier edition of the suite",
+            "run before its rules changed: not comparable with other rows, and not ranked",
+            _merged(sorted(outdated, key=lambda r: (-(r.score or 0), r.key)), line),
         ),
     ]
     reported = tuple(line(row, ()) for row in rows if row.tier == "reported")
@@ -242,7 +249,8 @@ def _merged(rows: Sequence[Standing], line: object) -> tuple[Line, ...]:
     assert callable(line)
     by_set: dict[str, list[Standing]] = {}
     for row in rows:
-        by_set.setdefault(row.identity if row.rank is not None and row.set_sha256 else f"{row.key}:", []).append(row)
+        settled = row.rank is not None or row.why_unranked in (ranking.EARLIER, ranking.ANOTHER)
+        by_set.setdefault(row.identity if settled and row.set_sha256 else f"{row.key}:", []).append(row)
     return tuple(line(first, rest) for first, *rest in by_set.values())
 
 
@@ -296,14 +304,14 @@ def gains(slots: Sequence[tuple[str, str]], families: Sequence[Family]) -> list[
 
 def slots_of(suite: str) -> list[tuple[str, str]]:
     """(track, family) of everything that the suite trains, in its order."""
-    tracks = exam(suite).evaluators
-    return list(dict.fromkeys((track, names.family(entry)) for track, entries in tracks.items() for entry in entries))
+    found = exam(suite)
+    return [(track, family) for track in found.evaluators for family in scoring.families(found, track)]
 
 
 def place_in_words(row: Standing, *, alone: bool) -> str:
     """How sure the rank is: `clear`, `tied 2 to 5`; why there is none."""
     if row.rank is None:
-        return row.why_unranked
+        return "not ranked" if row.why_unranked in (ranking.EARLIER, ranking.ANOTHER) else row.why_unranked
     if alone:
         return "only one"
     if row.rank_low is None or row.rank_high is None:
