@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,12 @@ def place(slug: str, sha256: str) -> str:
 
 
 def update(
-    api: HfApi, repo: str, head: str, wanted: Mapping[str, str], own: Mapping[str, bytes]
-) -> tuple[list[str], Changes, list[str]]:
-    """Tables of images for the sets `wanted` (slug -> sha256), of which `own` are being sent with this commit.
+    api: HfApi, repo: str, head: str, wanted: Mapping[str, Sequence[str]], own: Mapping[str, bytes]
+) -> tuple[dict[str, str], Changes, list[str]]:
+    """Tables of images for `wanted` (slug -> sha256 of its sets), of which `own` are being sent with this commit.
 
-    Only sets that have no table yet are fetched; a table whose set is gone is removed. Returns the slugs that have a table,
-    the changes, and why a set has none.
+    A submission of several sets shows the one in its first file. Only sets that have no table yet are fetched; a table whose set
+    is gone is removed. Returns slug -> place of its table, the changes, and why a submission has none.
     """
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -43,30 +43,40 @@ def update(
         there = {entry.path for entry in api.list_repo_tree(repo, IMAGES, repo_type="dataset", revision=head)}
     except EntryNotFoundError:
         there = set()
-    places = {slug: place(slug, sha256) for slug, sha256 in wanted.items()}
-    changes: Changes = {path: None for path in sorted(there - set(places.values()))}
+    places: dict[str, str] = {}
+    changes: Changes = {}
     problems = []
-    for slug, path in places.items():
-        if path in there:
-            continue
+    for slug, sums in wanted.items():
+        found = next((path for path in (place(slug, sha256) for sha256 in sums) if path in there), None)
         try:
-            changes[path] = _table_of(repo, head, slug, wanted[slug], own.get(slug))
+            if found is None:
+                sha256, content = _table_of(repo, head, slug, sums, own.get(slug))
+                found = place(slug, sha256)
+                changes[found] = content
+            places[slug] = found
         except MabenchError as error:
             problems.append(str(error))
-    return [slug for slug, path in places.items() if path in there or path in changes], changes, problems
+    gone = {path: None for path in sorted(there - set(places.values()))}
+    return places, changes | gone, problems
 
 
-def _table_of(repo: str, head: str, slug: str, sha256: str, own: bytes | None) -> bytes:
-    """The table of one set: of the bytes at hand, or of the file in the repository."""
-    if own is None:
-        path = file_at(repo, "dataset", f"{FOLDER}/{slug}/{SET}", head)
-        if path is None:
-            raise MabenchError(f"{repo}: {FOLDER}/{slug}/{SET} is gone. Run the command again.")
-        return parquet(path, sha256)
+def _table_of(repo: str, head: str, slug: str, sums: Sequence[str], own: bytes | None) -> tuple[str, bytes]:
+    """(sha256, table) of the first set of a submission: of the bytes at hand, or of the file in the repository."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SET
-        path.write_bytes(own)
-        return parquet(path, sha256)
+        if own is not None:
+            path.write_bytes(own)
+        else:
+            fetched = file_at(repo, "dataset", f"{FOLDER}/{slug}/{SET}", head)
+            if fetched is None:
+                raise MabenchError(f"{repo}: {FOLDER}/{slug}/{SET} is gone. Run the command again.")
+            path = fetched
+        for sha256 in sums[:-1]:
+            try:
+                return sha256, parquet(path, sha256)
+            except MabenchError:  # of another file of the submission
+                continue
+        return sums[-1], parquet(path, sums[-1])
 
 
 def parquet(path: Path, sha256: str) -> bytes:

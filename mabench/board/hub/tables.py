@@ -95,11 +95,13 @@ def tables(
     rows.sort(key=cells.order)
     own = {mine.slug: own_set} if mine and own_set is not None else {}
     drawn = {slug for slug, size in stored.items() if size <= images.MAX_SET_BYTES} | set(own)
-    wanted = {row.slug: row.set_sha256 for row in rows if row.slug in drawn and row.tier != "withdrawn"}
-    shown, changes, more = images.update(api, repo, head, dict(sorted(wanted.items())), own)
+    wanted: dict[str, list[str]] = {}
+    for slug, sha256 in sorted({(r.slug, r.set_sha256) for r in rows if r.slug in drawn and r.tier != "withdrawn"}):
+        wanted.setdefault(slug, []).append(sha256)
+    shown, changes, more = images.update(api, repo, head, wanted, own)
     printed = cells.of_papers(papers.read(papers.INSTALLED))
     old = file_at(repo, "dataset", README, head)
     card = old.read_text(encoding="utf-8", errors="replace") if old else ""
-    text = readme(repo, rows, printed, {slug: images.place(slug, wanted[slug]) for slug in shown}, card, page)
+    text = readme(repo, rows, printed, shown, card, page)
     changes |= {TABLE: cells.parquet(rows, CellRow), PAPERS: cells.parquet(printed, PaperRow), README: text.encode()}
     return changes, (*problems, *more)

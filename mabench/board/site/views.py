@@ -202,21 +202,7 @@ def _table(
         bars = charts.fingerprint(gains(slots, families), labels=False)
         return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, bars, row.key in pictures)
 
-    outdated = [r for r in measured if r.why_unranked in (ranking.EARLIER, ranking.ANOTHER)]
-    current = [r for r in measured if r not in outdated]
-    groups = [
-        Group("Hard labels", "one class per image", _merged([r for r in current if r.labels == "hard"], line)),
-        Group(
-            "Soft labels",
-            "they carry a teacher's knowledge, so they are ranked apart",
-            _merged([r for r in current if r.labels == "soft"], line),
-        ),
-        Group(
-            "Earlier edition of the suite",
-            "run before its rules changed: not comparable with other rows, and not ranked",
-            _merged(sorted(outdated, key=lambda r: (-(r.score or 0), r.key)), line),
-        ),
-    ]
+    groups = _groups(measured, line)
     reported = tuple(line(row, ()) for row in rows if row.tier == "reported")
     return Table(
         suite,
@@ -231,6 +217,25 @@ def _table(
         len(slots),
         _baselines(exam(suite), track, measured),
     )
+
+
+def _groups(measured: Sequence[Standing], line: object) -> list[Group]:
+    """The lines of a table under their headings; what an earlier edition of the suite ran comes last."""
+    outdated = [r for r in measured if r.why_unranked in (ranking.EARLIER, ranking.ANOTHER)]
+    current = [r for r in measured if r not in outdated]
+    return [
+        Group("Hard labels", "one class per image", _merged([r for r in current if r.labels == "hard"], line)),
+        Group(
+            "Soft labels",
+            "they carry a teacher's knowledge, so they are ranked apart",
+            _merged([r for r in current if r.labels == "soft"], line),
+        ),
+        Group(
+            "Earlier edition of the suite",
+            "run before its rules changed: not comparable with other rows, and not ranked",
+            _merged(sorted(outdated, key=lambda r: (-(r.score or 0), r.key)), line),
+        ),
+    ]
 
 
 def _baselines(chosen: Exam, track: str, rows: Sequence[Standing]) -> tuple[BaselineLine, ...]:
