@@ -40,7 +40,7 @@ def random_images(exam: suites.Exam) -> list[baselines.RandomImages]:
         measured = {}
         for track, entries in exam.evaluators.items():
             for entry in entries:
-                score = learned.get(entry.name.split("3")[0].split("_")[0], (0.15, 0.3))[ipc >= 10]
+                score = learned.get(entry.name.split("3")[0].split("_")[0], (0.17, 0.23))[ipc >= 10]
                 draws = {k: baselines.Measured(score + 0.002 * k, score, score) for k in range(baselines.DRAWS)}
                 measured[f"{track}/{entry.name}"] = draws
         made.append(baselines.RandomImages(ipc, decode, "hard", measured))
@@ -69,8 +69,8 @@ LAB = {  # slug -> title, images per class, accuracy of ConvNets, of other netwo
     "twin-a": ("Twin A, IPC 1", 1, 0.25, 0.20, 0.30, 2),
     "twin-b": ("Twin B, IPC 1", 1, 0.25, 0.20, 0.30, 2),
     "near": ("Near, IPC 1", 1, 0.251, 0.201, 0.30, 3),
-    "conv-only": ("ConvNets only, IPC 10", 10, 0.48, 0.235, 0.40, 4),
-    "vit-best": ("ViTs first, IPC 10", 10, 0.38, 0.28, 0.55, 5),
+    "conv-only": ("ConvNets only, IPC 10", 10, 0.60, 0.235, 0.40, 4),
+    "vit-best": ("ViTs first, IPC 10", 10, 0.30, 0.28, 0.55, 5),
 }
 
 
@@ -177,7 +177,7 @@ def scrolls_sideways(page: Any, width: int) -> bool:
 def test_the_first_screen_answers(reader: Reader) -> None:
     page = reader.page
     cards = page.locator(".card").all_inner_texts()
-    assert "Heavy 3" in cards[0] and "points over random real images. Clear first." in cards[0]
+    assert re.search(r"Heavy \d\d\.\d %", cards[0]) and "points over random real images. Clear first." in cards[0]
     assert "ConvNets only 3" in cards[1] and "No better than random on" in cards[1] and "(40.4 against 49." in cards[1]
     assert "6 sets" in cards[2] and "nobody but the submitters" in cards[2]
     assert "cifar10-agnostic@1" in page.inner_text(".waiting:visible"), "the headline suite is there before it has a set"
@@ -309,7 +309,7 @@ def test_the_theme_is_the_readers_own(reader: Reader) -> None:
 def test_commands_can_be_copied(browser: Any, real: Path) -> None:
     tab = Reader(browser, real).go(page="submit/index.html")
     tab.page.locator(".code button").first.click()
-    assert tab.page.locator(".code button").first.inner_text() in ("Copied", "Selected")
+    tab.page.wait_for_function("['Copied', 'Selected'].includes(document.querySelector('.code button').textContent)")
 
 
 # ---- without a script, printed, narrow, framed

@@ -111,7 +111,7 @@ def families(gains: Sequence[Gain]) -> Markup:
 
 def _bar(gains: Sequence[Gain]) -> int:
     """Width of a bar with the space beside it."""
-    return 30 if len(gains) <= 5 else 23
+    return 30 if len(gains) <= 5 else 27 if len(gains) <= 7 else 23
 
 
 def _bars(gains: Sequence[Gain]) -> int:
@@ -123,7 +123,7 @@ def _labels(gains: Sequence[Gain], y: int) -> list[str]:
     kind = "tick" if bar == 30 else "tick tight"
     for gain in gains:
         x += TRACK_GAP if gain.apart else 0
-        for text, line in ((gain.label, y), (gain.under, y + 10)):
+        for text, line in ((gain.label if bar > 23 else gain.label[:3], y), (gain.under, y + 10)):
             if text:
                 parts.append(f'<text x="{x + bar / 2:.0f}" y="{line}" class="{kind}" text-anchor="middle">{escape(text)}</text>')
         x += bar

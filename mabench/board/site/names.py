@@ -22,8 +22,8 @@ _SPELLED = {
     "alexnet": "AlexNet",
     "vgg": "VGG-",
 }
-_PAPER_PARTS = {"modelpool", "hmdc", "ast", "gvbsm", "dsa", "mtt"}
-"""A suite with one of these in its name checks the numbers of a paper under that paper's own rules; it ranks no methods."""
+_RANKING_PARTS = {"agnostic", "lite"}
+"""A suite with one of these in its name compares methods; any other checks the numbers of a paper under that paper's own rules."""
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
 _FIRST_DATASETS = ("cifar10", "cifar100", "tinyimagenet", "imagenet1k")
 
@@ -49,7 +49,7 @@ def dataset(name: str) -> str:
 
 def ranks_methods(suite: str) -> bool:
     """Whether the suite compares methods; the others check what one paper printed."""
-    return not _PAPER_PARTS & set(suite.partition("@")[0].split("-"))
+    return bool(_RANKING_PARTS & set(suite.partition("@")[0].split("-")))
 
 
 def suite_order(suite: str) -> tuple[int, int, int, str]:
