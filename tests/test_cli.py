@@ -68,7 +68,7 @@ def test_list_is_one_line_a_thing_within_80_columns(mabench: Command) -> None:
     ("name", "words"),
     [
         ("cifar10-agnostic", "How well networks of every kind learn CIFAR-10"),
-        ("vit_tiny-scratch", "transformer"),
+        ("vit_tiny-scratch", "family ViT"),
         ("imagewoof", "golden_retriever"),
         ("dc", "paper-ipc10"),
     ],
@@ -183,7 +183,8 @@ def test_evaluators_and_shards_add_up(mabench: Command, tmp_path: Path) -> None:
 def test_minutes_run_what_fits_and_say_what_is_left(mabench: Command, tmp_path: Path) -> None:
     done = mabench("eval", BUNDLED, "--suite", "digits-agnostic", "--minutes", "0.15", "--device", "cpu", "--out", "out")
     assert done.returncode == 0, done.stderr
-    assert "runs fit, cheapest first" in done.stderr and "The same command goes on from there" in done.stderr
+    assert "runs fit, cheapest first" in done.stderr or "no run fits; the cheapest" in done.stderr
+    assert "The same command goes on from there" in done.stderr
     records = read_records(tmp_path / "out") if (tmp_path / "out" / "records").exists() else []
     assert len(records) < 12
 

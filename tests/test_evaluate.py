@@ -148,7 +148,7 @@ def test_tables_and_frame_hold_the_number(expected: mabench.Evaluation) -> None:
     (row,) = expected.frame().to_dict("records")
     assert (row["suite"], row["dataset"], row["ipc"], row["seed"]) == ("digits-agnostic@1", "digits", 1, 0)
     assert row["accuracy"] == expected.score
-    assert max(map(len, expected.table(width=40).splitlines())) <= 40
+    assert max(map(len, expected.table(width=50).splitlines())) <= 50
     with pytest.raises(MabenchError, match="Allowed: text, markdown, latex, csv"):
         expected.table("html")
 
@@ -272,7 +272,7 @@ def test_a_probe_is_the_suites_recipe_shortened_and_says_what_it_is(real: tuple[
     if cell.recipe.decay_after is not None:
         recipe = recipe.model_copy(update={"decay_after": round(7 * cell.recipe.decay_after / cell.recipe.epochs)})
     record = training.run(
-        accept(*real, expected_dataset="digits"), cell.model_copy(update={"recipe": recipe}), data.load("digits", "test"),
+        accept(*real, expected_dataset="digits"), cell.model_copy(update={"recipe": recipe, "seed_streams": "fixed"}), data.load("digits", "test"),
         device=torch.device("cpu"),
     )  # fmt: skip
     assert float(score) == record.last and watch(*real) == score

@@ -34,7 +34,7 @@ FOLDER = "submissions"
 CARD, SET, AUDIT, RECORDS, RERUNS = "card.toml", "set.safetensors", "audit.jsonl", "records/", "reruns/"
 BOARD = "board.toml"
 """Beside the submissions: who maintains the board, and which submissions may do without their set."""
-CARD_CURE = "submissions/README.md has a card to copy, or let --interactive ask for one."
+CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
 SLUG = re.compile(r"^(?!cells$|papers$)[a-z0-9-]{3,64}$")
 """A set's name is that of its pictures' configuration on the Hub, beside `cells` and `papers`."""
 

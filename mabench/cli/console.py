@@ -97,9 +97,9 @@ def facts(synthetic_set: SyntheticSet) -> dict[str, str]:
     out = {
         "dataset": f"{summary.dataset}, {synthetic_set.num_classes} classes",
         "images": f"{summary.stored_images} stored ({summary.image_dtype}, {channels} x {height} x {width}), IPC {summary.ipc}",
-        "training images": f"{summary.decoded_images} after decoding ({summary.decode})",
+        "training images": f"{summary.decoded_images} ({'not packed' if summary.decode == 'none' else f'packed as {summary.decode}'})",
         "labels": summary.labels,
-        "pixel range": f"{float(images.min()):.3g} to {float(images.max()):.3g} ({white} = white)",
+        "pixel range": f"{round(float(images.min()), 3) + 0.0:g} to {round(float(images.max()), 3) + 0.0:g} ({white} = white)",
         "bytes": f"{summary.stored_bytes:,}",
         "sha256": summary.sha256,
     }
@@ -196,7 +196,8 @@ class Screen:
         seeds = ", ".join(map(str, sorted({cell.seed for cell in event.cells})))
         self.runs = len(event.cells)
         say(f"\n{event.exam.id}: {event.exam.suite.title}")
-        say(f"{len(event.cells)} evaluator runs, seeds {seeds}, on {where}, engine {event.engine}, {kept}\n")
+        count = f"{len(event.cells)} evaluator run{'s' if len(event.cells) != 1 else ''}"
+        say(f"{count}, seed{'s' if ',' in seeds else ''} {seeds}, on {where}, engine {event.engine}, {kept}\n")
 
     def finished(self, event: Finished) -> None:
         from mabench.results import scoring

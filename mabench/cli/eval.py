@@ -114,14 +114,15 @@ def show_plan(job: Job, path: Path, *, device: str, engine: str) -> Any:
     return {"suite": job.exam.id, "plan": [vars(line) for line in lines]}
 
 
-def show_result(result: Evaluation) -> Any:
-    """Print the table, what it lacks and what to do next; exit code 1 where a run did not fit into memory."""
-    console.say("\n" + result.table(width=console.width()))
+def show_result(result: Evaluation, following: bool = True) -> Any:
+    """Print the table, what it lacks and, where `following`, what to do next; exit code 1 where a run did not fit into memory."""
+    if result.records:
+        console.say("\n" + result.table(width=console.width()))
     for note in result.notes():
         console.say(f"  {note}")
     if result.records:
         console.say(f"\nwritten to {result.folder}: table.md table.tex results.csv results.json curves.pdf records/")
-        if result.exam.released:
+        if result.exam.released and following:
             more = f", or mabench submit SET --records {result.folder} --card card.toml" if result.complete else ""
             console.say(f"Next: mabench table {result.folder} OTHERS --format latex{more}")
     for failed in result.failed:
@@ -148,7 +149,7 @@ def demo(out: Path | None, device: str) -> Any:
         result = run_on_screen(
             evaluation.prepare(set_path, None, "digits-agnostic"), path, device="cpu" if device == "auto" else device
         )
-        value = show_result(result)
+        value = show_result(result, following=False)
         page = trial_page(set_path, path, CARD)
     console.say(f"\nthe page of this run: {page}  (open it in a browser)")
     console.say(

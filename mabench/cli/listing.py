@@ -108,11 +108,12 @@ def _suite_lines() -> Iterable[str]:
 
 def _evaluator_lines() -> Iterable[str]:
     from mabench.networks.evaluators import EVALUATORS
+    from mabench.networks.families import family_of
 
     yield f"{'name':<31}{'family':<13}{'input':>7}  {'rate':<14}{'weights'}"
     for entry in EVALUATORS.values():
         rate = f"{entry.optimizer} {entry.learning_rate:g}"
-        yield f"{entry.name:<31}{entry.family:<13}{entry.input_size:>4} px  {rate:<14}{'ImageNet' if entry.pretrained else 'random'}"
+        yield f"{entry.name:<31}{family_of(entry):<13}{entry.input_size:>4} px  {rate:<14}{'ImageNet' if entry.pretrained else 'random'}"
 
 
 def _method_lines() -> Iterable[str]:
@@ -123,7 +124,7 @@ def _method_lines() -> Iterable[str]:
     yield f"{'name':<14}its paper"
     for method in mabench_methods.METHODS:
         work = papers.get(method)
-        yield f"{method:<14}{f'{work.name} ({work.cited})' if work else 'real images'}"
+        yield f"{method:<14}{f'{work.name} ({work.cited})' if work else 'baseline: selected real images'}"
 
 
 def _dataset_lines() -> Iterable[str]:
@@ -179,13 +180,14 @@ def show_suite(exam: Exam, name: str) -> Any:
 def show_evaluator(entry: Evaluator) -> Any:
     """Print an evaluator: its network, its input and its optimiser."""
     from mabench import suites
+    from mabench.networks.families import family_of
 
     used = [name for name in suites.released() if any(entry.name in track for track in suites.load(name).suite.tracks.values())]
     _fields(
         entry.name,
         {
             "network": f"{entry.architecture} ({entry.library}) {entry.arguments or ''}",
-            "family": entry.family,
+            "family": family_of(entry),
             "weights": "ImageNet" if entry.pretrained else "random",
             "input": f"{entry.input_size} px",
             "optimizer": f"{entry.optimizer}, rate {entry.learning_rate:g}",

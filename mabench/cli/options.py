@@ -220,7 +220,7 @@ engine_option = click.option(
     "--engine",
     default="auto",
     show_default=True,
-    help="reference (eager float32), fast (compiled), or auto: fast where it was shown to give the same numbers (PROTOCOL.md).",
+    help="reference (eager float32), fast (shortened test passes, compiled where that pays), or auto: fast where it was shown to give the same numbers.",
 )
 
 

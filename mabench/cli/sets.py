@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,20 @@ def check(set_path: str, reading: dict[str, Any], out: Path | None, per_class: i
     if not no_preview:
         synthetic.preview(synthetic_set, path, per_class)
         console.say(f"\npreview: {path}")
-    console.say(f"\nNext: mabench eval {set_path}  (mabench list shows every suite)")
+    console.say(f"\nNext: {_evaluate(set_path, reading, synthetic_set.dataset)}  (mabench list shows every suite)")
     return synthetic_set.summary().model_dump(mode="json") | {"preview": None if no_preview else str(path)}
+
+
+def _evaluate(set_path: str, reading: dict[str, Any], dataset: str) -> str:
+    """The command that evaluates what was just read, with the flags it was read with."""
+    from mabench import suites
+
+    given = {name: value for name, value in reading.items() if value is not None}
+    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()}
+    flags = [f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in texts.items()]
+    small = [name.partition("@")[0] for name in suites.names(dataset) if name.startswith((f"{dataset}-lite@", "digits-"))]
+    suite = small or [name.partition("@")[0] for name in suites.names(dataset)[:1]]
+    return " ".join(["mabench eval", shlex.quote(set_path), *flags, *(f"--suite {name}" for name in suite[:1])])
 
 
 @click.command(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--card", "card_path", type=click.Path(path_type=Path), default=Path("card.toml"), show_default=True,
-    help="Who made the set and how: see submissions/README.md.",
+    help="A TOML file: title, authors, licence, and what else there is to say (--interactive asks for it).",
 )  # fmt: skip
 @click.option("--interactive", is_flag=True, help="Ask for what the card lacks, and keep the answers in it.")
 @click.option(

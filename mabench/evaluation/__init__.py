@@ -62,7 +62,7 @@ def evaluate(
     >>> images = digits.images[:10, None].repeat(4, axis=2).repeat(4, axis=3).repeat(3, axis=1) / 16  # the first of every class
     >>> result = mabench.evaluate(images, digits.target[:10], suite="digits-agnostic", evaluators="mlp*", seeds=[0])
     >>> result
-    <Evaluation of set (IPC 1) on digits-agnostic@1: ... %, 1 runs, not the whole suite>
+    <Evaluation of set (IPC 1) on digits-agnostic@1: ... %, 1 run, not the whole suite>
     >>> 0.2 < result.score < 1
     True
 
@@ -125,7 +125,11 @@ def _small_suite(synthetic_set: SyntheticSet) -> Exam:
     fitting = suites.names(synthetic_set.dataset)
     small = [n for n in fitting if n.startswith((f"{synthetic_set.dataset}-lite@", "digits-agnostic@"))]
     if not small:
-        known = f"Suites for {synthetic_set.dataset}: {', '.join(fitting)}." if fitting else "Write one: docs/add-a-suite.md."
+        known = (
+            f"Suites for {synthetic_set.dataset}: {', '.join(fitting)}."
+            if fitting
+            else "Write a TOML file and name it with --suite ./FILE.toml."
+        )
         raise MabenchError(f"{synthetic_set.name}: no suite was named. Name one with --suite. {known}")
     return suites.load(small[-1])
 

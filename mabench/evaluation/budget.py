@@ -65,12 +65,14 @@ class Budget:
             left -= self._seconds[cell.name]
             fitting += left >= 0
         taken = sum(self._seconds[cell.name] for cell in ordered[:fitting])
-        rest = f", then the beginning of {ordered[fitting].name}" if fitting < len(ordered) else ""
-        on_event(
-            Note(
-                f"{self._minutes:g} minutes: {fitting} of {len(ordered)} runs fit, cheapest first (about {duration(taken)}){rest}"
+        if fitting or not ordered:
+            rest = f", then a part of {ordered[fitting].evaluator.name}" if fitting < len(ordered) else ""
+            fit = f"{fitting} of {len(ordered)} runs fit, cheapest first (about {duration(taken)}){rest}"
+        else:
+            fit = (
+                f"no run fits; the cheapest, {ordered[0].evaluator.name}, takes about {duration(self._seconds[ordered[0].name])}"
             )
-        )
+        on_event(Note(f"{self._minutes:g} minutes: {fit}"))
         return [cell for cell in cells if cell not in unfinished] + ordered
 
     def say_what_is_left(self, cells: Sequence[Cell], folder: Folder, on_event: Listener) -> None:

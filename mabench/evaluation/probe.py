@@ -23,7 +23,7 @@ NAME = "probe"  # in place of a suite's id: no table, gate or board takes such a
 
 
 class ProbeScore(float):
-    """Mean test accuracy, a fraction; prints as what it is."""
+    """Mean test accuracy, a fraction; prints in percent, as what it is."""
 
     def __new__(cls, accuracies: Mapping[str, float]) -> ProbeScore:
         score = super().__new__(cls, fmean(accuracies.values()))
@@ -34,7 +34,7 @@ class ProbeScore(float):
     """Evaluator -> test accuracy after its last epoch."""
 
     def __repr__(self) -> str:
-        return f"{float(self):.4f} ({MARK})"
+        return f"{100 * self:.2f} % ({MARK})"
 
     __str__ = __repr__
 
@@ -45,8 +45,8 @@ class Probe:
     >>> import mabench, torch
     >>> probe = mabench.Probe("digits-agnostic", evaluators="mlp*", epochs=3)
     >>> images = torch.rand(10, 3, 32, 32, requires_grad=True)  # being condensed
-    >>> probe(images, torch.arange(10))
-    0... (probe, not a suite's number)
+    >>> str(probe(images, torch.arange(10)))
+    "... % (probe, not a suite's number)"
 
     The recipe is the suite's, shortened: what follows the epoch (a decay of the rate) keeps its place in the course. The test
     split stays in memory between calls. `test_images` takes the first so many of a random order of the test split.
@@ -80,7 +80,7 @@ class Probe:
             accuracies: dict[str, float] = {}
             with training.deterministic(self._device):
                 for track, evaluator, _ in self._parts:
-                    cell = Cell(
+                    cell = Cell(  # fixed streams: two steps of a loop differ in their images alone
                         set_sha256=synthetic_set.sha256,
                         suite=NAME,
                         suite_digest=self._exam.digest,

@@ -102,7 +102,8 @@ class Evaluation:
         if not parts and not math.isnan(self.score):
             parts = [f"{100 * self.score:.2f} %"]
         if not self.complete:
-            parts.append(f"{len(self.records)} runs, not the whole suite" if self.records else "no runs")
+            count = f"{len(self.records)} run{'s' if len(self.records) != 1 else ''}"
+            parts.append(f"{count}, not the whole suite" if self.records else "no runs")
         return f"<Evaluation of {self.set.name} (IPC {self.set.ipc}) on {self.suite}: {', '.join(parts)}>"
 
     def _repr_html_(self) -> str:
