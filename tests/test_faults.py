@@ -274,6 +274,7 @@ def test_a_board_killed_in_its_first_build_is_completed(mabench: Command, tmp_pa
     assert tree(tmp_path / "board") == tree(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_changed_card_is_never_there_without_its_line_in_the_log(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
     send = ("submit", BUNDLED, "--records", digits_run, "--card", write_card(tmp_path / "card.toml"))
     assert mabench(*send).returncode == 0

@@ -582,6 +582,7 @@ def test_every_command_line_ends_in_a_message(tmp_path: Path, monkeypatch: pytes
         st.sampled_from(["data", "images", "labels", "synthetic_images", "init", "factor", "image_syn", "label_syn", "x", "y"]) | st.integers(), inner, max_size=4),
     max_leaves=8,
 ))  # fmt: skip
+@pytest.mark.slow
 def test_whatever_torch_saves_is_a_set_or_refused(value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.pt"
     torch.save(value, path)

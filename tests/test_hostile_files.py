@@ -266,6 +266,7 @@ HARMLESS = {"image that unpacks", "JPEG of the right size with many scans"}
 """Read as what they say they are: Pillow takes no more than a header declares, and these scans are small."""
 
 
+@pytest.mark.slow
 def test_no_bomb_goes_off(tmp_path: Path) -> None:
     """One after another: how each ends, the peak of memory and the time."""
     for name, (said, more_bytes, seconds) in detonate(tmp_path, {name: make() for name, make in BOMBS.items()}, LIMIT).items():

@@ -228,7 +228,7 @@ def test_presets_on_other_datasets_have_names_and_suites() -> None:
     assert suites_of(tiny) == ["tinyimagenet-gvbsm", "tinyimagenet-agnostic"]
     fruit: Any = presets.preset("trajectory", "imagefruit-paper-ipc10", None)
     assert fruit.config.experts.depth_at(128) == 5
-    assert suites_of(fruit) == ["imagefruit-ast"]
+    assert suites_of(fruit) == ["imagefruit-ast", "imagefruit-agnostic"]
     assert presets.preset("gvbsm", None, 10).dataset == "cifar10"
     with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
         presets.preset("gvbsm", None, 100)
