@@ -47,6 +47,7 @@ lint: install
 	$(BIN)/python dev/house.py
 	$(BIN)/python dev/reference.py --check
 	$(BIN)/python dev/schemas.py --check
+	$(BIN)/python dev/sentences.py --check
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

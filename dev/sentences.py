@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT_AS_THEY_ARE = ("docs/reference/", "benchmarks/results/")  # generated; records
+KEPT_AS_THEY_ARE = ("docs/reference/", "benchmarks/results/", "PROTOCOL.md")  # generated; records; one rule a line
 KEPT = re.compile(r"^\s*(#|\||>|<|!!!|===|---|\[[^\]]+\]:|$)")
 ITEM = re.compile(r"^(\s*)([-*+]|\d+\.)\s+")
 FENCE = re.compile(r"^\s*(```|~~~)")
 # a sentence ends in . ! or ?, perhaps closed by a quote or bracket, before something that can begin one
 END = re.compile(r"(?<=[.!?])([\"'”)*_]*)\s+(?=[\"'“(*_`\[]*[A-Z0-9`\[(])")
+LEAD = re.compile(r"\*\*[^*]+\*\*")  # the bold words that a paragraph begins with stay with its first sentence
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|al|vs|Fig|No|cf|approx|etc|Sec|Eq|p|pp)\.|\b[A-Z]\.|^\s*\d+\.)$")
 
 
@@ -29,7 +30,13 @@ def sentences(text: str) -> list[str]:
         if not ABBREVIATION.search(guarded[start : found.start(1)]):
             parts.append(guarded[start:end])
             start = found.end()
-    return [part.strip().replace("\0", " ") for part in (*parts, guarded[start:]) if part.strip()]
+    whole: list[str] = []
+    for part in (part.strip().replace("\0", " ") for part in (*parts, guarded[start:]) if part.strip()):
+        if whole and LEAD.fullmatch(whole[-1]):
+            whole[-1] += " " + part
+        else:
+            whole.append(part)
+    return whole
 
 
 def reflowed(text: str) -> str:
