@@ -428,7 +428,14 @@ def test_two_thousand_rows(browser: Any, tmp_path: Path) -> None:
     assert sheet is not None
     first = sheet.rows[0]
     rows = [
-        replace(first, key=f"set-{index:04d}", title=f"Set {index:04d}", set_sha256=digest(index), score=0.2 + 0.0003 * index)
+        replace(
+            first,
+            key=f"set-{index:04d}",
+            title=f"Set {index:04d}",
+            set_sha256=digest(index),
+            sets=(digest(index),),
+            score=0.2 + 0.0003 * index,
+        )
         for index in range(2000)
     ]
     board = content.Board(content.Site(), [], placed(rows), {}, suite_ids=(DIGITS.id,))
