@@ -225,7 +225,7 @@ def test_the_figures_of_the_scoring_page_are_those_that_were_measured() -> None:
     best, last = 100 * top / record["total"], 100 * record["curve"][-1][1] / record["total"]
     epoch = next(e for e, hits in record["curve"] if hits == top)
     plateau = 100 * fmean(hits for _, hits in record["curve"][-20:]) / record["total"]
-    assert f"best {best:.2f} at epoch {epoch:,},\nplateau {plateau:.2f}, last {last:.2f}." in text
+    assert f"best {best:.2f} at epoch {epoch:,}, plateau {plateau:.2f}, last {last:.2f}." in text
 
     lite = json.loads((results / "cifar10-lite_ipc10_epyc-2-threads_202611.json").read_text())
     cells = [c for c in lite["cells"] if c["evaluator"] == "efficientnet_lite0-pretrained"]
