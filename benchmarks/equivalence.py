@@ -27,6 +27,7 @@ from tabulate import tabulate
 from mabench import data, suites
 from mabench.engine import equivalence
 from mabench.errors import Interrupted, MabenchError
+from mabench.evaluation.budget import Budget
 from mabench.files import write_text
 from mabench.networks import sizes
 from mabench.results.scoring import score
@@ -159,10 +160,7 @@ def main() -> None:
         engine: Folder(options.records / exam.id / engine, condensed.sha256, course.id, course.digest) for engine in ENGINES
     }
     with stop_on_signal() as asked:
-
-        def should_stop() -> bool:
-            return asked() or (options.minutes is not None and time.monotonic() - begun > 60 * options.minutes)
-
+        should_stop = Budget(begun, options.minutes, asked).should_stop
         try:
             if not options.table:
                 train(

@@ -31,6 +31,7 @@ import torch
 from mabench import data, suites, training
 from mabench.data import RealData
 from mabench.errors import Interrupted
+from mabench.evaluation.budget import Budget
 from mabench.files import write_bytes, write_text
 from mabench.runs.process import resolve_device, stop_on_signal
 from mabench.schema import Cell
@@ -235,11 +236,8 @@ def main() -> None:
     index, count = map(int, options.shard.split("/"))
     try:
         with stop_on_signal() as asked:
-
-            def should_stop() -> bool:
-                return asked() or (options.minutes is not None and time.monotonic() - begun > 60 * options.minutes)
-
-            run(runs[index::count], material, options.out, resolve_device(options.device), should_stop)
+            budget = Budget(begun, options.minutes, asked)
+            run(runs[index::count], material, options.out, resolve_device(options.device), budget.should_stop)
     except Interrupted:
         left = sum(not file_of(options.out, subset, cell).exists() for subset, cell in runs)
         print(f"stopped, {left} of {len(runs)} runs are left; the same command goes on")

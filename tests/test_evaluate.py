@@ -148,7 +148,7 @@ def test_tables_and_frame_hold_the_number(expected: mabench.Evaluation) -> None:
     (row,) = expected.frame().to_dict("records")
     assert (row["suite"], row["dataset"], row["ipc"], row["seed"]) == ("digits-agnostic@1", "digits", 1, 0)
     assert row["accuracy"] == expected.score
-    assert max(map(len, expected.table(width=50).splitlines())) <= 50
+    assert max(map(len, expected.table(width=44).splitlines())) <= 44
     with pytest.raises(MabenchError, match="Allowed: text, markdown, latex, csv"):
         expected.table("html")
 

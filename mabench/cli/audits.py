@@ -125,7 +125,7 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path
     """Re-run and show how the cells compare."""
     from mabench.board import verify as reruns
     from mabench.evaluation import run_cells
-    from mabench.results.tables import percent
+    from mabench.results.tables import draw, percent
     from mabench.runs.process import resolve_device, stop_on_signal
 
     resolve_device(device)
@@ -145,7 +145,7 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path
         [c.name, percent(c.recorded), percent(c.again), percent(c.difference, signed=True), "identical" if c.identical else ""]
         for c in reruns.comparisons(submission, found)
     ]
-    console.say(console.table(["cell", "recorded %", "again %", "difference", ""], body))
+    console.say(draw(["cell", "recorded %", "again %", "difference", ""], body, "text"))
     return found
 
 

@@ -67,14 +67,6 @@ def width() -> int:
     return shutil.get_terminal_size((120, 24)).columns
 
 
-def table(headers: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A plain table of texts, its first `left` columns flush left."""
-    from tabulate import tabulate
-
-    align = ["left"] * left + ["right"] * (len(headers) - left)
-    return str(tabulate(body, headers, disable_numparse=True, colalign=align if body else None))
-
-
 def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
     """Print a set's facts, then every decision with its reason and the flag that overrides it."""
     say(f"{synthetic_set.name}", bold=True, err=err)
@@ -238,6 +230,7 @@ def plan_header() -> None:
 
 def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:
     """What all of it would take, and what to do where that is days."""
+    from mabench import suites
     from mabench.results.tables import duration
 
     seconds, runs = sum(line.seconds for line in lines), sum(line.runs for line in lines)
@@ -245,8 +238,9 @@ def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:
         f"\n{runs} runs to do ({finished} finished), about {duration(seconds)} on this device (from a few seconds of calibration)"
     )
     if seconds > DAYS_SECONDS:
-        small = "--suite digits-agnostic" if dataset == "digits" else f"--suite {dataset}-lite"
+        small = suites.small(dataset)
+        first = f" A first number in minutes: --suite {small}." if small else ""
         say(
-            f"This would take days here. A first number in minutes: {small}. For the whole suite use a GPU, or run part of it "
+            f"This would take days here.{first} For the whole suite use a GPU, or run part of it "
             "with --track, --evaluator, --seeds, or --minutes."
         )

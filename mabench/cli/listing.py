@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import textwrap
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -118,9 +117,9 @@ def _evaluator_lines() -> Iterable[str]:
 
 def _method_lines() -> Iterable[str]:
     import mabench_methods
-    from mabench.results import works
+    from mabench.results import paper_tables, works
 
-    papers = {name: work for work in works.read(Path(mabench_methods.__file__).parent) for name in work.methods}
+    papers = {name: work for work in works.read(paper_tables.INSTALLED) for name in work.methods}
     yield f"{'name':<14}its paper"
     for method in mabench_methods.METHODS:
         work = papers.get(method)

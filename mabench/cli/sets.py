@@ -53,9 +53,8 @@ def _evaluate(set_path: str, reading: dict[str, Any], dataset: str) -> str:
     given = {name: value for name, value in reading.items() if value is not None}
     texts = {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in given.items()}
     flags = [f"--{name.replace('_', '-')} {shlex.quote(text)}" for name, text in texts.items()]
-    small = [name.partition("@")[0] for name in suites.names(dataset) if name.startswith((f"{dataset}-lite@", "digits-"))]
-    suite = small or [name.partition("@")[0] for name in suites.names(dataset)[:1]]
-    return " ".join(["mabench eval", shlex.quote(set_path), *flags, *(f"--suite {name}" for name in suite[:1])])
+    suite = suites.small(dataset) or next((name.partition("@")[0] for name in suites.names(dataset)), None)
+    return " ".join(["mabench eval", shlex.quote(set_path), *flags, *([f"--suite {suite}"] if suite else [])])
 
 
 @click.command(

@@ -122,16 +122,16 @@ def prepare(
 
 def _small_suite(synthetic_set: SyntheticSet) -> Exam:
     """The suite for a first number. Raises MabenchError that lists the fitting ones where none is small."""
-    fitting = suites.names(synthetic_set.dataset)
-    small = [n for n in fitting if n.startswith((f"{synthetic_set.dataset}-lite@", "digits-agnostic@"))]
-    if not small:
+    small = suites.small(synthetic_set.dataset)
+    if small is None:
+        fitting = suites.names(synthetic_set.dataset)
         known = (
             f"Suites for {synthetic_set.dataset}: {', '.join(fitting)}."
             if fitting
             else "Write a TOML file and name it with --suite ./FILE.toml."
         )
         raise MabenchError(f"{synthetic_set.name}: no suite was named. Name one with --suite. {known}")
-    return suites.load(small[-1])
+    return suites.load(small)
 
 
 @dataclass(frozen=True)

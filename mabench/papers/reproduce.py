@@ -333,10 +333,10 @@ def suites_to_run(chosen: Preset, named: Sequence[str], found: Sequence[Match]) 
     """
     if named:
         return list(named)
-    released = {name.partition("@")[0] for name in suites.released()}
-    small, headline = f"{chosen.dataset}-lite", f"{chosen.dataset}-agnostic"
-    if not chosen.comparable and small in released:
+    small = suites.small(chosen.dataset)
+    if not chosen.comparable and small is not None:
         return [small]
+    released, headline = {name.partition("@")[0] for name in suites.released()}, f"{chosen.dataset}-agnostic"
     of_paper = (match.table.suite for match in found if _records_for(chosen, match.table.suite))
     return list(dict.fromkeys([*of_paper, *({headline} & released)]))
 

@@ -83,6 +83,12 @@ def names(dataset: str | None = None) -> list[str]:
     return [name for name in released() if dataset is None or load(name).suite.dataset == dataset]
 
 
+def small(dataset: str) -> str | None:
+    """The name of a dataset's suite for a first number in minutes; None where there is none."""
+    found = [name for name in names(dataset) if name.startswith((f"{dataset}-lite@", "digits-agnostic@"))]
+    return found[-1].partition("@")[0] if found else None
+
+
 def load(name: str) -> Exam:
     """The exam called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
 

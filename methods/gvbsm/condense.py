@@ -178,8 +178,7 @@ def condense(
             stages=stages,
             stage="relabel",
         )
-        about = f"{size:,} bytes in labels/ beside {made.images.nbytes:,} bytes of images"
-        findings.append(Finding(field="per-epoch labels", value=about, reason=f"{recorded} epochs, for the paper's own suite"))
+        findings.append(labels.finding(made, size, f"{recorded} epochs, for the paper's own suite"))
     alone = method == "sre2l"
     card = Card(
         title=f"{'SRe2L' if alone else 'G-VBSM'}, {train.dataset.title}, IPC {config.ipc}, {config.iterations} iterations",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mabench.errors import MabenchError
 from mabench.files import is_intact, write_text
+from mabench.schema import Finding
 from mabench.sets import recorded
 from mabench.sets.recorded import Views
 from mabench.sets.synthetic import SyntheticSet
@@ -99,6 +100,12 @@ def record(
     }
     write_text(folder / "labels.json", json.dumps(facts, indent=1) + "\n")
     return total
+
+
+def finding(made: SyntheticSet, size: int, reason: str) -> Finding:
+    """What a set says of labels recorded beside it, `size` bytes of them."""
+    about = f"{size:,} bytes in labels/ beside {made.images.nbytes:,} bytes of images"
+    return Finding(field="per-epoch labels", value=about, reason=reason)
 
 
 def _seen(made: SyntheticSet, rows: Tensor, drawn: Views, device: torch.device) -> Tensor:

@@ -99,12 +99,12 @@ class Config:
     last_feature: Choice = "released"
     """`released`: a ConvNet's last feature counts twice; `paper`: once."""
     convnet_training: Choice = "released"
-    """`released`: of a ConvNet only the classifier is trained, and it stays when the rest is drawn afresh; `paper`: every layer is
-    trained and drawn afresh."""
+    """`released`: of a ConvNet only the classifier is trained, and it stays when the rest is drawn again; `paper`: every layer is
+    trained and drawn again."""
     alignment_optimizer: Choice = "released"
     """`released`: Adam; `paper`: SGD."""
     accumulator: Choice = "released"
-    """`released`: per class, started afresh with every iteration; `paper`: one for all classes and the whole run (Eq. 4)."""
+    """`released`: per class, reset in every iteration; `paper`: one for all classes and the whole run (Eq. 4)."""
     image_gradient: Choice = "released"
     """Divided by its largest value per image and channel (`released`) or per image (`paper`)."""
     augmentation: Literal["paper", "released", "idc"] = "released"

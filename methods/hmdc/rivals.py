@@ -1,7 +1,7 @@
 """IDC and DREAM: HMDC's loop with one network.
 
 IDC (Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022) matches the gradients of one ConvNet,
-which is drawn afresh in every iteration and trained on real images after every step, with several tiles in every stored image.
+which is drawn anew in every iteration and trained on real images after every step, with several tiles in every stored image.
 DREAM (Liu et al., "Efficient Dataset Distillation by Representative Matching", ICCV 2023) chooses the initial images and the real
 batches of IDC by k-means.
 """

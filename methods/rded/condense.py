@@ -118,8 +118,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
             stages=stages,
             stage="relabel",
         )
-        about = f"{size:,} bytes in labels/ beside {made.images.nbytes:,} bytes of images"
-        findings.append(Finding(field="per-epoch labels", value=about, reason=f"{recorded} epochs"))
+        findings.append(labels.finding(made, size, f"{recorded} epochs"))
     card = Card(
         title=f"RDED, {train.dataset.title}, IPC {config.ipc}, {config.factor} x {config.factor} crops an image",
         paper="https://arxiv.org/abs/2312.03526",
