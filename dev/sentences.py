@@ -52,7 +52,11 @@ def reflowed(text: str) -> str:
         block.clear()
 
     fenced = False
-    for line in text.splitlines():
+    lines = text.splitlines()
+    if lines and lines[0] == "---":  # front matter is YAML
+        end = lines.index("---", 1) + 1
+        out, lines = lines[:end], lines[end:]
+    for line in lines:
         if FENCE.match(line):
             flush()
             fenced = not fenced

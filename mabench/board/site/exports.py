@@ -66,7 +66,8 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
         out += [
             f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
             "",
-            f"{chosen.suite.title}. Counts: the {rule} test pass of each run.",
+            f"{chosen.suite.title}.",
+            f"Counts: the {rule} test pass of each run.",
             "",
         ]
         headers = ["rank", "set", "of", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
