@@ -41,7 +41,7 @@ class MabenchError(Exception):
     def __str__(self) -> str:
         """The text; where the Hub refused for too many requests, what helps comes first: other advice is for other troubles."""
         text = super().__str__()
-        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__) and RATE_LIMITED not in text else text
+        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__ or self.__context__) and RATE_LIMITED not in text else text
 
 
 def without_secrets(text: str) -> str:
@@ -73,13 +73,15 @@ class Interrupted(Exception):
     """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""
 
 
-def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
-    """`table[name]`, or a MabenchError that names the nearest known name and lists them all."""
+def lookup(table: Mapping[str, T], name: str, kind: str, listing: str = "") -> T:
+    """`table[name]`, or a MabenchError that names the nearest known name and all of them; `listing` is the command that explains them."""
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name[:80], list(table), n=1, cutoff=0.4)  # a stranger's name can have any length
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}  (mabench list)")
+    listing = listing or ("mabench list" if kind.split()[0] in ("suite", "evaluator", "method", "dataset") else "")
+    more = f"  ({listing})" if listing else ""
+    raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}{more}")
 
 
 def first_line(items: Iterable[str]) -> str:

@@ -90,7 +90,7 @@ def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.Mon
     made = records(decode="grid2")
     text = tables.table(DIGITS, lifts.rows(DIGITS, made), "csv")
     header, *rows = [line.split(",") for line in text.splitlines()]
-    assert header[-3:] == ["alike %", "same bytes %", "lift"]
+    assert header[-3:] == ["alike %", "same bytes %", "lift +- 95 %"]
     assert all("+-" in row[-1] for row in rows if row[0] in (*NETWORKS, "panel mean")) and len(rows) > len(NETWORKS)
     assert "lift" in tables.table(DIGITS, lifts.rows(DIGITS, made), width=60), "lift is the last column to go"
 

@@ -219,13 +219,13 @@ def plan_line(line: PlanLine) -> None:
     """One evaluator of a plan, as soon as it was measured."""
     from mabench.results.tables import duration
 
-    say(f"{line.track:<11} {line.evaluator:<28} {line.runs:>4} {line.steps:>10,} {line.flops:>9.1e} {duration(line.seconds):>11}")
+    say(f"{line.track:<11} {line.evaluator:<30} {line.runs:>4} {line.steps:>10,} {line.flops:>9.1e} {duration(line.seconds):>11}")
 
 
 def plan_header() -> None:
     """The columns of `plan_line`."""
-    say(f"{'track':<11} {'evaluator':<28} {'runs':>4} {'steps each':>10} {'FLOPs':>9} {'time here':>11}")
-    say("-" * 78)
+    say(f"{'track':<11} {'evaluator':<30} {'runs':>4} {'steps each':>10} {'FLOPs':>9} {'time here':>11}")
+    say("-" * 80)
 
 
 def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:

@@ -35,22 +35,25 @@ def list_files(repo: str, revision: str | None) -> Listing:
             tree = HfApi().list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True)
             return Listing(commit, {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}, asked=True)
     except MabenchError as refusal:
-        if isinstance(refusal.__cause__, GatedRepoError | RepositoryNotFoundError | RevisionNotFoundError):
+        if isinstance(refusal.__context__, GatedRepoError | RepositoryNotFoundError | RevisionNotFoundError):
             raise
-        try:
-            return _cached_listing(repo, revision)
-        except (OSError, ValueError):
-            raise refusal from refusal.__cause__
+        cached = _cached_listing(repo, revision)
+        if cached is None:
+            raise
+        return cached
 
 
-def _cached_listing(repo: str, revision: str | None) -> Listing:
-    """The files of the repository as of its last download; with an older client, those that were downloaded."""
+def _cached_listing(repo: str, revision: str | None) -> Listing | None:
+    """The files of the repository as of its last download; with an older client, those that were downloaded. None: there was none."""
     import huggingface_hub as client
 
     none = ["there is no file of this name"]  # so that no file counts as missing
-    snapshot = Path(
-        client.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=none, local_files_only=True)
-    )
+    try:
+        snapshot = Path(
+            client.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=none, local_files_only=True)
+        )
+    except (OSError, ValueError):
+        return None
     files = (file for file in snapshot.rglob("*") if file.is_file())
     sizes = {file.relative_to(snapshot).as_posix(): file.stat().st_size for file in files}
     if tree := getattr(client, "get_cached_repo_tree", None):
@@ -69,7 +72,7 @@ def download(repo: str, patterns: Sequence[str], *, title: str, revision: str | 
 
 @contextmanager
 def explained(title: str, repo: str) -> Iterator[None]:
-    """Whatever the Hub's client raises, as a MabenchError that says what helps."""
+    """Whatever the Hub's client raises, as a MabenchError that says what helps; the client's own traceback is left out."""
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     # The bases add what the Hub's HTTP library raises in mid-transfer, without naming that library: it changes with versions.
@@ -78,14 +81,14 @@ def explained(title: str, repo: str) -> Iterator[None]:
         yield
     except GatedRepoError as problem:
         raise MabenchError(f"{title} is gated: accept its terms on https://huggingface.co/datasets/{repo}, "
-                           "then log in with: hf auth login") from problem  # fmt: skip
+                           "then log in with: hf auth login") from None  # fmt: skip
     except RevisionNotFoundError as problem:
         raise MabenchError(f"{title}: the repository has no such branch, tag or commit. See them: "
-                           f"https://huggingface.co/datasets/{repo}/refs") from problem  # fmt: skip
+                           f"https://huggingface.co/datasets/{repo}/refs") from None  # fmt: skip
     except RepositoryNotFoundError as problem:
         raise MabenchError(f"{title}: the Hub has no dataset repository of this name, or it is private. Check the name; "
-                           "for a private one log in with: hf auth login") from problem  # fmt: skip
+                           "for a private one log in with: hf auth login") from None  # fmt: skip
     except failures as problem:
         where = title if title == repo else f"{title} ({repo})"
         raise MabenchError(f"cannot download {where} and the Hub cache has no copy: {type(problem).__name__}: {problem} "
-                           f"{NEEDED}") from problem  # fmt: skip
+                           f"{NEEDED}") from None  # fmt: skip

@@ -143,8 +143,8 @@ def text(lines: Sequence[Line], style: str = "simple") -> str:
     headers = [
         "paper's table",
         "evaluator",
-        "paper % (runs)",
-        "paper's protocol, ours % (runs)",
+        "paper: % ± std (runs)",
+        "ours: % ± std (runs)",
         "difference",
         "allowed",
         "verdict",

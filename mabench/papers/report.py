@@ -61,8 +61,8 @@ class Report:
             )
         if self.preset.changes:
             out.append(f"not the preset '{self.preset.name}' any more: {', '.join(self.preset.changes)}")
-        elif not self.preset.comparable:
-            out.append(f"preset '{self.preset.name}' is not a configuration of the paper, so no verdict is given")
+        elif self.lines and not self.preset.comparable:
+            out.append(f"preset '{self.preset.name}' is not a published configuration, so no verdict is given")
         for table, differs in dict.fromkeys((line.table, line.differs) for line in self.lines if line.differs):
             out.append(f"{table}: nearest row, no verdict: {differs}")
         if any(line.telling is False and line.inside for line in self.lines):
@@ -70,7 +70,7 @@ class Report:
         if any(line.ours_runs < (line.paper_runs or 0) for line in self.lines):
             out.append("fewer runs than the paper's for some evaluators, see the numbers in brackets")
         if not self.lines:
-            out.append("the paper reports nothing for this method, budget and suite that could be compared")
+            out.append("no published number for this method, dataset, budget and suite: nothing is compared")
         return out
 
     def markdown(self) -> str:

@@ -133,6 +133,6 @@ def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
         else:
             count = len(next(iter(better.draws(exam, track).values())))
             out.append(
-                f"{track}: lift over {better.title} ({count} draws), the better of the two baselines; +- is its 95 % interval"
+                f"{track}: lift over {better.title} ({count} draws), the better of the two baselines"
             )
     return out

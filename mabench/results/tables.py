@@ -22,6 +22,7 @@ from mabench.suites import Exam
 if TYPE_CHECKING:
     import pandas
 
+SIGNS = {"markdown": "±", "latex": r"$\pm$"}
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
 OPTIONAL = ("same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
 
@@ -36,7 +37,7 @@ def percent(value: float | None, signed: bool = False) -> str:
 
 def plus_minus(mean: float | None, std: float | None, style: str = "text", signed: bool = False) -> str:
     """`81.20 +- 0.45` in percent; ASCII in text, so that every terminal shows it."""
-    sign = {"markdown": "±", "latex": r"$\pm$"}.get(style, "+-")
+    sign = SIGNS.get(style, "+-")
     text = percent(mean, signed)
     return text if mean is None or std is None else f"{text} {sign} {percent(std)}"
 
@@ -65,6 +66,7 @@ def cells(
 
     Best, plateau and last always stand there; the one that counts comes first, with its spread.
     """
+    sign = SIGNS.get(style, "+-")
     counts = "best" if any(recipe.score == "best" for recipe in exam.recipes.values()) else "last"
     beside: dict[str, list[float | None]] = {
         "best": [line.best for line in lines],
@@ -76,12 +78,12 @@ def cells(
     columns = {
         "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
         "evaluator": [_name(line, style) for line in lines],
-        f"{counts} %": [plus_minus(line.mean, line.std, style) for line in lines],
+        f"{counts} % {sign} std": [plus_minus(line.mean, line.std, style) for line in lines],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "alike %": [percent(line.alike) for line in lines] if with_random else None,
         "same bytes %": [percent(line.same_bytes) for line in lines] if with_random else None,
-        "lift": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
+        f"lift {sign} 95 %": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
     }
     shown = {name: values for name, values in columns.items() if values is not None and name not in without}
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]

@@ -53,7 +53,7 @@ def resolve(address: str) -> Source | None:
     except MabenchError as refusal:
         if match[1]:
             raise
-        raise MabenchError(f"{address}: no such file or folder is here; asked the Hub: {refusal}") from refusal.__cause__
+        raise MabenchError(f"{address}: no such file or folder is here; asked the Hub: {refusal}") from None
     names = [name for name in listing.sizes if not any(map(keys.is_leftover, PurePosixPath(name).parts))]
     target, wanted = _choose(repo, inside, names)
     size = sum(listing.sizes[name] for name in wanted)
