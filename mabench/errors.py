@@ -41,7 +41,11 @@ class MabenchError(Exception):
     def __str__(self) -> str:
         """The text; where the Hub refused for too many requests, what helps comes first: other advice is for other troubles."""
         text = super().__str__()
-        return f"{RATE_LIMITED} ({text})" if _is_rate_limited(self.__cause__ or self.__context__) and RATE_LIMITED not in text else text
+        return (
+            f"{RATE_LIMITED} ({text})"
+            if _is_rate_limited(self.__cause__ or self.__context__) and RATE_LIMITED not in text
+            else text
+        )
 
 
 def without_secrets(text: str) -> str:

@@ -47,14 +47,6 @@ def test_every_command_has_help_with_an_example() -> None:
         assert done.exit_code == 0 and f"\n  mabench {name}" in done.output.split("\nOptions:")[1], done.output
 
 
-def test_help_and_list_need_no_torch() -> None:
-    """They answer at once; `leaderboard build` has a test of its own."""
-    for arguments in (["--help"], ["submit", "--help"], ["list"]):
-        code = "import sys\nfrom mabench.cli.main import main\nmain(sys.argv[1:], standalone_mode=False)\nprint('torch' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0 and done.stdout.endswith("False\n"), done.stdout + done.stderr
-
-
 def test_list_is_one_line_a_thing_within_80_columns(mabench: Command) -> None:
     lines = mabench("list").stdout.splitlines()
     assert max(map(len, lines)) <= 80

@@ -175,8 +175,9 @@ WITH_PYTHON = [name for name in PAGES if "```python" in page(name)]
 
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_every_block_of_python_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order and in one namespace, as a reader would type them, in an empty folder."""
+    """In order and in one namespace, as a reader would type them, in a folder that has only the sets of `submissions/`."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "submissions").symlink_to(ROOT / "submissions")  # sets that `mabench pull` would have fetched
     namespace = ModuleType("documentation")
     monkeypatch.setitem(sys.modules, "documentation", namespace)  # dataclasses look their module up
     text = page(name)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from builders import DIGITS, made_record
 
+from mabench.cli.main import main
+from mabench.papers.presets import preset
 from mabench.results import baselines, lifts, tables
 from mabench.schema import RunRecord
 
@@ -81,7 +83,12 @@ def test_what_was_not_run_is_said_and_there_is_no_lift(
     made = records(decode="grid2")
     lines = lifts.rows(DIGITS, made)
     assert all(line.lift is None and line.lift_half is None for line in lines)
-    assert f"scratch: baseline not run ({absent}), so there is no lift" in tables.notes(DIGITS, lines, made)
+    (note,) = [note for note in tables.notes(DIGITS, lines, made) if "baseline not run" in note]
+    said, _, command = note.partition(". One draw of it: mabench ")
+    assert said == f"scratch: baseline not run ({absent}), so there is no lift"
+    planned = main.commands["reproduce"].make_context("reproduce", command.split()[1:]).params
+    config: Any = preset(planned["method"], planned["preset"], None, planned["changes"]).config
+    assert (config.ipc, config.packed) == ((10, True) if absent.startswith("packed") else (10, False))
     assert "lift" not in tables.table(DIGITS, lines)
 
 

@@ -257,6 +257,14 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
         )
 
 
+def test_a_set_that_does_not_name_its_dataset_is_of_its_records(digits_run: Path, tmp_path: Path) -> None:
+    """As for `mabench eval`, where the suite says it."""
+    bundled = synthetic.load(BUNDLED)
+    torch.save((bundled.images, bundled.labels), tmp_path / "my_set.pt")
+    case = submit.examine(tmp_path / "my_set.pt", [digits_run], write_card(tmp_path / "card.toml"))
+    assert case.refusals == [] and case.synthetic_set is not None and case.synthetic_set.dataset == "digits"
+
+
 def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
     (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals

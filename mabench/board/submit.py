@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mabench.board import gates, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
 from mabench.errors import MabenchError, first_line
+from mabench.evaluation import inputs
 from mabench.files import read_bytes
 from mabench.results import scoring
 from mabench.results.ranking import Status
@@ -26,7 +27,6 @@ from mabench.results.tables import percent
 from mabench.runs.folder import MAX_RECORD_BYTES, read_record
 from mabench.runs.plan import plan
 from mabench.schema import Card, RunRecord
-from mabench.sets import readers
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import Exam, load, released
 
@@ -72,9 +72,9 @@ def examine(
     `root`: the folder of submissions in which the slug must be free or one's own; `another`: SET is one more set of the
     submission that is there. Raises nothing that a gate can say."""
     card, of_card = _card(card_path, card_fields)
-    synthetic_set, of_set = _set(set_path, reading or {})
     folders, no_folder = _folders(records)
     found, of_files = _records(folders)
+    synthetic_set, of_set = _set(set_path, reading or {}, found)
     passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals])]
     if synthetic_set is None:
         passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", rechecks.NAME, "class order", "test images")]
@@ -123,9 +123,11 @@ def _card(path: Path, fields: Mapping[str, Any] | None) -> tuple[Card | None, Ga
     return (None if passed.refusals else card), passed
 
 
-def _set(path: Path, reading: Mapping[str, Any]) -> tuple[SyntheticSet | None, Gate]:
-    try:
-        synthetic_set = readers.read(path, **reading)  # shape, type, finite values, label range, IPC
+def _set(path: Path, reading: Mapping[str, Any], records: Sequence[RunRecord]) -> tuple[SyntheticSet | None, Gate]:
+    """The set and its gate; where neither the file nor `reading` names the dataset, it is that of the records."""
+    datasets = {record.synthetic_set.dataset for record in records}
+    try:  # shape, type, finite values, label range, IPC
+        synthetic_set = inputs.read_file(str(path), cast(inputs.Reading, reading), datasets.pop() if len(datasets) == 1 else None)
     except MabenchError as error:
         return None, Gate("set", "refused", (str(error),))
     passed = probes.pixels(synthetic_set, path)

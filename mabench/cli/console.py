@@ -182,8 +182,10 @@ class Screen:
             say(event.text, err=True) if event.warning else self.bar.line(event.text)
 
     def plan(self, event: Planned) -> None:
+        from mabench.runs.process import resolve_device
+
         describe(event.synthetic_set)
-        where = "Ray" if event.cluster else event.device
+        where = "Ray" if event.cluster else resolve_device(event.device)
         kept = f"records in {event.folder}" if event.folder is not None else "nothing is kept"
         seeds = ", ".join(map(str, sorted({cell.seed for cell in event.cells})))
         self.runs = len(event.cells)

@@ -79,13 +79,13 @@ def explained(title: str, repo: str) -> Iterator[None]:
     failures: tuple[type[BaseException], ...] = (HfHubHTTPError, OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         yield
-    except GatedRepoError as problem:
+    except GatedRepoError:
         raise MabenchError(f"{title} is gated: accept its terms on https://huggingface.co/datasets/{repo}, "
                            "then log in with: hf auth login") from None  # fmt: skip
-    except RevisionNotFoundError as problem:
+    except RevisionNotFoundError:
         raise MabenchError(f"{title}: the repository has no such branch, tag or commit. See them: "
                            f"https://huggingface.co/datasets/{repo}/refs") from None  # fmt: skip
-    except RepositoryNotFoundError as problem:
+    except RepositoryNotFoundError:
         raise MabenchError(f"{title}: the Hub has no dataset repository of this name, or it is private. Check the name; "
                            "for a private one log in with: hf auth login") from None  # fmt: skip
     except failures as problem:

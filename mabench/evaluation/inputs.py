@@ -62,7 +62,7 @@ def accept(images: Any, labels: Any = None, *, expected_dataset: str | None = No
         return images
     if isinstance(images, str | PathLike):
         _no_labels(labels, f"{images!s}")
-        return _read(fspath(images), reading, expected_dataset)
+        return read_file(fspath(images), reading, expected_dataset)
     if labels is None and isinstance(images, list | tuple) and _is_pair(images):
         images, labels = images
     return _from_memory(images, labels, reading, expected_dataset)
@@ -73,8 +73,8 @@ def _no_labels(labels: Any, what: str) -> None:
         raise MabenchError(f"labels were given beside {what}, which has its own. Leave labels out.")
 
 
-def _read(path: str, reading: Reading, expected: str | None) -> SyntheticSet:
-    """The file's own word for its dataset counts first, the suite's where it says nothing."""
+def read_file(path: str, reading: Reading, expected: str | None) -> SyntheticSet:
+    """Read a set from disk or the Hub; where neither the file nor `reading` names its dataset, it is `expected`, the suite's."""
     try:
         return readers.read(path, **reading)
     except MabenchError as refusal:

@@ -20,7 +20,9 @@ def preset(method: str | Method, name: str | None = None, ipc: int | None = None
     known = method if isinstance(method, Method) else mabench_methods.load(method)
     if name is None:
         name = _first(known, ipc)
-    base = lookup(known.presets, name, f"preset of {known.name}", f"mabench show {method if isinstance(method, str) else known.name}")
+    base = lookup(
+        known.presets, name, f"preset of {known.name}", f"mabench show {method if isinstance(method, str) else known.name}"
+    )
     if ipc is not None and base.config.ipc != ipc:
         raise MabenchError(f"preset '{name}' of {known.name} is for IPC {base.config.ipc}, not {ipc}. Leave one of the two out.")
     config: Any = base.config

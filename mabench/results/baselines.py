@@ -119,8 +119,13 @@ def _measured(suite_digest: str) -> list[RandomImages]:
 def matching(exam: Exam, summary: SetSummary) -> Matched:
     """The baselines of a set."""
     found = {(each.ipc, each.decode, each.labels): each for each in measured(exam)}
-    ipc = summary.ipc * VALUE_BYTES.get(summary.image_dtype, 1)
+    ipc = images_of_same_bytes(summary)
     return Matched(found.get((summary.ipc, summary.decode, summary.labels)), found.get((ipc, "none", summary.labels)))
+
+
+def images_of_same_bytes(summary: SetSummary) -> int:
+    """How many uint8 images a class take the bytes of the set's images."""
+    return summary.ipc * VALUE_BYTES.get(summary.image_dtype, 1)
 
 
 def known_full_data(exam: Exam) -> Baseline | None:

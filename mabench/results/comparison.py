@@ -43,7 +43,10 @@ class Comparison:
             text = draw(turned[0], turned[1:], style, left=1)
         if style == "csv":
             return text
-        title = f"{self.suite}, {self.track}: accuracy in %, mean and standard deviation over seeds ({SIGNS.get(style, '+-')})" + self._incomplete(style)
+        title = (
+            f"{self.suite}, {self.track}: accuracy in %, mean and standard deviation over seeds ({SIGNS.get(style, '+-')})"
+            + self._incomplete(style)
+        )
         return {"latex": f"% {title}\n{text}", "markdown": f"{title}\n\n{text}"}.get(style, f"{title}\n\n{text}")
 
     def _cells(self, style: str) -> tuple[list[str], list[list[str]]]:

@@ -119,6 +119,20 @@ def _mean(exam: Exam, track: str, weights: Mapping[str, float], images: RandomIm
     return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
 
 
+def _by_hand(exam: Exam, record: RunRecord, absent: Sequence[str]) -> str:
+    """The command that evaluates one draw of the first missing baseline, where the method `random` has a preset for the dataset."""
+    summary = record.synthetic_set
+    preset = {"cifar10": "paper-ipc1", "digits": "smoke"}.get(summary.dataset)
+    if preset is None or summary.labels != "hard" or not exam.released:
+        return ""
+    alike = absent[0] == "packed alike"
+    if alike and summary.decode not in ("none", "grid2"):
+        return ""
+    ipc = summary.ipc if alike else baselines.images_of_same_bytes(summary)
+    packed = " --config packed=true" if alike and summary.decode == "grid2" else ""
+    return f". One draw of it: mabench reproduce random --preset {preset} --config ipc={ipc}{packed} --suite {exam.id.partition('@')[0]}"
+
+
 def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
     """For every track that has records: what its lift is taken from, or that a baseline was not run."""
     matched = matching(exam, records)
@@ -129,10 +143,8 @@ def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
         better = matched.better(exam, track)
         if better is None:
             absent = [kind for kind, images in matched.kinds.items() if images is None or images.mean(exam, track) is None]
-            out.append(f"{track}: {NOT_RUN} ({' and '.join(absent)}), so there is no lift")
+            out.append(f"{track}: {NOT_RUN} ({' and '.join(absent)}), so there is no lift{_by_hand(exam, records[0], absent)}")
         else:
             count = len(next(iter(better.draws(exam, track).values())))
-            out.append(
-                f"{track}: lift over {better.title} ({count} draws), the better of the two baselines"
-            )
+            out.append(f"{track}: lift over {better.title} ({count} draws), the better of the two baselines")
     return out

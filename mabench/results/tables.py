@@ -74,16 +74,19 @@ def cells(
         "last": [line.last for line in lines],
     }
     del beside[counts]
-    with_random = any(line.random is not None for line in lines)
+    alike, same_bytes, lift = (
+        any(value is not None for value in values)
+        for values in ([x.alike for x in lines], [x.same_bytes for x in lines], [x.lift for x in lines])
+    )
     columns = {
         "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
         "evaluator": [_name(line, style) for line in lines],
         f"{counts} % {sign} std": [plus_minus(line.mean, line.std, style) for line in lines],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
-        "alike %": [percent(line.alike) for line in lines] if with_random else None,
-        "same bytes %": [percent(line.same_bytes) for line in lines] if with_random else None,
-        f"lift {sign} 95 %": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if with_random else None,
+        "alike %": [percent(line.alike) for line in lines] if alike else None,
+        "same bytes %": [percent(line.same_bytes) for line in lines] if same_bytes else None,
+        f"lift {sign} 95 %": [plus_minus(line.lift, line.lift_half, style, signed=True) for line in lines] if lift else None,
     }
     shown = {name: values for name, values in columns.items() if values is not None and name not in without}
     return list(shown), [list(row) for row in zip(*shown.values(), strict=True)]
@@ -181,7 +184,7 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     best = "best" in {r.score for r in exam.recipes.values()}
     counts = "best of the test passes" if best else "last test pass"
     passes = max(len(recipe.plateau_epochs) for recipe in exam.recipes.values())
-    mean = f"mean of the last {passes} passes" if passes > 1 else "the last pass, for there are few"
+    mean = f"mean of the last {passes} passes" if passes > 1 else "the last pass"
     out = [f"score: {counts}, {exam.suite.std} std over seeds; plateau: {mean}"]
     for answer in (status(exam, track, records) for track in exam.evaluators):
         if answer.finished and not answer.ranked:

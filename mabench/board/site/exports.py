@@ -68,7 +68,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "",
             f"{chosen.suite.title}.",
             f"Counts: the {rule} test pass of each run.",
-            "± is the standard deviation over seeds; beside a lift, half of its 95 % interval.",
+            "Numbers after ± are standard deviations over seeds; after a lift, half of its 95 % interval.",
             "",
         ]
         headers = ["rank", "set", "of", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
