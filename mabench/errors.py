@@ -74,7 +74,7 @@ def _is_rate_limited(error: BaseException | None) -> bool:
 
 
 class Interrupted(Exception):
-    """The work was asked to stop; its checkpoint is on disk and the same command goes on from there."""
+    """The work was asked to stop; its checkpoint is on disk and the same command continues from there."""
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str, listing: str = "") -> T:

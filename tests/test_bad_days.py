@@ -149,7 +149,7 @@ def test_schedulers_signals_leave_a_checkpoint(number: signal.Signals, tmp_path:
     time.sleep(1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and "The same command goes on from there" in errors and "Traceback" not in errors
+    assert process.returncode == 130 and "The same command continues from there" in errors and "Traceback" not in errors
     assert list((tmp_path / "out" / "checkpoints").glob("*.pt"))
 
 

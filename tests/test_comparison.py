@@ -53,6 +53,13 @@ def test_the_best_of_each_column_is_bold_and_nothing_is_made_up() -> None:
     assert not re.search(r"(?<!\\)[%_&](?!.*\n?%)", latex.split("\n", 1)[1].replace(" & ", "  "))
 
 
+def test_the_best_is_marked_among_sets_of_one_budget() -> None:
+    other = [r.model_copy(update={"synthetic_set": r.synthetic_set.model_copy(update={"ipc": 50})}) for r in records()]
+    mixed = [b if a.synthetic_set.name == "first" else a for a, b in zip(records(), other, strict=True)]
+    (table,) = comparison.compare(mixed, DIGITS)
+    assert "**" not in table.draw("markdown") and "\n>" not in table.draw("text").replace("; >", "")
+
+
 def test_csv_holds_numbers_that_a_program_can_read() -> None:
     (table,) = comparison.compare(records(), DIGITS)
     first, second = csv.DictReader(io.StringIO(table.draw("csv")))

@@ -117,7 +117,7 @@ def test_a_file_that_does_not_name_its_dataset_is_the_suites(real: tuple[Tensor,
     torch.save(real[0][real[1].argsort()], tmp_path / "mine.pt")  # bare images: nothing says of what
     got = mabench.evaluate(tmp_path / "mine.pt", **MLP)
     assert ("dataset", "digits") in [(f.field, f.value) for f in got.findings]
-    with pytest.raises(MabenchError, match="examines cifar10"):  # a file's own word counts
+    with pytest.raises(MabenchError, match="is for cifar10"):  # a file's own word counts
         mabench.evaluate(str(BUNDLED), suite="cifar10-lite")
 
 

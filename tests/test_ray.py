@@ -200,7 +200,7 @@ def test_ctrl_c_cancels_and_the_same_command_goes_on(mabench: Command, tmp_path:
     wait_for(lambda: any(sitting(node) for node in workers))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and "The same command goes on from there" in errors
+    assert process.returncode == 130 and "The same command continues from there" in errors
     wait_for(lambda: not any(sitting(node) for node in workers), 60)
     finished = {p: p.stat().st_mtime_ns for p in records.glob("*.json")}
     assert 1 <= len(finished) < 6

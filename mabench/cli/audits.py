@@ -58,7 +58,7 @@ def verify(
     out: Path | None,
     device: str,
 ) -> Any:
-    """Re-run some cells of a submission, keep the records in it, and say so in its audit log.
+    """Re-run some cells of a submission, add their records to it, and write an entry into its audit log.
 
     The tier follows from all re-runs by others: the means of a track must agree within one point. Exits with 1 if they contradict.
     """

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @device_option
 @engine_option
 @launcher_options
-@click.option("--minutes", type=float, help="Run what fits into this time, cheapest first, and say what is left.")
+@click.option("--minutes", type=float, help="Run what fits into this time, cheapest first, and list the rest.")
 @click.option("--shard", callback=shard_of, metavar="I/N", help="Run only part I of N, e.g. 2/8 in a job array.")
 @click.option("--listener", "listeners", multiple=True, help="Also report to tensorboard or wandb; may be repeated.")
 @click.option("--dry-run", is_flag=True, help="Only show the plan: runs, steps, FLOPs and the time they would take here.")
@@ -69,7 +69,7 @@ def eval_(
 ) -> Any:
     """Train every evaluator of a suite on SET, from scratch or fine-tuned, and print the table.
 
-    Finished runs are never repeated: after Ctrl-C, a crash or a reboot the same command goes on where it stopped.
+    Finished runs are never repeated: after Ctrl-C, a crash or a reboot the same command continues where it stopped.
     """
     from mabench import evaluation
 
@@ -168,7 +168,7 @@ def demo(out: Path | None, device: str) -> Any:
 @click.option("--format", "style", default="text", show_default=True, help="text, markdown, latex or csv.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table into this file instead.")
 def table(results: tuple[Path, ...], suite: str | None, style: str, out: Path | None) -> Any:
-    """Sets as rows, networks as columns, the best of a column in bold, mean and standard deviation over seeds.
+    """Print sets as rows and networks as columns: mean and standard deviation over seeds, the best of each column and IPC in bold.
 
     RESULTS are folders that `mabench eval` wrote, or folders above them.
     """

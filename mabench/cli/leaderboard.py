@@ -54,7 +54,7 @@ def build(
     address: str,
     open_: bool,
 ) -> Any:
-    """Make the page from records. Same records, same bytes; what an earlier build left is replaced, other files are kept."""
+    """Build the page from records. The same records give the same bytes; files of an earlier build are replaced, others are kept."""
     from mabench.board import site
     from mabench.board.site.sources import unfinished
     from mabench.results import paper_tables

@@ -121,7 +121,7 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str | None
 reading_flags = {
     "dataset": click.option(
         "--dataset",
-        help="The real dataset that the set condenses (default: from the file).",
+        help="The real dataset that the set condenses (default: the file's, else the suite's).",
         shell_complete=lambda *_: names("dataset", *_),
     ),
     "set_index": click.option("--set-index", type=int, help="Which set of a file that holds several (default: the last)."),
@@ -277,10 +277,10 @@ repo_option = click.option("--repo", metavar="ORG/NAME", help="A dataset reposit
 required_repo_option = click.option(
     "--repo", metavar="ORG/NAME", required=True, help="A dataset repository on the Hugging Face Hub (or on HF_ENDPOINT)."
 )
-who_option = click.option("--who", help="Who says so in the audit log (with --repo: the account that is logged in).")
+who_option = click.option("--who", help="Your name in the audit log (with --repo: the account that is logged in).")
 
 
 def stopped(path: Path, error: Exception) -> NoReturn:
     """End a command that was asked to stop: what it did is in `path`. Exit code 130, as a shell has it for Ctrl-C."""
-    console.say(f"\nStopped; everything so far is in {path}. The same command goes on from there.", err=True)
+    console.say(f"\nStopped; everything so far is in {path}. The same command continues from there.", err=True)
     raise SystemExit(130) from error

@@ -65,7 +65,7 @@ FROM_SET = ("set_index", "layout", "space", "decode", "learned_rate")
 def reproduce(method: str, preset: str | None, ipc: int | None, changes: tuple[str, ...], **options: Any) -> Any:
     """Condense with METHOD, evaluate the set, and put the result beside the paper's table.
 
-    Every stage resumes: after Ctrl-C or a crash the same command goes on. Exit code 1 when a number lies outside the combined
+    Every stage resumes: after Ctrl-C or a crash the same command continues. Exit code 1 when a number lies outside the combined
     spread of the paper's and ours.
     """
     from mabench.papers.reproduce import plan

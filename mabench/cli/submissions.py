@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--card", "card_path", type=click.Path(path_type=Path), default=Path("card.toml"), show_default=True,
-    help="A TOML file: title, authors, licence, and what else there is to say (--interactive asks for it).",
+    help="A TOML file with title, authors, licence and more (--interactive asks for them).",
 )  # fmt: skip
-@click.option("--interactive", is_flag=True, help="Ask for what the card lacks, and keep the answers in it.")
+@click.option("--interactive", is_flag=True, help="Ask for what is missing in the card, and write the answers into it.")
 @click.option(
-    "--another-set", is_flag=True, help="One more set of the method, made from other seeds: it joins those of the slug."
+    "--another-set", is_flag=True, help="Add SET to the slug's submission: one more set of the method, made from another seed."
 )
 @click.option("--dry-run", is_flag=True, help="Only run the gates; nothing is written or sent.")
 @submissions_option
@@ -62,7 +62,7 @@ def submit(
 ) -> Any:
     """Check a set and its records, and write submissions/SLUG, or send it to a dataset repository on the Hub.
 
-    Every gate runs; what is wrong is printed together, each with its cure. Nothing is written before all gates are open.
+    Every gate runs, and all problems are printed together, each with its fix. Nothing is written before all gates are open.
     """
     from mabench.board import submit as submitting
 

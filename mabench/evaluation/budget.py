@@ -81,4 +81,4 @@ class Budget:
         names = ", ".join(dict.fromkeys(cell.evaluator.name for cell in left))
         seconds = sum(self._seconds.get(cell.name, 0.0) for cell in left)
         text = f"{self._minutes:g} min are over; {len(left)} runs are left ({names}), up to {duration(seconds)}. "
-        on_event(Note(text + "The same command goes on from there.", warning=True))
+        on_event(Note(text + "The same command continues from there.", warning=True))

@@ -88,7 +88,9 @@ def read_file(path: str, reading: Reading, expected: str | None) -> SyntheticSet
 
 
 def _with_guessed_dataset(synthetic_set: SyntheticSet) -> SyntheticSet:
-    guess = Finding(field="dataset", value=synthetic_set.dataset, reason="the suite's, nothing else says which", flag="--dataset")
+    guess = Finding(
+        field="dataset", value=synthetic_set.dataset, reason="the suite's, as the file does not say", flag="--dataset"
+    )
     others = (finding for finding in synthetic_set.findings if finding.field != "dataset")
     return replace(synthetic_set, findings=(guess, *others))
 

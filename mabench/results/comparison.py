@@ -60,16 +60,15 @@ class Comparison:
                 *(f"{name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
             ]
             return headers, [self._plain(line) for line in self.lines]
-        best = {name: self._best(name) for name in self.networks}
         body = []
         for line in self.lines:
-            cells = [self._cell(line.columns.get(name), best[name], style) for name in self.networks]
+            cells = [self._cell(line.columns.get(name), self._best(name, line.ipc), style) for name in self.networks]
             body.append([line.name, str(line.ipc), *cells])
         return headers, body
 
-    def _best(self, network: str) -> float | None:
-        """The highest mean of a column; None where there is nothing to compare."""
-        means = [line.columns[network].mean for line in self.lines if network in line.columns]
+    def _best(self, network: str, ipc: int) -> float | None:
+        """The highest mean of a column among sets of one budget; None where there is nothing to compare."""
+        means = [line.columns[network].mean for line in self.lines if line.ipc == ipc and network in line.columns]
         return max(means) if len(means) > 1 else None
 
     def _plain(self, line: Line) -> list[str]:
@@ -93,7 +92,7 @@ class Comparison:
 
     def _incomplete(self, style: str) -> str:
         marked = any(row.runs < row.planned for line in self.lines for row in line.columns.values())
-        best = "; > marks the best of a network" if style == "text" and len(self.lines) > 1 else ""
+        best = "; > marks the best of a network and IPC" if style == "text" and len(self.lines) > 1 else ""
         return best + ("; * fewer seeds than the suite asks for" if marked else "")
 
     def json(self) -> dict[str, Any]:

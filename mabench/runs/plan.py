@@ -101,7 +101,7 @@ def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
     lookup(DATASETS, exam.suite.dataset, "dataset")
     if synthetic_set.dataset != exam.suite.dataset:
         raise MabenchError(
-            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {exam.id} examines {exam.suite.dataset}. "
+            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {exam.id} is for {exam.suite.dataset}. "
             f"Choose a suite for {synthetic_set.dataset} (mabench list), or correct the guess with --dataset."
         )
     if exam.suite.balanced and not synthetic_set.balanced:

@@ -280,7 +280,7 @@ class Crew:
         if self.losses[cell.name] > LOSSES_ALLOWED:
             raise MabenchError(
                 f"{title}: its worker was lost {self.losses[cell.name]} times, the last time: {text}. Look at memory and at Ray's "
-                "logs on the nodes; the same command goes on, and runs everything else if --evaluator leaves this one out."
+                "logs on the nodes; the same command continues, and runs everything else if --evaluator leaves this one out."
             )
         again = self.losses[cell.name] + 1
         self.on_event(Note(f"{title}: its worker was lost ({text}); it starts again, try {again}", warning=True))
