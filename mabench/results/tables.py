@@ -81,7 +81,9 @@ def cells(
     columns = {
         "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
         "evaluator": [_name(line, style) for line in lines],
-        f"{counts} % {sign} std": [plus_minus(line.mean, line.std, style) for line in lines],
+        f"{counts} % {sign} std" if any(line.std is not None for line in lines) else f"{counts} %": [
+            plus_minus(line.mean, line.std, style) for line in lines
+        ],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "alike %": [percent(line.alike) for line in lines] if alike else None,
