@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -234,8 +235,10 @@ def test_unreadable_download_is_refused(damage: str, cache: Path, hub: Path, mon
 
 
 def test_no_network(cache: Path, hub: Path) -> None:
-    with pytest.raises(MabenchError, match="cannot download CIFAR-100.*HF_HUB_OFFLINE"):
+    with pytest.raises(MabenchError, match="cannot download CIFAR-100.*HF_HUB_OFFLINE") as refused:
         data.load("cifar100", "test")
+    shown = "".join(traceback.format_exception(refused.value))
+    assert shown.count("Traceback (most recent call last)") == 1, "the client's own is left out"
     assert nothing_left(cache)
 
 

@@ -208,6 +208,7 @@ def test_presets_and_changes() -> None:
         (("dc", None, 7), "no preset for IPC 7"),
         (("dc", "paper-ipc1", 10), "is for IPC 1, not 10"),
         (("dc", None, 1, ["iterations"]), "key=value"),
+        (("dc", "smok", None), r"Did you mean 'smoke'.*\(mabench show dc\)"),
         (("dc", None, 1, ["iteratons=3"]), "Did you mean 'iterations'"),
         (("dc", None, 1, ["iterations=many"]), "Allowed: a value like 1000"),
         (("random", None, 1, ["packed=1"]), "true or false"),
