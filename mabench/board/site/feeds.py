@@ -13,7 +13,7 @@ from mabench.board.site.sources import exam, plain
 
 
 def changes(board: Board) -> list[dict[str, str]]:
-    """Every log entry of every set, newest first."""
+    """Every log entry of every set, newest first. `tier` is what the entry decided: empty where it decides nothing."""
     found = [
         {
             "when": e.when,
@@ -21,7 +21,7 @@ def changes(board: Board) -> list[dict[str, str]]:
             "title": s.title,
             "who": plain(e.who, 80),
             "action": e.action,
-            "tier": e.tier,
+            "tier": e.tier if e.action == "tier" else "",
             "why": plain(e.why),
         }
         for s in board.sheets
@@ -36,10 +36,11 @@ def rss(site: Site, changes: Sequence[Mapping[str, str]]) -> str:
     for c in changes[:50]:
         link = f"{site.address}sets/{c['slug']}/index.html"
         when = format_datetime(datetime.fromisoformat(c["when"]))
+        tier = f" ({c['tier']})" if c["tier"] else ""
         items.append(
             f"<item><title>{escape(c['title'])}: {escape(c['action'])}</title><link>{escape(link)}</link>"
             f'<guid isPermaLink="false">{escape(c["slug"])}-{escape(c["when"])}</guid><pubDate>{when}</pubDate>'
-            f"<description>{escape(c['who'])}: {escape(c['why'])} ({escape(c['tier'])})</description></item>"
+            f"<description>{escape(c['who'])}: {escape(c['why'] + tier)}</description></item>"
         )
     return (
         '<?xml version="1.0" encoding="utf-8"?>\n<rss version="2.0"><channel>'
