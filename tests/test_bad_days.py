@@ -143,8 +143,9 @@ def test_schedulers_signals_leave_a_checkpoint(number: signal.Signals, tmp_path:
     (tmp_path / "long.toml").write_text(LONG)
     words = ["eval", str(BUNDLED), "--suite", "./long.toml", "--device", "cpu", "--out", "out"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mabench.cli.main", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "mabench.cli.main", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )  # fmt: skip  # tests started under nohup ignore SIGHUP, and their children would inherit that
     _wait_for(lambda: bool(list((tmp_path / "out").glob("checkpoints/*.lock"))))
     time.sleep(1)
     process.send_signal(number)
