@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mabench.results.scoring import PANEL, Row, rows
-from mabench.results.tables import SIGNS, draw, plus_minus
+from mabench.results.tables import draw, plus_minus, plus_minus_sign
 from mabench.schema import RunRecord
 from mabench.suites import Exam
 
@@ -43,10 +43,8 @@ class Comparison:
             text = draw(turned[0], turned[1:], style, left=1)
         if style == "csv":
             return text
-        title = (
-            f"{self.suite}, {self.track}: accuracy in %, mean and standard deviation over seeds ({SIGNS.get(style, '+-')})"
-            + self._incomplete(style)
-        )
+        spread = f"standard deviation over seeds ({plus_minus_sign(style)})"
+        title = f"{self.suite}, {self.track}: accuracy in %, mean and {spread}{self._incomplete(style)}"
         return {"latex": f"% {title}\n{text}", "markdown": f"{title}\n\n{text}"}.get(style, f"{title}\n\n{text}")
 
     def _cells(self, style: str) -> tuple[list[str], list[list[str]]]:

@@ -22,7 +22,6 @@ from mabench.suites import Exam
 if TYPE_CHECKING:
     import pandas
 
-SIGNS = {"markdown": "±", "latex": r"$\pm$"}
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
 OPTIONAL = ("same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
 
@@ -35,11 +34,15 @@ def percent(value: float | None, signed: bool = False) -> str:
     return "-" if value is None else f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
 
 
+def plus_minus_sign(style: str) -> str:
+    """The sign before a spread; ASCII in text, so that every terminal shows it."""
+    return {"markdown": "±", "latex": r"$\pm$"}.get(style, "+-")
+
+
 def plus_minus(mean: float | None, std: float | None, style: str = "text", signed: bool = False) -> str:
-    """`81.20 +- 0.45` in percent; ASCII in text, so that every terminal shows it."""
-    sign = SIGNS.get(style, "+-")
+    """`81.20 +- 0.45` in percent."""
     text = percent(mean, signed)
-    return text if mean is None or std is None else f"{text} {sign} {percent(std)}"
+    return text if mean is None or std is None else f"{text} {plus_minus_sign(style)} {percent(std)}"
 
 
 def duration(seconds: float) -> str:
@@ -66,7 +69,7 @@ def cells(
 
     Best, plateau and last always stand there; the one that counts comes first, with its spread.
     """
-    sign = SIGNS.get(style, "+-")
+    sign = plus_minus_sign(style)
     counts = "best" if any(recipe.score == "best" for recipe in exam.recipes.values()) else "last"
     beside: dict[str, list[float | None]] = {
         "best": [line.best for line in lines],
@@ -74,10 +77,9 @@ def cells(
         "last": [line.last for line in lines],
     }
     del beside[counts]
-    alike, same_bytes, lift = (
-        any(value is not None for value in values)
-        for values in ([x.alike for x in lines], [x.same_bytes for x in lines], [x.lift for x in lines])
-    )
+    alike = any(line.alike is not None for line in lines)
+    same_bytes = any(line.same_bytes is not None for line in lines)
+    lift = any(line.lift is not None for line in lines)
     columns = {
         "track": [line.track for line in lines] if len({line.track for line in lines}) > 1 else None,
         "evaluator": [_name(line, style) for line in lines],
