@@ -67,7 +67,7 @@ def main() -> None:
             label = f"{name} (looks tested whole)" if number == 0 else None
             axes.plot(*zip(*whole, strict=True), ".-", color=EXAMS[name][1], linewidth=0.8, markersize=3, label=label)
     axes.axhline(PUBLISHED, color="#555555", linestyle=":", linewidth=1.2, label=f"published: {PUBLISHED}")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", title="packed Random, IPC 10, ConvNet of HMDC's exam")
+    axes.set(xlabel="epoch", ylabel="test accuracy, %", title="packed Random, IPC 10, ConvNet of HMDC's suite")
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(HERE.parent / "docs" / "assets" / "hmdc_classifier_only.png", dpi=120, metadata={"Software": None})
 

@@ -26,13 +26,13 @@ from mabench.runs.plan import plan
 from mabench.schema import RunRecord
 from mabench.sets import readers as adapters
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 HERE = Path(__file__).parent
 PLAIN, DISTILLED = "cifar10-modelpool", "cifar10-modelpool-kd"
 
 
-def at(temperature: float, folder: Path) -> Exam:
+def at(temperature: float, folder: Path) -> LoadedSuite:
     """The distillation suite with another temperature, as a suite of one's own."""
     (path,) = [p for suite, p in suites.released().items() if suite.startswith(DISTILLED + "@")]
     own = suites.load(DISTILLED).suite.recipe.distillation
@@ -43,9 +43,11 @@ def at(temperature: float, folder: Path) -> Exam:
     return suites.load(str(mine))
 
 
-def run(exam: Exam, one: SyntheticSet, evaluator: str, seeds: list[int], engine: str, out: Path) -> dict[str, list[RunRecord]]:
-    cells = plan(exam, one, evaluator=evaluator, seeds=seeds)
-    folder = Folder(out / exam.id, one.sha256, exam.id, exam.digest)
+def run(
+    loaded_suite: LoadedSuite, one: SyntheticSet, evaluator: str, seeds: list[int], engine: str, out: Path
+) -> dict[str, list[RunRecord]]:
+    cells = plan(loaded_suite, one, evaluator=evaluator, seeds=seeds)
+    folder = Folder(out / loaded_suite.id, one.sha256, loaded_suite.id, loaded_suite.digest)
     name = engines.wanted(engine)
     records = local.run(one, cells, folder, data.load("cifar10", "test"), device="auto", engine=name)
     found: dict[str, list[RunRecord]] = {}
@@ -75,8 +77,8 @@ def main() -> None:
             "plain": run(suites.load(PLAIN), one, chosen.evaluator, seeds, chosen.engine, out)
         }
         for t in temperatures:
-            exam = suites.load(DISTILLED) if t == own.temperature else at(t, Path(scratch))
-            columns[f"{t:g}"] = run(exam, one, chosen.evaluator, seeds, chosen.engine, out)
+            loaded_suite = suites.load(DISTILLED) if t == own.temperature else at(t, Path(scratch))
+            columns[f"{t:g}"] = run(loaded_suite, one, chosen.evaluator, seeds, chosen.engine, out)
     body, result = [], {}
     environments = {json.dumps(r.environment): r.environment for runs in columns.values() for rs in runs.values() for r in rs}
     for name in columns["plain"]:

@@ -53,10 +53,12 @@ def shortened(recipe: Recipe, epochs: int) -> Recipe:
     return recipe.model_copy(update={"epochs": epochs, "test_every": max(1, epochs // PASSES), "decay_after": decay})
 
 
-def short_course(exam: suites.Exam, epochs: int, seeds: int) -> suites.Exam:
+def short_course(loaded_suite: suites.LoadedSuite, epochs: int, seeds: int) -> suites.LoadedSuite:
     """The suite with shortened recipes and more seeds."""
-    recipes = {track: shortened(recipe, epochs) for track, recipe in exam.recipes.items()}
-    return replace(exam, suite=exam.suite.model_copy(update={"seeds": tuple(range(seeds))}), recipes=recipes, released=False)
+    recipes = {track: shortened(recipe, epochs) for track, recipe in loaded_suite.recipes.items()}
+    return replace(
+        loaded_suite, suite=loaded_suite.suite.model_copy(update={"seeds": tuple(range(seeds))}), recipes=recipes, released=False
+    )
 
 
 def _show(event: Event) -> None:
@@ -89,19 +91,19 @@ def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
     }
 
 
-def keep(exam: suites.Exam, condensed: SyntheticSet, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def keep(loaded_suite: suites.LoadedSuite, condensed: SyntheticSet, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Merge the comparisons into both files; what is no longer shown leaves the file that `auto` reads. Returns the suite's rows."""
     rows = {
         (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
     }
     known = {(row["key"], row["device"]): row for row in json.loads(equivalence.FILE.read_text())}
-    for track, entries in exam.evaluators.items():
+    for track, entries in loaded_suite.evaluators.items():
         for entry in entries:
             if entry.name not in found:
                 continue
-            row = {"evaluator": entry.name, "suite": exam.id, "set": condensed.name, **found[entry.name]}
-            rows[exam.id, condensed.name, entry.name] = row
-            key = equivalence.evidence_key(entry, exam.recipes[track])
+            row = {"evaluator": entry.name, "suite": loaded_suite.id, "set": condensed.name, **found[entry.name]}
+            rows[loaded_suite.id, condensed.name, entry.name] = row
+            key = equivalence.evidence_key(entry, loaded_suite.recipes[track])
             device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
             known.pop((key, device), None)
             if row["equivalent"]:
@@ -110,7 +112,7 @@ def keep(exam: suites.Exam, condensed: SyntheticSet, found: dict[str, dict[str, 
     ordered = sorted(rows.values(), key=lambda row: (row["suite"], row["set"], row["evaluator"]))
     write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")
     write_text(equivalence.FILE, json.dumps(list(known.values()), indent=1) + "\n")
-    return [row for row in ordered if row["suite"] == exam.id]
+    return [row for row in ordered if row["suite"] == loaded_suite.id]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -149,15 +151,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
     begun = time.monotonic()
-    exam, condensed = suites.load(options.suite), readers.read(options.set)
-    course = short_course(exam, options.epochs, options.seeds)
+    loaded_suite, condensed = suites.load(options.suite), readers.read(options.set)
+    course = short_course(loaded_suite, options.epochs, options.seeds)
     cells: dict[str, list[Cell]] = {}
     for cell in plan(course, condensed, evaluator=options.evaluator):
         cells.setdefault(cell.evaluator.name, []).append(cell)
-    dataset, test = data.DATASETS[exam.suite.dataset], data.load(exam.suite.dataset, "test")
+    dataset, test = data.DATASETS[loaded_suite.suite.dataset], data.load(loaded_suite.suite.dataset, "test")
     cheapest = sorted(cells, key=lambda name: sizes.of(cells[name][0].evaluator, dataset.num_classes, dataset.channels).flops)
     folders = {
-        engine: Folder(options.records / exam.id / engine, condensed.sha256, course.id, course.digest) for engine in ENGINES
+        engine: Folder(options.records / loaded_suite.id / engine, condensed.sha256, course.id, course.digest)
+        for engine in ENGINES
     }
     with stop_on_signal() as asked:
         should_stop = Budget(begun, options.minutes, asked).should_stop
@@ -177,13 +180,13 @@ def main() -> None:
     trial = (
         options.seeds < SEEDS
         or options.test_images is not None
-        or options.epochs < min(EPOCHS, *(recipe.epochs for recipe in exam.recipes.values()))
+        or options.epochs < min(EPOCHS, *(recipe.epochs for recipe in loaded_suite.recipes.values()))
     )
     if trial:
         print("A trial, smaller than the rule asks for: nothing is kept.")
         show([{"evaluator": name, **row} for name, row in found.items()])
     else:
-        show(keep(exam, condensed, found))
+        show(keep(loaded_suite, condensed, found))
 
 
 def first_images(test: data.RealData, count: int | None) -> data.RealData:

@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--suite", required=True)
     parser.add_argument("--evaluator", required=True)
     chosen = parser.parse_args()
-    device, exam, one = torch.device("cuda"), suites.load(chosen.suite), adapters.read(chosen.set)
-    test = data.load(exam.suite.dataset, "test")
-    (cell, *_) = plan(exam, one, evaluator=chosen.evaluator, seeds=[0])
+    device, loaded_suite, one = torch.device("cuda"), suites.load(chosen.suite), adapters.read(chosen.set)
+    test = data.load(loaded_suite.suite.dataset, "test")
+    (cell, *_) = plan(loaded_suite, one, evaluator=chosen.evaluator, seeds=[0])
     cell = costs.with_random_weights(cell)
     recording = engine.FastEngine.graph
     for name, which, compiled, recorded in VARIANTS:

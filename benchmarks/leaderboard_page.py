@@ -51,24 +51,24 @@ TEST_IMAGES = 10_000
 
 def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
     """Submissions with every cell of the suite until there are `records`; qualities from a fixed seed. (submissions, records)."""
-    exam, chance, made, index = suites.load(suite), random.Random(0), 0, 0
+    loaded_suite, chance, made, index = suites.load(suite), random.Random(0), 0, 0
     while made < records:
         files, sha, quality = {}, digest(index), chance.gauss(0.3, 0.04)
         summary = SetSummary(
-            sha256=sha, name="generated", dataset=exam.suite.dataset, ipc=10, stored_images=100, decoded_images=100,
+            sha256=sha, name="generated", dataset=loaded_suite.suite.dataset, ipc=10, stored_images=100, decoded_images=100,
             image_shape=(3, 32, 32), image_dtype="uint8", decode="none", labels="hard", stored_bytes=307_200 * chance.choice((1, 2, 4)),
         )  # fmt: skip
-        for track, evaluators in exam.evaluators.items():
-            recipe = exam.recipes[track]
+        for track, evaluators in loaded_suite.evaluators.items():
+            recipe = loaded_suite.recipes[track]
             epochs = [*range(recipe.test_every, recipe.epochs, recipe.test_every), recipe.epochs]
             for evaluator in evaluators:
-                for seed in exam.suite.seeds:
+                for seed in loaded_suite.suite.seeds:
                     top = TEST_IMAGES * min(0.9, max(0.1, quality + chance.gauss(0, 0.01)))
                     hits = [round(top * (1 - 0.8 * 0.9**look) * chance.uniform(0.99, 1)) for look in range(len(epochs))]
                     record = RunRecord(
                         cell=Cell(
-                            set_sha256=sha, suite=exam.id, suite_digest=exam.digest, track=track, evaluator=evaluator,
-                            recipe=recipe, seed=seed, seed_streams=exam.suite.seed_streams,
+                            set_sha256=sha, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=track, evaluator=evaluator,
+                            recipe=recipe, seed=seed, seed_streams=loaded_suite.suite.seed_streams,
                         ),
                         synthetic_set=summary, test_sha256="1" * 64, total=TEST_IMAGES,
                         curve=tuple(zip(epochs, hits, strict=True)),

@@ -26,11 +26,11 @@ def run(job: dict[str, object]) -> dict[str, object]:
     """`job`: set, suite, evaluator, epochs, and optionally device, random_weights (in place of pretrained ones), test_images (the
     first so many)."""
     device = torch.device(str(job.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")))
-    exam = suites.load(str(job["suite"]))
-    (track, evaluator), = [(t, e) for t, es in exam.evaluators.items() for e in es if e.name == job["evaluator"]]  # fmt: skip
-    recipe, epochs = exam.recipes[track], int(str(job["epochs"]))
+    loaded_suite = suites.load(str(job["suite"]))
+    (track, evaluator), = [(t, e) for t, es in loaded_suite.evaluators.items() for e in es if e.name == job["evaluator"]]  # fmt: skip
+    recipe, epochs = loaded_suite.recipes[track], int(str(job["epochs"]))
     condensed = adapters.read(Path(str(job["set"])))
-    real = data.load(exam.suite.dataset, "test")
+    real = data.load(loaded_suite.suite.dataset, "test")
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (real.dataset.mean, real.dataset.std))
     images, labels = condensed.decoded()
     images, targets = ((images - mean) / std).to(device), F.one_hot(labels, 10).float().to(device)

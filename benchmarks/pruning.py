@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--evaluator", default="*")
     parser.add_argument("--name", required=True)
     chosen = parser.parse_args()
-    exam, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
-    test = data.load(exam.suite.dataset, "test")
+    loaded_suite, condensed = suites.load(chosen.suite), adapters.read(chosen.set)
+    test = data.load(loaded_suite.suite.dataset, "test")
 
     def sit(cell: Cell, prunes: bool) -> RunRecord:
         return training.run(condensed, cell, test, device=torch.device("cpu"), engine="fast", whole_test_passes=not prunes)
 
     rows, body = [], []
-    for cell in plan(exam, condensed, evaluator=chosen.evaluator):
+    for cell in plan(loaded_suite, condensed, evaluator=chosen.evaluator):
         pruned, whole = sit(cell, True), sit(cell, False)
         bounded = set(pruned.upper_bounds)
         same = (pruned.best, pruned.best_epoch) == (whole.best, whole.best_epoch) and all(
@@ -54,7 +54,7 @@ def main() -> None:
         )
         body.append([name, seed, f"{skipped:.0%}", f"{whole.best:.2%}", whole.best_epoch, "yes" if same else "NO"])
         print(tabulate(body, ["network", "seed", "test images skipped", "best", "at epoch", "same without pruning"]), flush=True)
-        value = {"set_sha256": condensed.sha256, "suite": exam.id, "cells": rows, "environment": whole.environment}
+        value = {"set_sha256": condensed.sha256, "suite": loaded_suite.id, "cells": rows, "environment": whole.environment}
         write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value, indent=1) + "\n")
     sys.exit(not all(row["same"] for row in rows))
 

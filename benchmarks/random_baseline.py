@@ -32,7 +32,7 @@ from mabench.runs.folder import Folder, read_record
 from mabench.runs.plan import plan
 from mabench.runs.process import stop_on_signal
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 from mabench_methods.baselines.condense import TEACHER_SEED, Config, condense
 from mabench_methods.kit import Run
 
@@ -65,21 +65,21 @@ def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> 
     return [Draw(*kind, number) for number in range(draws) for kind in kinds]
 
 
-def drawn(exam: Exam, draw: Draw) -> SyntheticSet:
+def drawn(loaded_suite: LoadedSuite, draw: Draw) -> SyntheticSet:
     """The draw; with soft labels by the pinned teacher, which is trained once and kept in the cache."""
     config = Config(draw.ipc, "random", packed=draw.packed, labels="soft" if draw.soft else "hard")
-    folder = Run(cache_folder() / "baselines" / f"{exam.suite.dataset}-{draw.name}") if draw.soft else None
-    return condense(data.load(exam.suite.dataset, "train"), config, draw.number, torch.device("cpu"), folder)
+    folder = Run(cache_folder() / "baselines" / f"{loaded_suite.suite.dataset}-{draw.name}") if draw.soft else None
+    return condense(data.load(loaded_suite.suite.dataset, "train"), config, draw.number, torch.device("cpu"), folder)
 
 
-def run(exam: Exam, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
-    test = data.load(exam.suite.dataset, "test")
+def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
+    test = data.load(loaded_suite.suite.dataset, "test")
     with stop_on_signal() as should_stop:
         for draw in draws:
-            images = drawn(exam, draw)
-            seed = exam.suite.seeds[draw.number % len(exam.suite.seeds)]
-            cells = plan(exam, images, evaluator=arguments.evaluator, seeds=[seed])
-            folder = Folder(out / draw.name, images.sha256, exam.id, exam.digest)
+            images = drawn(loaded_suite, draw)
+            seed = loaded_suite.suite.seeds[draw.number % len(loaded_suite.suite.seeds)]
+            cells = plan(loaded_suite, images, evaluator=arguments.evaluator, seeds=[seed])
+            folder = Folder(out / draw.name, images.sha256, loaded_suite.id, loaded_suite.digest)
 
             def show(event: Event, draw: Draw = draw) -> None:
                 if isinstance(event, Finished) and not event.resumed:
@@ -100,7 +100,7 @@ def run(exam: Exam, draws: list[Draw], out: Path, arguments: argparse.Namespace)
             )
 
 
-def collected(exam: Exam, out: Path) -> Iterator[dict[str, Any]]:
+def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
     """An entry a form: what its records say, whoever ran them."""
     forms: dict[tuple[int, str, str], dict[str, dict[int, list[float | None]]]] = defaultdict(lambda: defaultdict(dict))
     environments: dict[tuple[int, str, str], dict[str, str]] = {}
@@ -115,24 +115,24 @@ def collected(exam: Exam, out: Path) -> Iterator[dict[str, Any]]:
         environments[form] = record.environment
     for (ipc, decode, labels), evaluators in sorted(forms.items()):
         yield {
-            "suite": exam.id, "suite_digest": exam.digest, "ipc": ipc, "decode": decode, "labels": labels,
-            "command": f"python benchmarks/random_baseline.py {exam.suite.name}", "environment": environments[ipc, decode, labels],
+            "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels,
+            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": environments[ipc, decode, labels],
             **({"teacher": TEACHER} if labels == "soft" else {}),
             "evaluators": {name: dict(sorted(draws.items())) for name, draws in evaluators.items()},
         }  # fmt: skip
 
 
-def collect(exam: Exam, out: Path, into: Path) -> None:
+def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
     """Replace the suite's entries by those of the records; entries of other suites, and full-data marks, stay."""
     entries = [
         e
         for e in json.loads(into.read_text())
-        if e["suite"] != exam.id or (e["ipc"] is None and e["suite_digest"] == exam.digest)
+        if e["suite"] != loaded_suite.id or (e["ipc"] is None and e["suite_digest"] == loaded_suite.digest)
     ]
-    entries += collected(exam, out)
+    entries += collected(loaded_suite, out)
     write_text(into, "[\n" + ",\n".join(map(_text, entries)) + "\n]\n")
     for entry in entries:
-        if entry["suite"] == exam.id and entry["ipc"] is not None:
+        if entry["suite"] == loaded_suite.id and entry["ipc"] is not None:
             draws = {name: len(found) for name, found in entry["evaluators"].items()}
             print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
 
@@ -159,18 +159,18 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
     parser.add_argument("--collect", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    exam = suites.load(arguments.suite)
-    out = arguments.out / f"{exam.id}-{exam.digest[:8]}"
+    loaded_suite = suites.load(arguments.suite)
+    out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}"
     index, count = map(int, arguments.shard.split("/"))
     try:
         if not arguments.collect:
-            draws = wanted(arguments.ipc or list(exam.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
-            run(exam, draws[index::count], out, arguments)
+            draws = wanted(arguments.ipc or list(loaded_suite.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
+            run(loaded_suite, draws[index::count], out, arguments)
     except Interrupted:
         print("stopped; the same command continues")
     except MabenchError as error:
         raise SystemExit(f"random_baseline: {error}") from error
-    collect(exam, out, arguments.into)
+    collect(loaded_suite, out, arguments.into)
 
 
 if __name__ == "__main__":

@@ -105,20 +105,20 @@ def _npz(part: RealData) -> bytes:
     return out.getvalue()
 
 
-def courses(exam: suites.Exam, tracks: Sequence[str], glob: str) -> Iterator[tuple[Subset, Cell]]:
+def courses(loaded_suite: suites.LoadedSuite, tracks: Sequence[str], glob: str) -> Iterator[tuple[Subset, Cell]]:
     """Every run to be made, the cheapest subsets of all networks first."""
-    for subset in (subset for subset in SUBSETS if subset.ipc in exam.suite.ipcs):
-        for track in tracks or exam.evaluators:
-            for entry in exam.evaluators[track]:
+    for subset in (subset for subset in SUBSETS if subset.ipc in loaded_suite.suite.ipcs):
+        for track in tracks or loaded_suite.evaluators:
+            for entry in loaded_suite.evaluators[track]:
                 for rate in GRIDS[entry.optimizer, entry.pretrained] if fnmatch.fnmatchcase(entry.name, glob) else ():
                     course = {"epochs": subset.epochs, "test_every": min(TEST_EVERY, subset.epochs), "learning_rate": None}
                     values = {
                         "set_sha256": "0" * 64,
-                        "suite": exam.id,
-                        "suite_digest": exam.digest,
+                        "suite": loaded_suite.id,
+                        "suite_digest": loaded_suite.digest,
                         "track": track,
                         "evaluator": entry.model_copy(update={"learning_rate": rate}),
-                        "recipe": exam.recipes[track].model_copy(update=course),
+                        "recipe": loaded_suite.recipes[track].model_copy(update=course),
                         "seed": 0,
                     }
                     yield subset, Cell.model_validate(values)
@@ -225,9 +225,9 @@ def main() -> None:
     if options.table:
         table(options.out)
         return
-    exam, begun = suites.load(options.suite), time.monotonic()
-    material = Material(exam.suite.dataset, options.out / "material")
-    runs = list(courses(exam, options.track, options.evaluator))
+    loaded_suite, begun = suites.load(options.suite), time.monotonic()
+    material = Material(loaded_suite.suite.dataset, options.out / "material")
+    runs = list(courses(loaded_suite, options.track, options.evaluator))
     if options.material:
         material.held_out()
         for subset in dict.fromkeys(subset for subset, _ in runs):

@@ -48,7 +48,7 @@ class Row:
         return f"{self.slug}, {self.file.stem}" if self.file.stem != "set" else self.slug
 
 
-def rows(exam: suites.Exam, folders: list[Path], submissions: Path, tracks: list[str]) -> list[Row]:
+def rows(loaded_suite: suites.LoadedSuite, folders: list[Path], submissions: Path, tracks: list[str]) -> list[Row]:
     """Every set that the suite admits, the smallest first."""
     found = []
     for file in (file for folder in folders for file in sorted(folder.glob("set*.safetensors"))):
@@ -56,7 +56,7 @@ def rows(exam: suites.Exam, folders: list[Path], submissions: Path, tracks: list
             continue
         condensed = readers.read(file)
         try:
-            cells = plan(exam, condensed, track=tracks or None)
+            cells = plan(loaded_suite, condensed, track=tracks or None)
         except MabenchError:  # another dataset, another budget
             continue
         submission = store.read(submissions / file.parent.name)
@@ -96,13 +96,13 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="i/n: every nth submission, from the ith")
     parser.add_argument("--list", action="store_true", help="run nothing")
     options = parser.parse_args()
-    exam, begun = suites.load(options.suite), time.monotonic()
+    loaded_suite, begun = suites.load(options.suite), time.monotonic()
     folders = {folder.name: folder for folder in store.folders(options.submissions)}
     if options.source:
         folders |= {folder.name: folder for folder in sorted(options.source.iterdir()) if folder.is_dir()}
     chosen = [folder for name, folder in sorted(folders.items()) if fnmatch.fnmatchcase(name, options.only)]
     index, count = map(int, options.shard.split("/"))
-    planned = rows(exam, chosen, options.submissions, options.track)
+    planned = rows(loaded_suite, chosen, options.submissions, options.track)
     slugs = list(dict.fromkeys(row.slug for row in planned))[index::count]
     for row in (row for row in planned if row.slug in slugs):
         print(f"{row.name}: {row.planned - row.missing} of {row.planned} runs are there", flush=True)

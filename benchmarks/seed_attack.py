@@ -132,10 +132,10 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=20, help="seeds that the attacker does not know")
     parser.add_argument("--out", type=Path, help="write the result here; it is always printed")
     options = parser.parse_args()
-    exam = suites.load(SUITE)
+    loaded_suite = suites.load(SUITE)
     train, test = data.load("digits", "train"), data.load("digits", "test")
     start = condense(train, Config(1, "random"), 0, CPU)
-    known = [cell.model_copy(update={"seed_streams": "fixed"}) for cell in plan(exam, start, evaluator=EVALUATOR)]
+    known = [cell.model_copy(update={"seed_streams": "fixed"}) for cell in plan(loaded_suite, start, evaluator=EVALUATOR)]
     began = time.process_time()
     sets = {
         "real images": start,
@@ -145,13 +145,15 @@ def main() -> None:
     fresh = range(FIRST_FRESH, FIRST_FRESH + options.fresh)
     kinds: tuple[SeedStreams, ...] = ("fixed", "set")
     result = {
-        "suite": exam.id,
+        "suite": loaded_suite.id,
         "evaluator": EVALUATOR,
         "steps": options.steps,
         "command": "python benchmarks/seed_attack.py",
         "environment": environment(CPU),
         "sets": {
-            name: {kind: gap(measured(one, kind, exam.suite.seeds, test), measured(one, kind, fresh, test)) for kind in kinds}
+            name: {
+                kind: gap(measured(one, kind, loaded_suite.suite.seeds, test), measured(one, kind, fresh, test)) for kind in kinds
+            }
             for name, one in sets.items()
         },
         "processor_seconds": round(time.process_time() - began),

@@ -45,16 +45,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     progress.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
-    exam, test = suites.load("digits-agnostic"), data.load("digits", "test")
+    loaded_suite, test = suites.load("digits-agnostic"), data.load("digits", "test")
     with resources.as_file(resources.files("mabench").joinpath("assets", "digits_kmeans_ipc5.safetensors")) as path:
         synthetic_set = adapters.read(path)
-    cells = plan(exam, synthetic_set, evaluator=options.evaluator)
+    cells = plan(loaded_suite, synthetic_set, evaluator=options.evaluator)
     cells.sort(key=lambda cell: (cell.seed, cell.evaluator.name))
     done, begun, table = 0, time.monotonic(), []
     while done < options.cells:
         with tempfile.TemporaryDirectory() as place:  # a fresh folder a round: all cells run again
             for cell in cells[: options.cells - done]:
-                folder = Folder(Path(place) / "out", synthetic_set.sha256, exam.id, exam.digest)
+                folder = Folder(Path(place) / "out", synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
                 local.run(synthetic_set, [cell], folder, test, device="cpu")
                 done += 1
                 if done % EVERY == 0:
@@ -72,7 +72,7 @@ def main() -> None:
         "python": platform.python_version(),
         "platform": f"{platform.system()}-{platform.machine()}",
         "threads": torch.get_num_threads(),
-        "suite": exam.id,
+        "suite": loaded_suite.id,
         "evaluators": sorted({cell.evaluator.name for cell in cells}),
         "cells_and_mib": table,
     }

@@ -78,8 +78,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.again and chosen.fast_share < 1.0:
         parser.error("--again times whole cells: leave out --fast-share")
-    exam = suites.load(chosen.suite)
-    (recipe,) = [exam.recipes[t] for t, es in exam.evaluators.items() for e in es if e.name == chosen.evaluator]
+    loaded_suite = suites.load(chosen.suite)
+    (recipe,) = [loaded_suite.recipes[t] for t, es in loaded_suite.evaluators.items() for e in es if e.name == chosen.evaluator]
     epochs = max(1, round(recipe.epochs * chosen.share))
     seeds = len(chosen.seeds.split(","))
     plain_seconds, plain_memory, fast_seconds, fast_memory, steady = [], [], [], [], []
@@ -121,7 +121,7 @@ def main() -> None:
             steady.append(cells)
     looks = len(record["curve"])
     result = {
-        "what": f"{chosen.evaluator} of {exam.id} on {chosen.set.name}, {recipe.epochs} epochs, a look every {recipe.test_every}",
+        "what": f"{chosen.evaluator} of {loaded_suite.id} on {chosen.set.name}, {recipe.epochs} epochs, a look every {recipe.test_every}",
         "command": " ".join(["python", "benchmarks/speed.py", chosen.set.name, *sys.argv[2:]]),
         "plain_epochs_run": epochs,
         "plain_seconds": plain_seconds,

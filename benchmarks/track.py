@@ -47,9 +47,9 @@ def ours(cell: Cell, one: Any, test: data.RealData, device: torch.device, epochs
 
 def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
     """Compile, say so, wait for the turn, measure, print one JSON line."""
-    exam, one = suites.load(suite), adapters.read(Path(set_path))
-    test = data.load(exam.suite.dataset, "test")
-    (cell, *_) = plan(exam, one, evaluator=name, seeds=[0])
+    loaded_suite, one = suites.load(suite), adapters.read(Path(set_path))
+    test = data.load(loaded_suite.suite.dataset, "test")
+    (cell, *_) = plan(loaded_suite, one, evaluator=name, seeds=[0])
     cell = costs.with_random_weights(cell)
     decoded = len(one.decoded()[0])
     with training.deterministic(device):
@@ -107,9 +107,9 @@ def main() -> None:
     if chosen.child:
         child(chosen.child, str(chosen.set), chosen.suite, device)
         return
-    exam = suites.load(chosen.suite)
-    data.load(exam.suite.dataset, "test")  # once, not in every process at a time
-    names = [(t, e.name) for t, es in exam.evaluators.items() for e in es if fnmatch(e.name, chosen.evaluator)]
+    loaded_suite = suites.load(chosen.suite)
+    data.load(loaded_suite.suite.dataset, "test")  # once, not in every process at a time
+    names = [(t, e.name) for t, es in loaded_suite.evaluators.items() for e in es if fnmatch(e.name, chosen.evaluator)]
     command = [sys.executable, __file__, str(chosen.set), "--suite", chosen.suite, "--device", chosen.device, "--name", ""]
     children = {
         name: subprocess.Popen([*command, "--child", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -137,7 +137,7 @@ def main() -> None:
             ]
         )  # fmt: skip
         value = {
-            "what": f"{exam.id} on {chosen.set.name}, epochs {SHORT} to {LONG} (plain: {PLAIN_LONG}) of each network, random weights",
+            "what": f"{loaded_suite.id} on {chosen.set.name}, epochs {SHORT} to {LONG} (plain: {PLAIN_LONG}) of each network, random weights",
             "environment": training.environment(device),
             "processor": processor(),
             "date": datetime.now(UTC).date().isoformat(),
@@ -146,9 +146,9 @@ def main() -> None:
         write_text(HERE / "results" / f"{chosen.name}.json", json.dumps(value, indent=1) + "\n")
     head = ["track", "evaluator", "ratio", "ms an epoch", "minutes a cell", "TFLOP/s", "first run, s", "arithmetic"]
     print(tabulate(body, head, disable_numparse=True))
-    for track in exam.evaluators:
+    for track in loaded_suite.evaluators:
         cells = [results[n]["fast_seconds_an_epoch"] * results[n]["epochs"] for t, n in names if t == track and n in results]
-        print(f"{track}: {len(cells)} networks, {sum(cells) / 3600:.2f} h a seed, {len(exam.suite.seeds)} seeds")
+        print(f"{track}: {len(cells)} networks, {sum(cells) / 3600:.2f} h a seed, {len(loaded_suite.suite.seeds)} seeds")
 
 
 if __name__ == "__main__":

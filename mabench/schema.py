@@ -218,13 +218,13 @@ class Recipe(Finite):
 
 
 class Suite(Finite):
-    """One fixed exam: dataset, evaluators by track, recipe, seeds, score rule. Released suites never change."""
+    """One fixed set of rules: dataset, evaluators by track, recipe, seeds, score rule. Released suites never change."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{3,64}$")]
     version: Count
     title: Line
     measures: Text
-    """What this exam measures, for a method author who does not read code. Not part of the digest."""
+    """What this suite measures, for a method author who does not read code. Not part of the digest."""
     dataset: str
     tracks: dict[FileName, tuple[str, ...]]
     """Track name -> evaluator names, in table order."""

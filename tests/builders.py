@@ -102,29 +102,37 @@ def run_record(evaluator: str, seed: int, counts: list[int], *, total: int = 100
 
 
 def made_record(
-    exam: suites.Exam, track: str, evaluator: str, seed: int, accuracy: float, *, sha: str, ipc: int = 10, labels: str = "hard"
+    loaded_suite: suites.LoadedSuite,
+    track: str,
+    evaluator: str,
+    seed: int,
+    accuracy: float,
+    *,
+    sha: str,
+    ipc: int = 10,
+    labels: str = "hard",
 ) -> RunRecord:
     """A finished run whose best test pass, the last but one, is `accuracy` and whose last is two points less."""
-    entry = next(e for e in exam.evaluators[track] if e.name == evaluator)
-    total = DATASETS[exam.suite.dataset].test_size or 1000
+    entry = next(e for e in loaded_suite.evaluators[track] if e.name == evaluator)
+    total = DATASETS[loaded_suite.suite.dataset].test_size or 1000
     best = round(total * accuracy)
-    recipe = exam.recipes[track]
+    recipe = loaded_suite.recipes[track]
     return RunRecord(
         cell=Cell(
             set_sha256=sha,
-            suite=exam.id,
-            suite_digest=exam.digest,
+            suite=loaded_suite.id,
+            suite_digest=loaded_suite.digest,
             track=track,
             evaluator=entry,
             recipe=recipe,
             seed=seed,
-            seed_streams=exam.suite.seed_streams,
+            seed_streams=loaded_suite.suite.seed_streams,
         ),
         synthetic_set=SetSummary.model_validate(
             dict(
                 sha256=sha,
                 name="made",
-                dataset=exam.suite.dataset,
+                dataset=loaded_suite.suite.dataset,
                 ipc=ipc,
                 stored_images=10 * ipc,
                 decoded_images=10 * ipc,
@@ -135,7 +143,7 @@ def made_record(
                 stored_bytes=30720 * ipc,
             )
         ),
-        test_sha256=pinned_test_split(exam.suite.dataset),
+        test_sha256=pinned_test_split(loaded_suite.suite.dataset),
         total=total,
         curve=_curve(recipe, best, max(0, best - total // 50)),
         initial_weights_sha256="1" * 64,
@@ -161,7 +169,7 @@ def write_submission(
     card: dict[str, Any] | None = None,
     tier: str | None = None,
     skip: tuple[str, int] | None = None,
-    exam: suites.Exam = DIGITS,
+    loaded_suite: suites.LoadedSuite = DIGITS,
     who: str = "a maintainer",
     why: str = "sampled",
     **fields: Any,
@@ -169,12 +177,12 @@ def write_submission(
     """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out."""
     sha = digest(slug)
     records = []
-    for track, entries in exam.evaluators.items():
+    for track, entries in loaded_suite.evaluators.items():
         for index, entry in enumerate(entries):
-            for seed in exam.suite.seeds:
+            for seed in loaded_suite.suite.seeds:
                 if (entry.name, seed) != skip:
                     accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
-                    records.append(made_record(exam, track, entry.name, seed, accuracy, sha=sha, **fields))
+                    records.append(made_record(loaded_suite, track, entry.name, seed, accuracy, sha=sha, **fields))
     written = {submissions.record_name(r): submissions.record_bytes(r) for r in records}
     made = Card(**{"title": slug.replace("-", " ").title(), "authors": ["A. Author"], "licence": "CC0-1.0"} | (card or {}))
     return put(folder / slug, made.toml().encode(), written, sha, tier=tier, who=who, why=why)

@@ -79,15 +79,15 @@ def test_a_table_that_is_too_wide_is_turned() -> None:
 def test_the_headlines_table_fits_the_terminal(width: int) -> None:
     from mabench import suites
 
-    exam = suites.load("cifar10-agnostic")
+    loaded_suite = suites.load("cifar10-agnostic")
     runs = [
         record.model_copy(update={"cell": record.cell.model_copy(update={"track": track, "evaluator": entry})})
-        for track, evaluators in exam.evaluators.items()
+        for track, evaluators in loaded_suite.evaluators.items()
         for entry in evaluators
-        for seed in exam.suite.seeds
+        for seed in loaded_suite.suite.seeds
         for record in [run_record("mlp-scratch", seed, [500 + seed])]
     ]
-    text = tables.table(exam, rows(exam, runs), width=width)
+    text = tables.table(loaded_suite, rows(loaded_suite, runs), width=width)
     assert (
         max(map(len, text.splitlines())) <= width
         and all(name in text for name in ("best %", "plateau %", "last %"))

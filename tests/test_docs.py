@@ -113,12 +113,12 @@ def test_every_command_parses_and_names_what_exists(name: str) -> None:
         except click.UsageError as error:
             pytest.fail(f"{said}: {error.format_message()}")
         wanted = values.get("suite_names") or ([values["suite"]] if values.get("suite") else [])
-        exams = [suites.load(s) for s in wanted if not placeholder(s) and not s.endswith(".toml")]
-        names = [e.name for exam in exams for track in exam.evaluators.values() for e in track]
+        loaded_suites = [suites.load(s) for s in wanted if not placeholder(s) and not s.endswith(".toml")]
+        names = [e.name for loaded_suite in loaded_suites for track in loaded_suite.evaluators.values() for e in track]
         for glob in values.get("evaluators") or ():
-            assert not exams or placeholder(glob) or matching(names, glob), said
+            assert not loaded_suites or placeholder(glob) or matching(names, glob), said
         for track in values.get("tracks") or ():
-            assert placeholder(track) or all(track in exam.evaluators for exam in exams), said
+            assert placeholder(track) or all(track in loaded_suite.evaluators for loaded_suite in loaded_suites), said
         method = values.get("method")
         if isinstance(method, str) and not placeholder(method):
             if method.endswith(".py"):
@@ -308,7 +308,7 @@ def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------------
 
 UNUSED = re.compile(
-    r"\b(exams?|sits?|sitting|mend(?:s|ed|ing)?|foretells?|afresh|bears?|sought)\b|\b(?:a|each|every|one|whole|last|best|of) looks?\b",
+    r"\b(loaded_suites?|sits?|sitting|mend(?:s|ed|ing)?|foretells?|afresh|bears?|sought)\b|\b(?:a|each|every|one|whole|last|best|of) looks?\b",
     re.I,
 )
 """What CONTRIBUTING.md lists as not used."""

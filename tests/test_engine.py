@@ -316,10 +316,10 @@ def test_auto_is_fast_where_the_measured_differences_say_so() -> None:
         result = measured[row["suite"], row["evaluator"], row["device"]]
         assert result["equivalent"] and result["seeds"] >= 10 and result["difference"] == row["difference"]
         own_file = ROOT / "benchmarks" / f"{row['suite'].partition('@')[0].replace('-', '_')}.toml"
-        exam = suites.load(str(own_file) if own_file.exists() else row["suite"])
-        track = exam.track_of(row["evaluator"])
-        (entry,) = [e for e in exam.evaluators[track] if e.name == row["evaluator"]]
-        assert row["key"] == equivalence.evidence_key(entry, exam.recipes[track])
+        loaded_suite = suites.load(str(own_file) if own_file.exists() else row["suite"])
+        track = loaded_suite.track_of(row["evaluator"])
+        (entry,) = [e for e in loaded_suite.evaluators[track] if e.name == row["evaluator"]]
+        assert row["key"] == equivalence.evidence_key(entry, loaded_suite.recipes[track])
 
 
 def test_auto_trusts_a_digest_and_no_name() -> None:

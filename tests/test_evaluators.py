@@ -127,7 +127,7 @@ def test_a_changed_evaluator_is_counted_itself() -> None:
 def test_planning_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the command to the first step nothing is built but the network that is trained."""
     monkeypatch.setattr(evaluators, "build", lambda *_, **__: pytest.fail("a network was built"))
-    exam = suites.load("cifar10-agnostic")
-    for entries in exam.evaluators.values():
+    loaded_suite = suites.load("cifar10-agnostic")
+    for entries in loaded_suite.evaluators.values():
         for entry in entries:
             assert sizes.of(entry, 10, 3).flops > 0

@@ -287,11 +287,11 @@ def read_evaluation(folder: Path) -> None:
 
 
 def read_suite(folder: Path) -> None:
-    exam = suites.load(str(folder / "mine.toml"))
-    assert exam.digest and "/" not in exam.id
-    for track, entries in exam.evaluators.items():
+    loaded_suite = suites.load(str(folder / "mine.toml"))
+    assert loaded_suite.digest and "/" not in loaded_suite.id
+    for track, entries in loaded_suite.evaluators.items():
         for entry in entries:
-            cell = RECORD.cell.model_copy(update={"suite": exam.id, "track": track, "evaluator": entry})
+            cell = RECORD.cell.model_copy(update={"suite": loaded_suite.id, "track": track, "evaluator": entry})
             assert "/" not in cell.name and "\n" not in cell.name
 
 

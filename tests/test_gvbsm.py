@@ -537,9 +537,9 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
     for method in ("gvbsm", "sre2l"):
         assert METHODS[method].value.startswith("mabench_methods.gvbsm")
         for table in papers.tables(method):
-            exam = suites.load(table.suite)
-            assert set(table.values) <= {e.name for es in exam.evaluators.values() for e in es}, table.title
-            assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
+            loaded_suite = suites.load(table.suite)
+            assert set(table.values) <= {e.name for es in loaded_suite.evaluators.values() for e in es}, table.title
+            assert loaded_suite.suite.dataset == table.dataset and table.ipc in loaded_suite.suite.ipcs
             assert table.labels == "soft" and {row.labels for row in of_paper("paper", table)} == {"soft"}
             assert all(hasattr(load(method).presets["lite"].config, path) for path in table.config)
             if table.title in ("Table 4", "Table 5"):

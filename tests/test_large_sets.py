@@ -106,8 +106,8 @@ def test_a_set_that_stays_as_it_is_stored_trains_as_one_that_is_decoded(
     """Number by number: the same losses, the same curve, the same weights' digest."""
     images = X if dtype == torch.uint8 else (X.float() / 255).to(dtype)
     chosen = SyntheticSet(images, Y, "digits", ipc=20)
-    exam = suites.load("digits-agnostic")
-    (cell,) = plan(exam, chosen, track="scratch", evaluator=name, seeds=[0])
+    loaded_suite = suites.load("digits-agnostic")
+    (cell,) = plan(loaded_suite, chosen, track="scratch", evaluator=name, seeds=[0])
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 2, "test_every": 1})})
     whole = data.load("digits", "test")
     test = replace(whole, images=whole.images[:50], labels=whole.labels[:50])

@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
     submit(here, "gone", 0.80, tier="withdrawn")
     submit(here, "partial", 0.90, skip=("mlp-scratch", 2))
     submit(here, "soft-one", 0.75, labels="soft")
-    submit(here, "small", 0.40, ipc=1, exam=LITE)
+    submit(here, "small", 0.40, ipc=1, loaded_suite=LITE)
     (tmp_path / "methods" / "digits-paper").mkdir(parents=True)
     (tmp_path / "methods" / "digits-paper" / "paper.toml").write_text(PAPER, encoding="utf-8")
     return here

@@ -32,13 +32,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright here: pip install playwright")
 
 
-def random_images(exam: suites.Exam) -> list[baselines.RandomImages]:
+def random_images(loaded_suite: suites.LoadedSuite) -> list[baselines.RandomImages]:
     """Baselines as they might have been measured: every form that a small set is compared with, five draws of each network."""
     learned = {"convnet": (0.17, 0.31), "vit": (0.17, 0.23), "efficientnet": (0.27, 0.49)}
     made = []
     for ipc, decode in itertools.product((1, 4, 10, 40), ("none", "grid2")):
         measured = {}
-        for track, entries in exam.evaluators.items():
+        for track, entries in loaded_suite.evaluators.items():
             for entry in entries:
                 score = learned.get(entry.name.split("3")[0].split("_")[0], (0.17, 0.23))[ipc >= 10]
                 draws = {k: baselines.Measured(score + 0.002 * k, score, score) for k in range(baselines.DRAWS)}
@@ -112,7 +112,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     submit(root / "s", "gone", 0.8, tier="withdrawn")
     submit(root / "s", "hostile", 0.2, card={"title": HOSTILE, "authors": [HOSTILE], "method": HOSTILE, "note": HOSTILE})
     for ipc in (1, 10):
-        submit(root / "s", f"lite-{ipc}", 0.2 + 0.01 * ipc, ipc=ipc, exam=LITE)
+        submit(root / "s", f"lite-{ipc}", 0.2 + 0.01 * ipc, ipc=ipc, loaded_suite=LITE)
     (root / "methods" / "digits-paper").mkdir(parents=True)
     (root / "methods" / "digits-paper" / "paper.toml").write_text(PAPER)
     leaderboard.build(root / "s", root / "out", root / "methods")

@@ -38,7 +38,7 @@ def printed(*words: str, columns: int = 80) -> str:
     return result.output
 
 
-def results(suite: suites.Exam) -> str:
+def results(suite: suites.LoadedSuite) -> str:
     """A result as it is printed, at both widths."""
     records = [
         made_record(suite, track, entry.name, seed, 0.5 + 0.03 * index + 0.004 * seed, sha="0" * 64)

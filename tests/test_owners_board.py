@@ -18,7 +18,7 @@ def submissions(tmp_path: Path) -> Path:
     """Two sets on digits, one on the small suite of CIFAR-10."""
     submit(tmp_path / "submissions", "alpha", 0.70)
     submit(tmp_path / "submissions", "beta", 0.60)
-    submit(tmp_path / "submissions", "small", 0.40, ipc=1, exam=LITE)
+    submit(tmp_path / "submissions", "small", 0.40, ipc=1, loaded_suite=LITE)
     return tmp_path / "submissions"
 
 

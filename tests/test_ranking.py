@@ -71,13 +71,17 @@ def test_every_reason_is_said() -> None:
 
 
 def test_a_dataset_without_a_pinned_split_needs_agreement() -> None:
-    exam = suites.load("tinyimagenet-agnostic")
-    track = next(iter(exam.evaluators))
-    assert pinned_test_split(exam.suite.dataset) == "1" * 64
-    records = [made_record(exam, track, e.name, s, 0.1, sha=SHA, ipc=1) for e in exam.evaluators[track] for s in exam.suite.seeds]
-    assert ranking.status(exam, track, records).ranked
+    loaded_suite = suites.load("tinyimagenet-agnostic")
+    track = next(iter(loaded_suite.evaluators))
+    assert pinned_test_split(loaded_suite.suite.dataset) == "1" * 64
+    records = [
+        made_record(loaded_suite, track, e.name, s, 0.1, sha=SHA, ipc=1)
+        for e in loaded_suite.evaluators[track]
+        for s in loaded_suite.suite.seeds
+    ]
+    assert ranking.status(loaded_suite, track, records).ranked
     records[0] = records[0].model_copy(update={"test_sha256": "2" * 64})
-    assert ranking.status(exam, track, records).reason == "records disagree about the test split"
+    assert ranking.status(loaded_suite, track, records).reason == "records disagree about the test split"
 
 
 @pytest.mark.parametrize("ipc", [3, 10])

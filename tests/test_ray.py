@@ -74,8 +74,8 @@ def test_a_set_and_a_test_split_travel_unchanged() -> None:
 
 
 def test_needs_grow_with_the_network_and_name_what_was_asked() -> None:
-    exam, synthetic_set, test = suites.load("digits-agnostic"), adapters.read(BUNDLED), data.load("digits", "test")
-    cells = {c.evaluator.name: c for c in plan(exam, synthetic_set, seeds=[0])}
+    loaded_suite, synthetic_set, test = suites.load("digits-agnostic"), adapters.read(BUNDLED), data.load("digits", "test")
+    cells = {c.evaluator.name: c for c in plan(loaded_suite, synthetic_set, seeds=[0])}
     ask = {n: costs.needs(c, synthetic_set, test, cpus=2, gpus=0) for n, c in cells.items()}
     assert all((n.cpus, n.gpus) == (2, 0) for n in ask.values())
     assert costs.PROCESS_BYTES < ask["lenet-scratch"].memory_bytes < ask["convnet3-scratch"].memory_bytes < NODE_MEMORY

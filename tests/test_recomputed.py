@@ -81,18 +81,18 @@ def test_the_readmes_table_of_published_sets_follows_from_the_raw_records() -> N
 
 def test_a_board_with_families_and_baselines_follows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The headline's panels, two ResNets in one of five families, with both baselines: what no committed row has yet."""
-    exam, chance = suites.load("cifar10-agnostic"), np.random.default_rng(3)
-    write_submission(tmp_path / "s", "first", 0.45, exam=exam)
-    write_submission(tmp_path / "s", "second", 0.52, exam=exam)
-    write_submission(tmp_path / "s", "partial", 0.5, exam=exam, skip=("swin_tiny-scratch", 1))
+    loaded_suite, chance = suites.load("cifar10-agnostic"), np.random.default_rng(3)
+    write_submission(tmp_path / "s", "first", 0.45, loaded_suite=loaded_suite)
+    write_submission(tmp_path / "s", "second", 0.52, loaded_suite=loaded_suite)
+    write_submission(tmp_path / "s", "partial", 0.5, loaded_suite=loaded_suite, skip=("swin_tiny-scratch", 1))
 
     def entry(ipc: int, decode: str, mean: float) -> dict[str, Any]:
         scores = {
             f"{track}/{e.name}": {str(k): [float(v)] * 3 for k, v in enumerate(chance.normal(mean, 0.02, 5))}
-            for track, entries in exam.evaluators.items()
+            for track, entries in loaded_suite.evaluators.items()
             for e in entries
         }
-        return {"suite_digest": exam.digest, "ipc": ipc, "decode": decode, "labels": "hard", "evaluators": scores}
+        return {"suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": "hard", "evaluators": scores}
 
     known = [entry(10, "none", 0.4), entry(1, "none", 0.2)]
     monkeypatch.setattr(baselines, "_data", {"baselines.json": known, "spread.json": {}}.__getitem__)

@@ -304,12 +304,12 @@ def test_recipes_that_contradict_themselves_are_refused() -> None:
     [("cifar100-gvbsm", "convnet3-scratch"), pytest.param("tinyimagenet-gvbsm", "resnet18-scratch", marks=pytest.mark.slow)],
 )
 def test_the_sisters_run_on_data_of_their_shape(name: str, evaluator: str, tmp_path: Path) -> None:
-    exam = suites.load(name)
-    recipe, entry = exam.recipes["gvbsm"], DATASETS[exam.suite.dataset]
+    loaded_suite = suites.load(name)
+    recipe, entry = loaded_suite.recipes["gvbsm"], DATASETS[loaded_suite.suite.dataset]
     chosen = write(shaped(entry.name), tmp_path / "labels", epochs=1, batch=recipe.batch_size)
     with pytest.raises(MabenchError, match=f"labels of 1 epochs are recorded, {name}@1 trains for {recipe.epochs}"):
-        plan(exam, chosen)
-    short = replace(exam, recipes={"gvbsm": recipe.model_copy(update={"epochs": 1, "test_every": 1})})
+        plan(loaded_suite, chosen)
+    short = replace(loaded_suite, recipes={"gvbsm": recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     test = RealData(chosen.images[:20].numpy(), np.arange(20), entry, "test", "0" * 64)
     (own,) = plan(short, chosen, evaluator=evaluator, seeds=[0])
     record = training.run(chosen, own, test, device=CPU)
@@ -317,9 +317,9 @@ def test_the_sisters_run_on_data_of_their_shape(name: str, evaluator: str, tmp_p
 
 
 def test_the_deep_networks_of_imagenet_pass_in_four_parts() -> None:
-    exam = suites.load("imagenet1k-gvbsm")
-    assert {t: r.accumulate for t, r in exam.recipes.items()} == {"gvbsm": 1, "deep": 4}
-    assert all(e.input_size == 224 and not e.pretrained for es in exam.evaluators.values() for e in es)
+    loaded_suite = suites.load("imagenet1k-gvbsm")
+    assert {t: r.accumulate for t, r in loaded_suite.recipes.items()} == {"gvbsm": 1, "deep": 4}
+    assert all(e.input_size == 224 and not e.pretrained for es in loaded_suite.evaluators.values() for e in es)
 
 
 MINE = """
@@ -413,8 +413,8 @@ def test_real_cifar10_is_learned_from_a_record(real_data: Path, tmp_path: Path, 
     )  # fmt: skip
     GVBSM.condense(train, config, 0, CPU, Run(tmp_path))
     chosen = adapters.read(tmp_path / "set.safetensors")
-    exam = suites.load("cifar10-gvbsm")
-    recipe = exam.recipes["gvbsm"].model_copy(update={"epochs": 60, "test_every": 60})
-    (own,) = plan(replace(exam, recipes={"gvbsm": recipe}), chosen, evaluator="convnet3*", seeds=[0])
+    loaded_suite = suites.load("cifar10-gvbsm")
+    recipe = loaded_suite.recipes["gvbsm"].model_copy(update={"epochs": 60, "test_every": 60})
+    (own,) = plan(replace(loaded_suite, recipes={"gvbsm": recipe}), chosen, evaluator="convnet3*", seeds=[0])
     small = replace(test, images=test.images[:1000], labels=test.labels[:1000])
     assert training.run(chosen, own, small, device=CPU).last > 0.2

@@ -49,10 +49,10 @@ def test_a_spread_from_few_runs_allows_more() -> None:
 def test_every_table_names_a_suite_and_evaluators_that_exist() -> None:
     seen = 0
     for _, table in papers.read(papers.INSTALLED):
-        exam = suites.load(table.suite)
-        names = {e.name for es in exam.evaluators.values() for e in es}
+        loaded_suite = suites.load(table.suite)
+        names = {e.name for es in loaded_suite.evaluators.values() for e in es}
         assert table.values and set(table.values) <= names <= set(EVALUATORS)
-        assert exam.suite.dataset == table.dataset
+        assert loaded_suite.suite.dataset == table.dataset
         assert set(table.baseline) <= set(table.values) and bool(table.baseline) == bool(table.baseline_name)
         seen += 1
     assert seen >= 120
@@ -273,10 +273,10 @@ def parsed(command: str) -> tuple[object, int]:
 def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:
     whole, small = presets.preset("gvbsm", "paper-ipc10", None), presets.preset("gvbsm", "lite", None)
     assert suites_of(whole) == ["cifar10-gvbsm", "cifar10-agnostic"] and suites_of(small) == ["cifar10-lite"]
-    exam = suites.load("cifar10-gvbsm")
-    reproduce.check_records(whole, exam)
+    loaded_suite = suites.load("cifar10-gvbsm")
+    reproduce.check_records(whole, loaded_suite)
     with pytest.raises(MabenchError, match="preset 'lite' of gvbsm.*record_epochs=1000"):
-        reproduce.check_records(small, exam)
+        reproduce.check_records(small, loaded_suite)
 
 
 def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

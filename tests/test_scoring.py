@@ -74,21 +74,21 @@ def _moved(made: RunRecord, track: str, entry: Evaluator) -> RunRecord:
 
 def test_families_weigh_alike() -> None:
     """The headline's scratch track: two ResNets share the weight of one family. Worked out by hand."""
-    exam = suites.load("cifar10-agnostic")
+    loaded_suite = suites.load("cifar10-agnostic")
     hits = {"convnet3": 500, "resnet18": 400, "resnet50": 200, "mobilenetv2": 300, "vit_tiny": 100, "swin_tiny": 150}
     records = [
         _moved(record("mlp-scratch", seed, [hits[e.name.removesuffix("-scratch")]]), "scratch", e)
-        for e in exam.evaluators["scratch"]
+        for e in loaded_suite.evaluators["scratch"]
         for seed in range(3)
     ]
-    rows = {row.name: row for row in scoring.rows(exam, records)}
+    rows = {row.name: row for row in scoring.rows(loaded_suite, records)}
     assert rows["ResNet mean"].mean == pytest.approx(0.3) and rows["ResNet mean"].panel
     assert rows["panel mean"].mean == pytest.approx((0.5 + 0.3 + 0.3 + 0.1 + 0.15) / 5)
     assert [name for name in rows if name.endswith(" mean")] == ["ResNet mean", "panel mean"]
-    weights = scoring.weights(exam, "scratch")
+    weights = scoring.weights(loaded_suite, "scratch")
     assert weights["resnet18-scratch"] == weights["resnet50-scratch"] == pytest.approx(0.1)
     assert weights["vit_tiny-scratch"] == pytest.approx(0.2) and sum(weights.values()) == pytest.approx(1)
-    pretrained = scoring.weights(exam, "pretrained")
+    pretrained = scoring.weights(loaded_suite, "pretrained")
     assert pretrained["swin_tiny-pretrained"] == pytest.approx(1 / 4) and pretrained["vit_base-pretrained"] == pytest.approx(
         1 / 12
     )

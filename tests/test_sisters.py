@@ -28,14 +28,14 @@ SISTERS = [
 
 @pytest.mark.parametrize("name", SISTERS)
 def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
-    exam = suites.load(name)
-    entry = DATASETS[exam.suite.dataset]
+    loaded_suite = suites.load(name)
+    entry = DATASETS[loaded_suite.suite.dataset]
     chosen = shaped(entry.name)
     images = chosen.images[:60].numpy()
     test = RealData(
         images=images, labels=np.arange(len(images)) % entry.num_classes, dataset=entry, split="test", sha256="0" * 64
     )
-    (cell,) = plan(exam, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
+    (cell,) = plan(loaded_suite, chosen, track="scratch", evaluator="convnet3*", seeds=[0])
     assert cell.recipe.epochs == 2000 and cell.evaluator.input_size == max(32, min(entry.image_size, 64))
     short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
     record = training.run(chosen, short, test, device=torch.device("cpu"))
@@ -44,9 +44,9 @@ def test_a_cell_runs_on_data_of_its_shape(name: str) -> None:
 
 @pytest.mark.parametrize("name", SISTERS)
 def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> None:
-    exam = suites.load(name)
-    assert [e.family for e in exam.evaluators["pretrained"]].count("transformer") == 4
-    shaped(exam.suite.dataset).save(tmp_path / "set.safetensors")
+    loaded_suite = suites.load(name)
+    assert [e.family for e in loaded_suite.evaluators["pretrained"]].count("transformer") == 4
+    shaped(loaded_suite.suite.dataset).save(tmp_path / "set.safetensors")
     done = mabench("eval", "set.safetensors", "--suite", name, "--evaluator", "convnet3-scratch", "--dry-run", "--device", "cpu")
     assert done.returncode == 0 and "3 runs to do" in done.stdout, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["set.safetensors"]
@@ -54,13 +54,13 @@ def test_the_command_plans_them(name: str, mabench: Command, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["cifar10-lite", "cifar100-lite", "tinyimagenet-lite"])
 def test_every_family_of_a_laptop_suite_runs_on_data_of_its_shape(name: str) -> None:
-    exam = suites.load(name)
-    entry, chosen = DATASETS[exam.suite.dataset], shaped(exam.suite.dataset)
+    loaded_suite = suites.load(name)
+    entry, chosen = DATASETS[loaded_suite.suite.dataset], shaped(loaded_suite.suite.dataset)
     test = RealData(chosen.images.numpy()[:20], chosen.labels.numpy()[:20], entry, "test", "0" * 64)
-    families = [family_of(evaluator) for evaluator in exam.evaluators["scratch"]]
+    families = [family_of(evaluator) for evaluator in loaded_suite.evaluators["scratch"]]
     assert families == ["ConvNet", "ResNet", "MobileNet", "ViT", "Swin"]
-    for evaluator in exam.evaluators["scratch"]:
-        (cell,) = plan(exam, chosen, track="scratch", evaluator=evaluator.name, seeds=[0])
+    for evaluator in loaded_suite.evaluators["scratch"]:
+        (cell,) = plan(loaded_suite, chosen, track="scratch", evaluator=evaluator.name, seeds=[0])
         short = cell.model_copy(update={"recipe": cell.recipe.model_copy(update={"epochs": 1, "test_every": 1})})
         record = training.run(chosen, short, test, device=torch.device("cpu"))
         assert [epoch for epoch, _ in record.curve] == [1] and record.diverged_epoch is None, evaluator.name
@@ -73,17 +73,17 @@ TEN = ("imagewoof", "imagenette", "imagefruit", "imagemeow", "imagesquawk", "ima
 def test_the_sisters_differ_from_the_headline_in_their_data_alone() -> None:
     headline = suites.load("cifar10-agnostic")
     for name in [n for n in suites.released() if "-agnostic@" in n and not n.startswith(("cifar10-", "digits-"))]:
-        exam = suites.load(name)
-        dataset = exam.suite.dataset
+        loaded_suite = suites.load(name)
+        dataset = loaded_suite.suite.dataset
         recipe = headline.recipes["scratch"].model_dump(exclude={"augmentation"})
         augmentation = headline.recipes["scratch"].augmentation.model_dump()
         assert name.split("-")[0] in (dataset, dataset.removesuffix("224"))
-        assert exam.suite.seed_streams == headline.suite.seed_streams and exam.suite.seeds == headline.suite.seeds
+        assert loaded_suite.suite.seed_streams == headline.suite.seed_streams and loaded_suite.suite.seeds == headline.suite.seeds
         for track in ("scratch", "pretrained"):
-            assert [e.name for e in exam.evaluators[track]] == [e.name for e in headline.evaluators[track]], name
-            assert exam.recipes[track].model_dump(exclude={"augmentation"}) == recipe, name
+            assert [e.name for e in loaded_suite.evaluators[track]] == [e.name for e in headline.evaluators[track]], name
+            assert loaded_suite.recipes[track].model_dump(exclude={"augmentation"}) == recipe, name
             flip = 0.0 if dataset in DIGITS else augmentation["flip"]
-            assert exam.recipes[track].augmentation.model_dump() == augmentation | {"flip": flip}, name
+            assert loaded_suite.recipes[track].augmentation.model_dump() == augmentation | {"flip": flip}, name
 
 
 def test_the_ten_classes_are_one_suite_for_six_lists() -> None:

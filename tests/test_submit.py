@@ -80,9 +80,9 @@ def test_a_submission_is_written_once(mabench: Command, tmp_path: Path, digits_r
 def test_recorded_labels_cannot_be_submitted_yet(mabench: Command, tmp_path: Path, part: Path) -> None:
     """A submission holds the set, not the labels that such a suite replays: nobody could repeat the numbers."""
     write_card(tmp_path / "card.toml")
-    exam = suites.load("cifar10-gvbsm")
+    loaded_suite = suites.load("cifar10-gvbsm")
     for path in (part / "records").glob("*.json"):
-        edit(path, lambda r: r["cell"].update(suite=exam.id, suite_digest=exam.digest))
+        edit(path, lambda r: r["cell"].update(suite=loaded_suite.id, suite_digest=loaded_suite.digest))
     done = mabench("submit", BUNDLED, "--records", part)
     assert done.returncode == 2 and "cifar10-gvbsm@1: replays labels" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "submissions").exists()
@@ -95,17 +95,17 @@ def test_what_was_submitted_stands_on_the_board(mabench: Command, tmp_path: Path
     done = mabench("leaderboard", "build", "--out", "board")
     assert done.returncode == 0 and "1 ranked" in done.stdout, done.stderr
     (row,) = [r for r in json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"] if r["key"] == "digits-kmeans"]
-    exam, records = suites.load("digits-agnostic"), read_records(digits_run)
-    lines = lifts.rows(exam, records)
+    loaded_suite, records = suites.load("digits-agnostic"), read_records(digits_run)
+    lines = lifts.rows(loaded_suite, records)
     by_name = {line.name: line for line in lines}
-    head, low = scoring.headline(exam, "scratch", lines), scoring.worst(lines)
+    head, low = scoring.headline(loaded_suite, "scratch", lines), scoring.worst(lines)
     assert head is not None
     assert (row["rank"], row["tier"], row["status"], row["runs"]) == (1, "self-run", "ranked", 12)
     assert (row["score"], row["std"], row["random"]) == (head.mean, head.std, head.random)
     assert (row["best"], row["plateau"], row["last"]) == (head.best, head.plateau, head.last)
     assert (row["worst_lift"], row["worst_evaluator"]) == ((low.lift, low.name) if low is not None else (None, ""))
     assert row["lift"] == head.lift
-    assert (row["seen"], row["unseen"]) == scoring.seen_and_unseen(exam, "scratch", lines, ["mlp"])
+    assert (row["seen"], row["unseen"]) == scoring.seen_and_unseen(loaded_suite, "scratch", lines, ["mlp"])
     assert {n: (e["mean"], e["std"], e["last"], e["runs"]) for n, e in row["evaluators"].items()} == {
         n: (x.mean, x.std, x.last, x.runs) for n, x in by_name.items() if not x.panel
     }
@@ -606,6 +606,6 @@ def test_released_suites_name_every_cell_as_records_do() -> None:
     from mabench.results import ranking
     from mabench.runs.plan import plan
 
-    exam = suites.load("digits-agnostic")
-    planned = [cell.name for cell in plan(exam, bundled())]
-    assert planned == [name for track in exam.evaluators for name in ranking.status(exam, track, []).missing]
+    loaded_suite = suites.load("digits-agnostic")
+    planned = [cell.name for cell in plan(loaded_suite, bundled())]
+    assert planned == [name for track in loaded_suite.evaluators for name in ranking.status(loaded_suite, track, []).missing]

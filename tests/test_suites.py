@@ -33,17 +33,17 @@ def test_defaults_never_change() -> None:
 
 
 def test_headline_recipe_is_the_protocol() -> None:
-    exam = suites.load("cifar10-agnostic@1")
-    recipe = exam.recipes["scratch"]
-    assert exam.recipes["pretrained"] == recipe
+    loaded_suite = suites.load("cifar10-agnostic@1")
+    recipe = loaded_suite.recipes["scratch"]
+    assert loaded_suite.recipes["pretrained"] == recipe
     assert (recipe.epochs, recipe.batch_size, recipe.test_every, recipe.score) == (2000, 128, 10, "best")
-    assert (recipe.momentum, recipe.weight_decay, exam.suite.seeds) == (0.9, 5e-4, (0, 1, 2))
-    rates = {e.name: e.learning_rate for e in exam.evaluators["pretrained"]}
+    assert (recipe.momentum, recipe.weight_decay, loaded_suite.suite.seeds) == (0.9, 5e-4, (0, 1, 2))
+    rates = {e.name: e.learning_rate for e in loaded_suite.evaluators["pretrained"]}
     assert [rates[f"{n}-pretrained"] for n in ("resnet18", "resnet50", "resnet101", "vit_tiny", "vit_small", "vit_base")] == [
         1e-3, 1e-3, 1e-4, 1e-3, 1e-3, 1e-4,
     ]  # fmt: skip
-    assert all(e.input_size == 224 for e in exam.evaluators["pretrained"])
-    assert all(e.input_size == 32 for e in exam.evaluators["scratch"])
+    assert all(e.input_size == 224 for e in loaded_suite.evaluators["pretrained"])
+    assert all(e.input_size == 32 for e in loaded_suite.evaluators["scratch"])
 
 
 def test_the_newest_version_answers_to_the_plain_name() -> None:
@@ -61,13 +61,13 @@ def test_a_users_own_suite(tmp_path: Path) -> None:
     text = (suites.FOLDER / "digits-agnostic@1.toml").read_text()
     mine = tmp_path / "mine.toml"
     mine.write_text(text.replace("epochs = 60", "epochs = 20"))
-    exam = suites.load(str(mine))
-    assert exam.recipes["scratch"].epochs == 20 and not exam.released
-    assert exam.digest != suites.load("digits-agnostic").digest
+    loaded_suite = suites.load(str(mine))
+    assert loaded_suite.recipes["scratch"].epochs == 20 and not loaded_suite.released
+    assert loaded_suite.digest != suites.load("digits-agnostic").digest
 
     same = tmp_path / "same.toml"
     same.write_text(text.replace("Handwritten digits, for first contact", "Another title"))
-    assert suites.load(str(same)).digest == suites.load("digits-agnostic").digest, "prose is no part of the exam"
+    assert suites.load(str(same)).digest == suites.load("digits-agnostic").digest, "prose is no part of the suite"
 
     for old, new, message in [
         ("epochs = 60", "epochs = 5", "larger than epochs"),

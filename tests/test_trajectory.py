@@ -510,8 +510,8 @@ def test_presets_and_tables_belong_together() -> None:
         tables = papers.tables(method)
         assert {t.ipc for t in tables if t.dataset == "cifar10"} == {1, 10, 50}
         for table in tables:
-            exam = suites.load(table.suite)
-            assert exam.suite.dataset == table.dataset and table.ipc in exam.suite.ipcs
-            assert set(table.values) <= {e.name for es in exam.evaluators.values() for e in es}
+            loaded_suite = suites.load(table.suite)
+            assert loaded_suite.suite.dataset == table.dataset and table.ipc in loaded_suite.suite.ipcs
+            assert set(table.values) <= {e.name for es in loaded_suite.evaluators.values() for e in es}
     ours = {t.ipc: t.values["convnet3-scratch"][0] for t in papers.tables("trajectory") if t.suite == "cifar10-ast"}
     assert ours == {1: 48.8, 10: 67.1, 50: 74.6}

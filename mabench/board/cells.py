@@ -18,7 +18,7 @@ from mabench.board.submission import AUDIT, Submission
 from mabench.files import size_of
 from mabench.results import ranking, scoring
 from mabench.results.ranking import Status
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 if TYPE_CHECKING:
     from mabench.results.paper_tables import PaperTable
@@ -160,19 +160,19 @@ def track_status(submission: Submission, suite: str, track: str) -> str:
     """`ranked`, or why the submission is not ranked on this track."""
     if suite not in suites.released():
         return "a suite that this mabench does not have"
-    exam = suites.load(suite)
-    if track not in exam.evaluators:
+    loaded_suite = suites.load(suite)
+    if track not in loaded_suite.evaluators:
         return "a track that the suite does not have"
-    return str(status_of(submission, exam, track))
+    return str(status_of(submission, loaded_suite, track))
 
 
-def status_of(submission: Submission, exam: Exam, track: str) -> Status:
+def status_of(submission: Submission, loaded_suite: LoadedSuite, track: str) -> Status:
     """The status of a track that one of its sets has records of: the first set's, or that of a set that is not ranked.
 
     Other sets must have every run that the first has; `planned` counts one set's.
     """
-    here = [r for r in submission.counted.values() if (r.cell.suite, r.cell.track) == (exam.id, track)]
-    answers = [ranking.status(exam, track, group, tier=submission.tier) for group in gates.by_set(here)]
+    here = [r for r in submission.counted.values() if (r.cell.suite, r.cell.track) == (loaded_suite.id, track)]
+    answers = [ranking.status(loaded_suite, track, group, tier=submission.tier) for group in gates.by_set(here)]
     return next((answer for answer in answers if not answer.ranked), answers[0])
 
 
@@ -180,14 +180,14 @@ def of_papers(tables: Iterable[tuple[str, PaperTable]]) -> list[PaperRow]:
     """One row per number of these papers, sorted by suite, track, slug and evaluator."""
     rows = []
     for key, table in tables:
-        exam = suites.load(table.suite)
+        loaded_suite = suites.load(table.suite)
         for name, (mean, std) in table.values.items():
-            track = exam.track_of(name)
-            evaluator = next(e for e in exam.evaluators[track] if e.name == name)
+            track = loaded_suite.track_of(name)
+            evaluator = next(e for e in loaded_suite.evaluators[track] if e.name == name)
             rows.append(
                 PaperRow(
-                    slug=key, title=table.title, method=table.method, suite=exam.id, suite_digest=exam.digest, track=track,
-                    track_complete={e.name for e in exam.evaluators[track]} <= set(table.values), evaluator=name,
+                    slug=key, title=table.title, method=table.method, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=track,
+                    track_complete={e.name for e in loaded_suite.evaluators[track]} <= set(table.values), evaluator=name,
                     family=evaluator.family, pretrained=evaluator.pretrained, score=mean / 100,
                     std=None if std is None else std / 100, runs=table.runs, dataset=table.dataset, ipc=table.ipc,
                     labels=table.labels, where=table.where,

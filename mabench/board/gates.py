@@ -22,7 +22,7 @@ from mabench.results import ranking, scoring
 from mabench.results.baselines import known_full_data
 from mabench.results.ranking import Status
 from mabench.schema import Card, Cell, RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 ENVIRONMENT = ("mabench", "torch", "device", "arithmetic")
 REQUIRED = ("title", "authors", "licence")
@@ -87,46 +87,46 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: boo
                 f"{suite_id}: is no released suite (released: {', '.join(sorted(known))}). Only numbers of released suites can be compared."
             )
             continue
-        exam = suites.load(suite_id)
-        earlier = exam.earlier if kept else frozenset()
+        loaded_suite = suites.load(suite_id)
+        earlier = loaded_suite.earlier if kept else frozenset()
         here = [r for r in records if r.cell.suite == suite_id and r.cell.suite_digest not in earlier]
-        problems += _of_suite(exam, here, fresh)
+        problems += _of_suite(loaded_suite, here, fresh)
     tracks = statuses(records) if not problems else []
     complete = sum(track.complete for track in tracks)
     named = sorted({track.suite for track in tracks})
     return gate("suites", f"{first_line(named) or 'none'}; {complete} of {len(tracks)} tracks complete", problems)
 
 
-def _of_suite(exam: Exam, records: Sequence[RunRecord], fresh: bool) -> list[str]:
-    stale = [r for r in records if r.cell.suite_digest != exam.digest]
+def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bool) -> list[str]:
+    stale = [r for r in records if r.cell.suite_digest != loaded_suite.digest]
     if stale:
         return [
-            f"{exam.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
-            f"{exam.digest[:16]}). Run mabench eval --suite {exam.id} with an unchanged mabench."
+            f"{loaded_suite.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
+            f"{loaded_suite.digest[:16]}). Run mabench eval --suite {loaded_suite.id} with an unchanged mabench."
         ]
-    if any(recipe.recorded is not None for recipe in exam.recipes.values()):
+    if any(recipe.recorded is not None for recipe in loaded_suite.recipes.values()):
         return [
-            f"{exam.id}: replays labels recorded beside the set, which a submission does not hold, so nobody could repeat these "
+            f"{loaded_suite.id}: replays labels recorded beside the set, which a submission does not hold, so nobody could repeat these "
             "numbers. Leave its records out, or submit to a suite that trains on the set's own labels."
         ]
     return [
-        f"{r.cell.name}: is not a cell of {exam.id}{wrong}. Run it again: mabench eval."
+        f"{r.cell.name}: is not a cell of {loaded_suite.id}{wrong}. Run it again: mabench eval."
         for r in records
-        if (wrong := _difference(exam, r, fresh))
+        if (wrong := _difference(loaded_suite, r, fresh))
     ]
 
 
-def _difference(exam: Exam, record: RunRecord, fresh: bool) -> str:
+def _difference(loaded_suite: LoadedSuite, record: RunRecord, fresh: bool) -> str:
     """How a record differs from what the suite asks for; empty where it does not."""
     cell = record.cell
-    entries = {entry.name: entry for entry in exam.evaluators.get(cell.track, ())}
-    if cell.evaluator.name not in entries or not (fresh or cell.seed in exam.suite.seeds):
+    entries = {entry.name: entry for entry in loaded_suite.evaluators.get(cell.track, ())}
+    if cell.evaluator.name not in entries or not (fresh or cell.seed in loaded_suite.suite.seeds):
         return " (no such track, evaluator or seed)"
-    if record.synthetic_set.dataset != exam.suite.dataset:
-        return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is about {exam.suite.dataset})"
+    if record.synthetic_set.dataset != loaded_suite.suite.dataset:
+        return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is about {loaded_suite.suite.dataset})"
     planned = Cell(
-        set_sha256=cell.set_sha256, suite=exam.id, suite_digest=exam.digest, track=cell.track,
-        evaluator=entries[cell.evaluator.name], recipe=exam.recipes[cell.track], seed=cell.seed, seed_streams=exam.suite.seed_streams,
+        set_sha256=cell.set_sha256, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=cell.track,
+        evaluator=entries[cell.evaluator.name], recipe=loaded_suite.recipes[cell.track], seed=cell.seed, seed_streams=loaded_suite.suite.seed_streams,
     )  # fmt: skip
     here, there = cell.model_dump(), planned.model_dump()
     wrong = [name for name in here if here[name] != there[name]]
@@ -137,10 +137,10 @@ def statuses(records: Sequence[RunRecord]) -> list[Status]:
     """Of every track that has records, by set, suite and in table order; unknown suites are left out."""
     known = sorted({r.cell.suite for r in records} & set(suites.released()))
     answers = [
-        ranking.status(exam, track, group)
+        ranking.status(loaded_suite, track, group)
         for group in by_set(records)
-        for exam in map(suites.load, known)
-        for track in exam.evaluators
+        for loaded_suite in map(suites.load, known)
+        for track in loaded_suite.evaluators
     ]
     return [answer for answer in answers if answer.finished]
 

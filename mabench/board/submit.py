@@ -28,7 +28,7 @@ from mabench.runs.folder import MAX_RECORD_BYTES, read_record
 from mabench.runs.plan import plan
 from mabench.schema import Card, RunRecord
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam, load, released
+from mabench.suites import LoadedSuite, load, released
 
 MAX_RESULTS_BYTES = 2**26  # ours: 10,000 cells take 3 MB
 
@@ -53,7 +53,7 @@ class Examination:
         return submissions.slug_of(self.card)
 
     @property
-    def exams(self) -> dict[str, Exam]:
+    def loaded_suites(self) -> dict[str, LoadedSuite]:
         """Suite id -> suite, of the released ones that have records."""
         return {suite: load(suite) for suite in sorted({r.cell.suite for r in self.records}) if suite in released()}
 
@@ -178,11 +178,11 @@ def _admitted(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate
     """The suites of the records take this set."""
     problems = []
     for suite in sorted({r.cell.suite for r in records} & set(released())):
-        exam = load(suite)
-        if any(recipe.recorded is not None for recipe in exam.recipes.values()):
+        loaded_suite = load(suite)
+        if any(recipe.recorded is not None for recipe in loaded_suite.recipes.values()):
             continue  # another gate refuses it
         try:
-            plan(exam, synthetic_set)
+            plan(loaded_suite, synthetic_set)
         except MabenchError as error:
             problems.append(str(error))
     return gate("admitted", "the suites take this set", problems)

@@ -19,7 +19,7 @@ from mabench.board.names import skeleton
 from mabench.results import scoring
 from mabench.results.baselines import UNKNOWN_SPREAD, run_spreads
 from mabench.schema import AuditEntry, RunRecord, Tier
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 MARGIN = 0.01  # ours: one point; within it no reader of a table would act differently
 LIE = 0.015  # ours: a point and a half; a larger one passes in 5 % of re-runs at most (benchmarks/verify_power.py)
@@ -66,8 +66,8 @@ def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> lis
     for (suite, track, sha256), runs in sorted(again.items()):
         before = recorded.get((suite, track, sha256))
         if before and suite in suites.released():
-            exam = suites.load(suite)
-            found = (_official(exam, track, before, runs), _fresh(exam, track, before, runs))
+            loaded_suite = suites.load(suite)
+            found = (_official(loaded_suite, track, before, runs), _fresh(loaded_suite, track, before, runs))
             out += [agreement for agreement in found if agreement is not None]
     return out
 
@@ -87,7 +87,9 @@ def _by_evaluator(records: Iterable[RunRecord]) -> dict[str, dict[int, RunRecord
     return groups
 
 
-def _official(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
+def _official(
+    loaded_suite: LoadedSuite, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]
+) -> Agreement | None:
     """Runs with the same seed, pair by pair; an identical curve has no error of chance."""
     before, after = _by_evaluator(recorded), _by_evaluator(reruns)
     differences, variances, count, same = {}, {}, 0, 0
@@ -97,39 +99,41 @@ def _official(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Seq
             continue
         differences[name] = fmean(scoring.score(after[name][s]) - scoring.score(before[name][s]) for s in seeds)
         identical = sum(after[name][s].curve == before[name][s].curve for s in seeds)
-        variances[name] = 2 * _spread(exam, name, after[name].values()) ** 2 * (len(seeds) - identical) / len(seeds) ** 2
+        variances[name] = 2 * _spread(loaded_suite, name, after[name].values()) ** 2 * (len(seeds) - identical) / len(seeds) ** 2
         count, same = count + len(seeds), same + identical
     if not differences:
         return None
-    return Agreement(exam.id, track, "official", *_panel(exam, track, differences, variances), count, same)
+    return Agreement(loaded_suite.id, track, "official", *_panel(loaded_suite, track, differences, variances), count, same)
 
 
-def _fresh(exam: Exam, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
+def _fresh(loaded_suite: LoadedSuite, track: str, recorded: Sequence[RunRecord], reruns: Sequence[RunRecord]) -> Agreement | None:
     """Seeds that the suite does not name: what a set that was made for the official ones loses on."""
     before, after = _by_evaluator(recorded), _by_evaluator(reruns)
     differences, variances, count = {}, {}, 0
     for name in sorted(set(before) & set(after)):
-        fresh = [r for seed, r in after[name].items() if seed not in exam.suite.seeds]
+        fresh = [r for seed, r in after[name].items() if seed not in loaded_suite.suite.seeds]
         if fresh:
             differences[name] = fmean(map(scoring.score, fresh)) - fmean(map(scoring.score, before[name].values()))
-            variances[name] = _spread(exam, name, after[name].values()) ** 2 * (1 / len(fresh) + 1 / len(before[name]))
+            variances[name] = _spread(loaded_suite, name, after[name].values()) ** 2 * (1 / len(fresh) + 1 / len(before[name]))
             count += len(fresh)
     if not differences:
         return None
-    return Agreement(exam.id, track, "fresh", *_panel(exam, track, differences, variances), count, 0)
+    return Agreement(loaded_suite.id, track, "fresh", *_panel(loaded_suite, track, differences, variances), count, 0)
 
 
-def _panel(exam: Exam, track: str, differences: Mapping[str, float], variances: Mapping[str, float]) -> tuple[float, float]:
+def _panel(
+    loaded_suite: LoadedSuite, track: str, differences: Mapping[str, float], variances: Mapping[str, float]
+) -> tuple[float, float]:
     """Mean difference and its standard error, the networks weighted as in the panel score."""
-    weights = {name: weight for name, weight in scoring.weights(exam, track).items() if name in differences}
+    weights = {name: weight for name, weight in scoring.weights(loaded_suite, track).items() if name in differences}
     total = sum(weights.values())
     mean = sum(weight * differences[name] for name, weight in weights.items()) / total
     return mean, math.sqrt(sum(weight**2 * variances[name] for name, weight in weights.items())) / total
 
 
-def _spread(exam: Exam, name: str, reruns: Iterable[RunRecord]) -> float:
+def _spread(loaded_suite: LoadedSuite, name: str, reruns: Iterable[RunRecord]) -> float:
     """Of one network's runs over seeds: as measured for the suite; else as the re-run's own seeds say, but no less than usual."""
-    known = run_spreads(exam).get(name)
+    known = run_spreads(loaded_suite).get(name)
     scores = [scoring.score(record) for record in reruns]
     return known.std if known is not None else max(UNKNOWN_SPREAD, stdev(scores) if len(scores) > 1 else 0.0)
 

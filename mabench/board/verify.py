@@ -26,11 +26,11 @@ from mabench.sets.synthetic import SyntheticSet
 if TYPE_CHECKING:
     from mabench.data import RealData
     from mabench.schema import Cell
-    from mabench.suites import Exam
+    from mabench.suites import LoadedSuite
 
 FIRST_FRESH = 2**30  # ours: suites name small seeds
 
-Evaluate = Callable[["Exam", SyntheticSet, "list[Cell]", Folder, "RealData"], list[RunRecord]]
+Evaluate = Callable[["LoadedSuite", SyntheticSet, "list[Cell]", Folder, "RealData"], list[RunRecord]]
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
         )
     records: list[RunRecord] = []
     for suite in sorted({cell.suite for cell in cells}):
-        exam = suites.load(suite)
-        planned = {cell.name: cell for cell in plan(exam, synthetic_set)}
+        loaded_suite = suites.load(suite)
+        planned = {cell.name: cell for cell in plan(loaded_suite, synthetic_set)}
         here = [cell for cell in cells if cell.suite == suite]
         if any(cell.name in planned and planned[cell.name] != cell for cell in here):
             raise MabenchError(f"{submission.slug}: its records of {suite} were made under another suite than the released one.")
-        place = Folder(out / suite, synthetic_set.sha256, exam.id, exam.digest)
-        records += evaluate(exam, synthetic_set, here, place, data.load(exam.suite.dataset, "test"))
+        place = Folder(out / suite, synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
+        records += evaluate(loaded_suite, synthetic_set, here, place, data.load(loaded_suite.suite.dataset, "test"))
     return records
 
 

@@ -131,7 +131,7 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path
     resolve_device(device)
     engine: EngineName = "fast" if all(r.engine == "fast" for r in submission.records.values()) else "reference"
 
-    def evaluate(exam: Any, synthetic_set: Any, cells: Any, kept: Any, test: Any) -> Any:
+    def evaluate(loaded_suite: Any, synthetic_set: Any, cells: Any, kept: Any, test: Any) -> Any:
         with stop_on_signal() as should_stop, console.screen() as screen:
             screen.runs = len(cells)
             how: dict[str, Any] = {"device": device, "engine": engine, "on_event": screen, "should_stop": should_stop}

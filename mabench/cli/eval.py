@@ -104,14 +104,14 @@ def show_plan(job: Job, path: Path, *, device: str, engine: str) -> Any:
     from mabench.evaluation.costs import plan_lines
 
     console.describe(job.synthetic_set)
-    console.say(f"\n{job.exam.id}: {job.exam.suite.title}\n")
+    console.say(f"\n{job.loaded_suite.id}: {job.loaded_suite.suite.title}\n")
     console.plan_header()
     lines = []
     for line in plan_lines(job, path, device=device, engine=engine):
         console.plan_line(line)
         lines.append(line)
-    console.plan_total(lines, len(job.here) - sum(line.runs for line in lines), job.exam.suite.dataset)
-    return {"suite": job.exam.id, "plan": [vars(line) for line in lines]}
+    console.plan_total(lines, len(job.here) - sum(line.runs for line in lines), job.loaded_suite.suite.dataset)
+    return {"suite": job.loaded_suite.id, "plan": [vars(line) for line in lines]}
 
 
 def show_result(result: Evaluation, following: bool = True) -> Any:
@@ -122,7 +122,7 @@ def show_result(result: Evaluation, following: bool = True) -> Any:
         console.say(f"  {note}")
     if result.records:
         console.say(f"\nwritten to {result.folder}: table.md table.tex results.csv results.json curves.pdf records/")
-        if result.exam.released and following:
+        if result.loaded_suite.released and following:
             more = f", or mabench submit SET --records {result.folder} --card card.toml" if result.complete else ""
             console.say(f"Next: mabench table {result.folder} OTHERS --format latex{more}")
     for failed in result.failed:

@@ -17,7 +17,7 @@ from mabench.errors import MabenchError
 if TYPE_CHECKING:
     from mabench.data import Dataset
     from mabench.schema import Evaluator
-    from mabench.suites import Exam
+    from mabench.suites import LoadedSuite
 
 WIDTH = 80  # columns that every list fits into
 KINDS = ("suites", "evaluators", "methods", "datasets")
@@ -65,14 +65,14 @@ def show(name: str) -> Any:
     if name in mabench_methods.METHODS or name.endswith(".py"):
         return show_method(name)
     try:
-        exam = suites.load(name)
+        loaded_suite = suites.load(name)
     except MabenchError as error:
         if name.endswith(".toml") or "@" in name:
             raise
         near = difflib.get_close_matches(name, names("all"), n=1, cutoff=0.6)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise MabenchError(f"'{name}' is not a suite, evaluator, method or dataset.{hint} All names: mabench list") from error
-    return show_suite(exam, name)
+    return show_suite(loaded_suite, name)
 
 
 def names(kind: str) -> list[str]:
@@ -97,12 +97,12 @@ def names(kind: str) -> list[str]:
 def _suite_lines() -> Iterable[str]:
     from mabench import suites
 
-    exams = [suites.load(name) for name in suites.released()]
-    exams.sort(key=lambda exam: ("(paper suite)" in exam.suite.title, exam.id))
+    loaded_suites = [suites.load(name) for name in suites.released()]
+    loaded_suites.sort(key=lambda loaded_suite: ("(paper suite)" in loaded_suite.suite.title, loaded_suite.id))
     yield f"{'name':<26}{'runs':>5}  what it is"
-    for exam in exams:
-        runs = sum(map(len, exam.evaluators.values())) * len(exam.suite.seeds)
-        yield f"{exam.id:<26}{runs:>5}  {exam.suite.title.removesuffix(' (paper suite)')}"
+    for loaded_suite in loaded_suites:
+        runs = sum(map(len, loaded_suite.evaluators.values())) * len(loaded_suite.suite.seeds)
+        yield f"{loaded_suite.id:<26}{runs:>5}  {loaded_suite.suite.title.removesuffix(' (paper suite)')}"
 
 
 def _evaluator_lines() -> Iterable[str]:
@@ -149,21 +149,21 @@ def _fields(title: str, fields: dict[str, Any]) -> None:
             console.say(text)
 
 
-def show_suite(exam: Exam, name: str) -> Any:
+def show_suite(loaded_suite: LoadedSuite, name: str) -> Any:
     """Print the suite called `name`, or in the file of that name: what it measures, its networks, and how they are trained."""
-    suite = exam.suite
+    suite = loaded_suite.suite
     _fields(
-        f"{exam.id}: {suite.title}",
+        f"{loaded_suite.id}: {suite.title}",
         {
             "measures": " ".join(suite.measures.split()),
             "dataset": suite.dataset,
             "seeds": ", ".join(map(str, suite.seeds)),
             "IPC with tables": ", ".join(map(str, suite.ipcs)),
-            "digest": exam.digest[:16],
+            "digest": loaded_suite.digest[:16],
         },
     )
-    for track, evaluators in exam.evaluators.items():
-        recipe = exam.recipes[track]
+    for track, evaluators in loaded_suite.evaluators.items():
+        recipe = loaded_suite.recipes[track]
         _fields(
             f"\ntrack {track}",
             {
@@ -173,7 +173,7 @@ def show_suite(exam: Exam, name: str) -> Any:
             },
         )
     console.say(f"\nNext: mabench eval YOUR_SET --suite {name} --dry-run")
-    return exam.suite.model_dump(mode="json") | {"digest": exam.digest}
+    return loaded_suite.suite.model_dump(mode="json") | {"digest": loaded_suite.digest}
 
 
 def show_evaluator(entry: Evaluator) -> Any:

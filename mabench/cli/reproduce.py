@@ -104,7 +104,7 @@ class _Screen:
         elif isinstance(event, Condensed):
             console.say(f"condensed: {event.folder / 'set.safetensors'} (preview.png and card.toml beside it)")
         elif isinstance(event, Evaluated) and event.records:
-            console.say(tables.table(event.exam, lifts.rows(event.exam, event.records), width=console.width()))
+            console.say(tables.table(event.loaded_suite, lifts.rows(event.loaded_suite, event.records), width=console.width()))
         elif not isinstance(event, Evaluated):
             self.evaluation(event)
 
@@ -140,14 +140,14 @@ def _show_cost(planned: Reproduction) -> Any:
         total = planned.condensation_seconds()
         each = duration(total / planned.sets)
         console.say(f"condensing: about {each}" + (f" for each of {planned.sets} sets" if planned.sets > 1 else ""))
-    for exam, measured in planned.evaluation_lines():
-        console.say(f"\n{exam.id}")
+    for loaded_suite, measured in planned.evaluation_lines():
+        console.say(f"\n{loaded_suite.id}")
         console.plan_header()
         lines = []
         for line in measured:
             console.plan_line(line)
             lines.append(line)
-        console.plan_total(lines, 0, exam.suite.dataset)
+        console.plan_total(lines, 0, loaded_suite.suite.dataset)
         total += sum(line.seconds for line in lines)
     console.say(f"\nall together about {duration(total)} on this device")
     return {"method": planned.preset.method, "preset": planned.preset.name, "seconds": total}

@@ -110,9 +110,9 @@ def _show_gates(case: Examination) -> None:
             f"{closed} of {len(case.gates)} gates refuse this submission; nothing was written.\n"
             + "\n".join(f"- {text}" for text in case.refusals)
         )
-    for suite, exam in case.exams.items():
-        lines = lifts.rows(exam, [r for r in case.records if r.cell.suite == suite])
-        console.say(f"\n{suite}\n" + tables.table(exam, lines, width=console.width()))
+    for suite, loaded_suite in case.loaded_suites.items():
+        lines = lifts.rows(loaded_suite, [r for r in case.records if r.cell.suite == suite])
+        console.say(f"\n{suite}\n" + tables.table(loaded_suite, lines, width=console.width()))
     for track in case.tracks:
         if track.complete and not track.ranked:
             console.say(f"\nnot ranked: {track.suite}, track {track.track}: {track.reason}")
@@ -144,7 +144,7 @@ def _send(case: Examination, repo: str, *, another: bool, create_pr: bool, priva
 
     assert case.card is not None
     who = hub.whoami(repo)
-    title, suites = cards.shown(case.card.title), ", ".join(case.exams)
+    title, suites = cards.shown(case.card.title), ", ".join(case.loaded_suites)
     show_pushed(
         hub.push(
             repo,

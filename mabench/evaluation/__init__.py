@@ -27,7 +27,7 @@ from mabench.runs.process import resolve_device
 from mabench.schema import Cell, Finding, RunRecord
 from mabench.sets import probes
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 if TYPE_CHECKING:
     from mabench.engine import Wanted
@@ -39,7 +39,7 @@ __all__ = ["Evaluation", "Job", "Reading", "accept", "evaluate", "prepare"]
 def evaluate(
     images: Any,
     labels: Any = None,
-    suite: str | Exam | None = None,
+    suite: str | LoadedSuite | None = None,
     *,
     tracks: str | Sequence[str] | None = None,
     evaluators: str | Sequence[str] | None = None,
@@ -97,7 +97,7 @@ def evaluate(
 def prepare(
     images: Any,
     labels: Any = None,
-    suite: str | Exam | None = None,
+    suite: str | LoadedSuite | None = None,
     *,
     tracks: str | Sequence[str] | None = None,
     evaluators: str | Sequence[str] | None = None,
@@ -106,21 +106,23 @@ def prepare(
     **reading: Unpack[Reading],
 ) -> Job:
     """Find everything that can be wrong before anything is run; the arguments are those of `evaluate`."""
-    exam = suites.load(suite) if isinstance(suite, str) else suite
-    expected = None if exam is None else exam.suite.dataset
+    loaded_suite = suites.load(suite) if isinstance(suite, str) else suite
+    expected = None if loaded_suite is None else loaded_suite.suite.dataset
     synthetic_set = accept(images, labels, expected_dataset=expected, **reading)
     finding = probes.order_finding(synthetic_set)
     if finding is not None:
         synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, finding))
     guesses: tuple[str, ...] = ()
-    if exam is None:
-        exam = _small_suite(synthetic_set)
-        guesses = (f"suite: {exam.id}, the small suite of {synthetic_set.dataset}. Choose another with --suite (mabench list).",)
-    cells = plan(exam, synthetic_set, track=tracks, evaluator=evaluators, seeds=seeds)
-    return Job(exam, synthetic_set, tuple(cells), tuple(cells if part is None else shard(cells, *part)), guesses, finding)
+    if loaded_suite is None:
+        loaded_suite = _small_suite(synthetic_set)
+        guesses = (
+            f"suite: {loaded_suite.id}, the small suite of {synthetic_set.dataset}. Choose another with --suite (mabench list).",
+        )
+    cells = plan(loaded_suite, synthetic_set, track=tracks, evaluator=evaluators, seeds=seeds)
+    return Job(loaded_suite, synthetic_set, tuple(cells), tuple(cells if part is None else shard(cells, *part)), guesses, finding)
 
 
-def _small_suite(synthetic_set: SyntheticSet) -> Exam:
+def _small_suite(synthetic_set: SyntheticSet) -> LoadedSuite:
     """The suite for a first number. Raises MabenchError that lists the fitting ones where none is small."""
     small = suites.small(synthetic_set.dataset)
     if small is None:
@@ -138,7 +140,7 @@ def _small_suite(synthetic_set: SyntheticSet) -> Exam:
 class Job:
     """A set and the part of a suite that it is evaluated on, checked and ready to run."""
 
-    exam: Exam
+    loaded_suite: LoadedSuite
     synthetic_set: SyntheticSet
     cells: tuple[Cell, ...]
     """All that were asked for, whichever part is run here: the table shows every one that has a record."""
@@ -152,11 +154,11 @@ class Job:
     @property
     def default_folder(self) -> Path:
         """Where the command line keeps this evaluation: stable, so that the same command resumes."""
-        return default_folder(self.synthetic_set, self.exam)
+        return default_folder(self.synthetic_set, self.loaded_suite)
 
     def folder(self, path: Path) -> Folder:
         """Raises MabenchError where the folder belongs to another set or suite."""
-        return Folder(path, self.synthetic_set.sha256, self.exam.id, self.exam.digest)
+        return Folder(path, self.synthetic_set.sha256, self.loaded_suite.id, self.loaded_suite.digest)
 
     def run(
         self,
@@ -181,12 +183,12 @@ class Job:
             folder, heard = self.folder(path), Heard(on_event)
             kept = None if out is None else path
             finished = sum(folder.finished(cell) is not None for cell in self.here)
-            heard(Planned(self.exam, self.synthetic_set, self.here, finished, device, engine, launcher is not None, kept))
+            heard(Planned(self.loaded_suite, self.synthetic_set, self.here, finished, device, engine, launcher is not None, kept))
             for text in self.notes:
                 heard(Note(text))
             if self.warning is not None:
                 heard(Note(self.warning.reason, warning=True))
-            test = data.load(self.exam.suite.dataset, "test")
+            test = data.load(self.loaded_suite.suite.dataset, "test")
             budget = Budget(begun, minutes, should_stop)
             cells = budget.order(self.here, folder, self.synthetic_set, test, device, computed_by, heard)
             try:
@@ -204,9 +206,9 @@ class Job:
         records = [record for cell in self.cells if (record := folder.finished(cell)) is not None]
         missing = tuple(cell.name for cell in self.here if not folder.record_path(cell).exists())
         summary = self.synthetic_set.summary()
-        result = Evaluation(self.exam, summary, tuple(records), missing, tuple(heard.failed), kept)
+        result = Evaluation(self.loaded_suite, summary, tuple(records), missing, tuple(heard.failed), kept)
         if kept is not None and records:
-            for warning in tables.write(kept, self.exam, records):
+            for warning in tables.write(kept, self.loaded_suite, records):
                 heard(Note(warning, warning=True))
         return result
 

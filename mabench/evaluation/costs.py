@@ -33,7 +33,7 @@ class PlanLine:
 def plan_lines(job: Job, out: Path | None, *, device: str = "auto", engine: str = "auto") -> Iterator[PlanLine]:
     """A line an evaluator, cheapest first, each as soon as it was measured; nothing is written."""
     where, computed_by = resolve_device(device), wanted(engine)
-    dataset = DATASETS[job.exam.suite.dataset]
+    dataset = DATASETS[job.loaded_suite.suite.dataset]
     decoded = job.synthetic_set.summary().decoded_images
     folder = None if out is None else job.folder(out)
     groups: dict[tuple[str, str], list[Cell]] = {}

@@ -30,11 +30,11 @@ def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
         by_suite = {wanted: lookup(by_suite, wanted, "suite of these folders")}
     out: list[Comparison] = []
     for name, records in sorted(by_suite.items()):
-        exam = suites.load(name)
-        changed = [record for record in records if record.cell.suite_digest != exam.digest]
+        loaded_suite = suites.load(name)
+        changed = [record for record in records if record.cell.suite_digest != loaded_suite.digest]
         if changed:
             raise MabenchError(f"{changed[0].cell.name}: a record of another version of {name}. Run it again: mabench eval.")
-        out += compare(_unique(records), exam)
+        out += compare(_unique(records), loaded_suite)
     return out
 
 

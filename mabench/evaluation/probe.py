@@ -16,7 +16,7 @@ from mabench.evaluation.inputs import accept
 from mabench.runs.plan import select
 from mabench.runs.process import resolve_device, undisturbed
 from mabench.schema import Cell, Recipe
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 MARK = "probe, not a suite's number"
 NAME = "probe"  # in place of a suite's id: no table, gate or board takes such a run for a suite's
@@ -54,7 +54,7 @@ class Probe:
 
     def __init__(
         self,
-        suite: str | Exam,
+        suite: str | LoadedSuite,
         evaluators: str | Sequence[str] = "convnet3*",
         *,
         epochs: int = 30,
@@ -63,27 +63,27 @@ class Probe:
         device: str = "auto",
         engine: str = "auto",
     ) -> None:
-        self._exam = suites.load(suite) if isinstance(suite, str) else suite
-        self._parts = select(self._exam, evaluator=evaluators, seeds=self._exam.suite.seeds[:1])
-        self._recipes = {track: _shortened(self._exam, track, epochs) for track, _, _ in self._parts}
+        self._loaded_suite = suites.load(suite) if isinstance(suite, str) else suite
+        self._parts = select(self._loaded_suite, evaluator=evaluators, seeds=self._loaded_suite.suite.seeds[:1])
+        self._recipes = {track: _shortened(self._loaded_suite, track, epochs) for track, _, _ in self._parts}
         self._seed = seed
         self._device = resolve_device(device)
         self._engine = wanted(engine)
-        self._test = _in_memory(data.load(self._exam.suite.dataset, "test"), test_images)
+        self._test = _in_memory(data.load(self._loaded_suite.suite.dataset, "test"), test_images)
 
     def __call__(self, images: Any, labels: Any = None, *, space: str | None = None) -> ProbeScore:
         """Test accuracy of networks trained on these images, as `mabench.evaluate` takes them. The caller's state stays as it is."""
         from mabench import training
 
         with undisturbed():
-            synthetic_set = accept(images, labels, expected_dataset=self._exam.suite.dataset, space=space)
+            synthetic_set = accept(images, labels, expected_dataset=self._loaded_suite.suite.dataset, space=space)
             accuracies: dict[str, float] = {}
             with training.deterministic(self._device):
                 for track, evaluator, _ in self._parts:
                     cell = Cell(  # fixed streams: two steps of a loop differ in their images alone
                         set_sha256=synthetic_set.sha256,
                         suite=NAME,
-                        suite_digest=self._exam.digest,
+                        suite_digest=self._loaded_suite.digest,
                         track=track,
                         evaluator=evaluator,
                         recipe=self._recipes[track],
@@ -97,16 +97,16 @@ class Probe:
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(evaluator.name for _, evaluator, _ in self._parts))
         epochs = ", ".join(sorted({str(recipe.epochs) for recipe in self._recipes.values()}))
-        return f"<Probe of {self._exam.id}: {names}, {epochs} epochs ({MARK})>"
+        return f"<Probe of {self._loaded_suite.id}: {names}, {epochs} epochs ({MARK})>"
 
 
-def _shortened(exam: Exam, track: str, epochs: int) -> Recipe:
-    recipe = exam.recipes[track]
+def _shortened(loaded_suite: LoadedSuite, track: str, epochs: int) -> Recipe:
+    recipe = loaded_suite.recipes[track]
     if epochs < 1:
         raise MabenchError(f"a probe of {epochs} epochs learns nothing. Allowed: 1 and more.")
     if recipe.recorded is not None:
         raise MabenchError(
-            f"{exam.id}: replays labels recorded for its own epochs, which a probe cannot shorten. Choose another suite."
+            f"{loaded_suite.id}: replays labels recorded for its own epochs, which a probe cannot shorten. Choose another suite."
         )
     decay = recipe.decay_after and max(1, round(recipe.decay_after * epochs / recipe.epochs))
     changes = {"epochs": epochs, "test_every": epochs, "score": "last", "decay_after": decay}

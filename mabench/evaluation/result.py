@@ -13,7 +13,7 @@ from mabench.results import lifts, scoring, tables
 from mabench.results.scoring import Row
 from mabench.runs.events import Failed
 from mabench.schema import Finding, RunRecord, SetSummary
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Evaluation:
     """What `mabench.evaluate` returns. Accuracies are fractions in [0, 1]; tables print percent."""
 
-    exam: Exam
+    loaded_suite: LoadedSuite
     set: SetSummary
     records: tuple[RunRecord, ...]
     """One a run, in the suite's order."""
@@ -37,7 +37,7 @@ class Evaluation:
     @property
     def suite(self) -> str:
         """`name@version`."""
-        return self.exam.id
+        return self.loaded_suite.id
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -47,18 +47,18 @@ class Evaluation:
     @cached_property
     def rows(self) -> list[Row]:
         """One row an evaluator, and the panel means where they are complete."""
-        return lifts.rows(self.exam, self.records)
+        return lifts.rows(self.loaded_suite, self.records)
 
     @property
     def complete(self) -> bool:
         """Whether every run of the suite has its record: only then `score` is the suite's number."""
-        planned = sum(map(len, self.exam.evaluators.values())) * len(self.exam.suite.seeds)
+        planned = sum(map(len, self.loaded_suite.evaluators.values())) * len(self.loaded_suite.suite.seeds)
         return len(self.records) == planned
 
     @property
     def scores(self) -> dict[str, float]:
         """Track -> its panel mean, or the accuracy of its only network; tracks with missing runs are not there."""
-        heads = {track: scoring.headline(self.exam, track, self.rows) for track in self.exam.evaluators}
+        heads = {track: scoring.headline(self.loaded_suite, track, self.rows) for track in self.loaded_suite.evaluators}
         return {track: head.mean for track, head in heads.items() if head is not None}
 
     @property
@@ -75,7 +75,7 @@ class Evaluation:
 
     def table(self, style: str = "text", width: int | None = None) -> str:
         """The result as `text`, `markdown`, `latex` or `csv`; text leaves columns out that do not fit into `width` characters."""
-        return tables.table(self.exam, self.rows, style, width)
+        return tables.table(self.loaded_suite, self.rows, style, width)
 
     def latex(self) -> str:
         """A LaTeX tabular (booktabs)."""
@@ -88,14 +88,16 @@ class Evaluation:
     def json(self) -> dict[str, Any]:
         """For programs: set, rows and runs; accuracies are fractions."""
         content = (
-            tables.as_json(self.exam, self.rows, self.records) if self.records else {"suite": self.suite, "rows": [], "cells": []}
+            tables.as_json(self.loaded_suite, self.rows, self.records)
+            if self.records
+            else {"suite": self.suite, "rows": [], "cells": []}
         )
         failed = {one.cell.name: one.reason for one in self.failed}
         return content | {"complete": self.complete, "missing": list(self.missing), "failed": failed}
 
     def notes(self) -> list[str]:
         """What a reader has to know to trust the table."""
-        return tables.notes(self.exam, self.rows, self.records) if self.records else []
+        return tables.notes(self.loaded_suite, self.rows, self.records) if self.records else []
 
     def __repr__(self) -> str:
         parts = [f"{track} {100 * score:.2f} %" for track, score in self.scores.items()]
@@ -109,5 +111,5 @@ class Evaluation:
     def _repr_html_(self) -> str:
         from tabulate import tabulate
 
-        headers, body = tables.cells(self.exam, self.rows)
+        headers, body = tables.cells(self.loaded_suite, self.rows)
         return f"<p>{escape(repr(self))}</p>" + str(tabulate(body, headers, tablefmt="html", disable_numparse=True))

@@ -13,7 +13,7 @@ from mabench.files import atomic_write
 from mabench.papers.matching import Match
 from mabench.results.scoring import rows
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
 
@@ -90,13 +90,13 @@ class Line:
         return {True: f"inside; {about} would not be", False: f"inside, but so would be {about}", None: "inside"}[self.telling]
 
 
-def compare(matches: Sequence[Match], exam: Exam, records: Sequence[RunRecord]) -> list[Line]:
+def compare(matches: Sequence[Match], loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[Line]:
     """Return every number of these rows that this suite's records can be held against, in the paper's order."""
-    ours = {row.name: row for row in rows(exam, records) if not row.panel}
+    ours = {row.name: row for row in rows(loaded_suite, records) if not row.panel}
     return [
         Line(
             table=match.table.title,
-            suite=exam.id,
+            suite=loaded_suite.id,
             evaluator=evaluator,
             paper=match.table.values[evaluator][0],
             paper_std=match.table.values[evaluator][1],
@@ -109,7 +109,7 @@ def compare(matches: Sequence[Match], exam: Exam, records: Sequence[RunRecord]) 
             baseline_name=match.table.baseline_name,
         )
         for match in matches
-        if match.table.suite in (exam.suite.name, exam.id)
+        if match.table.suite in (loaded_suite.suite.name, loaded_suite.id)
         for evaluator in match.evaluators
         if evaluator in ours
     ]

@@ -14,7 +14,7 @@ from mabench.papers.compare import SPREADS, Line
 from mabench.results import lifts, tables
 from mabench.results.scoring import Row
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 from mabench_methods import Preset
 
 
@@ -32,7 +32,7 @@ class Report:
     """What repeats it."""
     records: dict[str, tuple[RunRecord, ...]]
     """Suite -> its runs."""
-    exams: dict[str, Exam]
+    loaded_suites: dict[str, LoadedSuite]
     """Suite -> what it evaluates."""
     lines: tuple[Line, ...]
     """Our numbers beside the paper's."""
@@ -45,7 +45,7 @@ class Report:
 
     def rows(self, suite: str) -> list[Row]:
         """One row per evaluator of a suite, and the panel means where they are complete."""
-        return lifts.rows(self.exams[suite], self.records[suite])
+        return lifts.rows(self.loaded_suites[suite], self.records[suite])
 
     def text(self, style: str = "simple") -> str:
         """The comparison as a table; empty where the paper has no row about this dataset, budget and suite."""
@@ -81,8 +81,8 @@ class Report:
         if self.lines:
             parts.append("## Beside the paper\n\n" + self.text("github"))
         parts.append("\n".join(f"- {note}" for note in self.notes()))
-        for suite, exam in self.exams.items():
-            parts.append(f"## {suite}: {exam.suite.title}\n\n{tables.table(exam, self.rows(suite), 'markdown')}")
+        for suite, loaded_suite in self.loaded_suites.items():
+            parts.append(f"## {suite}: {loaded_suite.suite.title}\n\n{tables.table(loaded_suite, self.rows(suite), 'markdown')}")
         parts.append("## Sets\n\n" + "\n".join(f"- sha256 `{digest}`" for digest in self.sets))
         parts.append("## Commands\n\n```\n" + "\n".join(self.commands) + "\n```")
         return "\n\n".join(parts) + "\n"
@@ -100,7 +100,8 @@ class Report:
             "outside": self.outside,
             "lines": [_line(line) for line in self.lines],
             "suites": {
-                suite: tables.as_json(self.exams[suite], self.rows(suite), records) for suite, records in self.records.items()
+                suite: tables.as_json(self.loaded_suites[suite], self.rows(suite), records)
+                for suite, records in self.records.items()
             },
         }
 

@@ -21,7 +21,7 @@ from mabench.papers.presets import command, preset
 from mabench.papers.report import Report
 from mabench.runs.events import Event, Listener
 from mabench.sets import recorded
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 from mabench_methods import Method, Preset
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Condensed:
 class Evaluated:
     """A suite is finished."""
 
-    exam: Exam
+    loaded_suite: LoadedSuite
     records: tuple[RunRecord, ...]
 
 
@@ -126,7 +126,7 @@ class Reproduction:
     from_set: str
     seed: int
     sets: int
-    exams: tuple[Exam, ...]
+    loaded_suites: tuple[LoadedSuite, ...]
     matches: tuple[Match, ...]
     tracks: str | Sequence[str] | None
     evaluators: str | Sequence[str] | None
@@ -140,15 +140,17 @@ class Reproduction:
     def run(self, on_event: ReproductionListener = lambda event: None, should_stop: Callable[[], bool] = lambda: False) -> Report:
         """Condense, evaluate, compare; writes the report into the folder and returns it. Resumes. Raises Interrupted."""
         sets = [self.given] if self.given is not None else list(self._condense(on_event, should_stop))
-        records = {exam.id: self._evaluate(exam, sets, on_event, should_stop) for exam in self.exams}
+        records = {
+            loaded_suite.id: self._evaluate(loaded_suite, sets, on_event, should_stop) for loaded_suite in self.loaded_suites
+        }
         lines: list[Line] = []
-        for exam in self.exams:
-            lines += compare(self.matches, exam, records[exam.id])
+        for loaded_suite in self.loaded_suites:
+            lines += compare(self.matches, loaded_suite, records[loaded_suite.id])
         source = f"given as {self.from_set}"
         if self.given is None:
             source = f"made here, seed {self.seed}" + (f" to {self.seed + self.sets - 1}" if self.sets > 1 else "")
         report = Report(
-            self.preset, source, tuple(one.sha256 for one in sets), self._commands(), records, {exam.id: exam for exam in self.exams},
+            self.preset, source, tuple(one.sha256 for one in sets), self._commands(), records, {loaded_suite.id: loaded_suite for loaded_suite in self.loaded_suites},
             tuple(lines), self.folder,
         )  # fmt: skip
         report.write()
@@ -164,18 +166,27 @@ class Reproduction:
             else self.sets * condensation_seconds(self.method, self.preset, resolve_device(self.device))
         )
 
-    def evaluation_lines(self) -> Iterator[tuple[Exam, Iterator[PlanLine]]]:
+    def evaluation_lines(self) -> Iterator[tuple[LoadedSuite, Iterator[PlanLine]]]:
         """Estimate, suite by suite, what evaluating takes here: one line per evaluator, each as soon as it was measured."""
         from mabench.evaluation import Job
         from mabench.evaluation.costs import plan_lines
         from mabench.runs import plan as planning
 
         stand_in = self.given if self.given is not None else random_stand_in(self.preset)
-        for exam in self.exams:
+        for loaded_suite in self.loaded_suites:
             if self.given is None:  # nothing is recorded yet; views that are drawn cost what replayed ones do
-                exam = replace(exam, recipes={t: r.model_copy(update={"recorded": None}) for t, r in exam.recipes.items()})
-            cells = tuple(planning.plan(exam, stand_in, track=self.tracks, evaluator=self.evaluators, seeds=self.seeds[exam.id]))
-            yield exam, plan_lines(Job(exam, stand_in, cells, cells), None, device=self.device, engine=self.engine)
+                loaded_suite = replace(
+                    loaded_suite, recipes={t: r.model_copy(update={"recorded": None}) for t, r in loaded_suite.recipes.items()}
+                )
+            cells = tuple(
+                planning.plan(
+                    loaded_suite, stand_in, track=self.tracks, evaluator=self.evaluators, seeds=self.seeds[loaded_suite.id]
+                )
+            )
+            yield (
+                loaded_suite,
+                plan_lines(Job(loaded_suite, stand_in, cells, cells), None, device=self.device, engine=self.engine),
+            )
 
     def _condense(self, on_event: ReproductionListener, should_stop: Callable[[], bool]) -> Iterator[SyntheticSet]:
         from mabench.runs.process import resolve_device
@@ -193,7 +204,11 @@ class Reproduction:
             yield synthetic_set
 
     def _evaluate(
-        self, exam: Exam, sets: Sequence[SyntheticSet], on_event: ReproductionListener, should_stop: Callable[[], bool]
+        self,
+        loaded_suite: LoadedSuite,
+        sets: Sequence[SyntheticSet],
+        on_event: ReproductionListener,
+        should_stop: Callable[[], bool],
     ) -> tuple[RunRecord, ...]:
         """Records of all sets on one suite; records and tables are in the suite's folder."""
         from mabench import data
@@ -204,21 +219,21 @@ class Reproduction:
         from mabench.runs.folder import Folder
 
         records: list[RunRecord] = []
-        seeds, test = self.seeds[exam.id], data.load(exam.suite.dataset, "test")
+        seeds, test = self.seeds[loaded_suite.id], data.load(loaded_suite.suite.dataset, "test")
         listener: Listener = on_event
         for position, one in enumerate(sets):
             of_this = seeds if seeds is None or self.sets == 1 else [seeds[position]]
-            cells = tuple(planning.plan(exam, one, track=self.tracks, evaluator=self.evaluators, seeds=of_this))
-            path = self.folder / exam.id / (f"set{position}" if self.sets > 1 else "")
-            folder = Folder(path, one.sha256, exam.id, exam.digest)
+            cells = tuple(planning.plan(loaded_suite, one, track=self.tracks, evaluator=self.evaluators, seeds=of_this))
+            path = self.folder / loaded_suite.id / (f"set{position}" if self.sets > 1 else "")
+            folder = Folder(path, one.sha256, loaded_suite.id, loaded_suite.digest)
             finished = sum(folder.finished(cell) is not None for cell in cells)
-            listener(Planned(exam, one, cells, finished, self.device, self.engine, self.launcher is not None, path))
+            listener(Planned(loaded_suite, one, cells, finished, self.device, self.engine, self.launcher is not None, path))
             records += run_cells(
                 one, cells, folder, test,
                 device=self.device, engine=self.engine, launcher=self.launcher, on_event=listener, should_stop=should_stop,
             )  # fmt: skip
-        tables.write(self.folder / exam.id, exam, records)
-        on_event(Evaluated(exam, tuple(records)))
+        tables.write(self.folder / loaded_suite.id, loaded_suite, records)
+        on_event(Evaluated(loaded_suite, tuple(records)))
         return tuple(records)
 
     def _commands(self) -> tuple[str, ...]:
@@ -228,7 +243,7 @@ class Reproduction:
             making += f" --from-set {shlex.quote(self.from_set)}"
         if self.sets > 1:
             making += f" --sets {self.sets}"
-        parts = [f"--suite {exam.id}" for exam in self.exams]
+        parts = [f"--suite {loaded_suite.id}" for loaded_suite in self.loaded_suites]
         for option, names in (("--track", self.tracks), ("--evaluator", self.evaluators)):
             parts += [f"{option} {shlex.quote(name)}" for name in ([names] if isinstance(names, str) else names or ())]
         asked = {",".join(map(str, seeds)) for seeds in self.seeds.values() if seeds is not None}
@@ -268,16 +283,16 @@ def plan(
     given = _given(from_set, sets, reading or {}, chosen)
     file_sha256 = None if given is None else _file_sha256(from_set, reading or {})
     found = matches(runnable, chosen, file_sha256)
-    exams = tuple(_load(name) for name in suites_to_run(chosen, suites, found))
-    for exam in exams if given is None else ():
-        check_records(chosen, exam)
-    of_suite = {exam.id: _seeds_of(exam, seeds, sets) for exam in exams}
-    for exam in exams:
-        select(exam, track=tracks, evaluator=evaluators, seeds=of_suite[exam.id])
+    loaded_suites = tuple(_load(name) for name in suites_to_run(chosen, suites, found))
+    for loaded_suite in loaded_suites if given is None else ():
+        check_records(chosen, loaded_suite)
+    of_suite = {loaded_suite.id: _seeds_of(loaded_suite, seeds, sets) for loaded_suite in loaded_suites}
+    for loaded_suite in loaded_suites:
+        select(loaded_suite, track=tracks, evaluator=evaluators, seeds=of_suite[loaded_suite.id])
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
     folder = Path(out) if out is not None else Path("results") / "reproduce" / f"{runnable.name}-{chosen.name}-{identity[:8]}"
     return Reproduction(
-        runnable, method if isinstance(method, str) else runnable.name, chosen, given, str(from_set or ""), seed, sets, exams,
+        runnable, method if isinstance(method, str) else runnable.name, chosen, given, str(from_set or ""), seed, sets, loaded_suites,
         tuple(found), tracks, evaluators, of_suite, folder, device, wanted(engine), launcher,
     )  # fmt: skip
 
@@ -313,14 +328,14 @@ def _file_sha256(from_set: str | PathLike[str] | None, reading: Mapping[str, Any
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _seeds_of(exam: Exam, asked: Sequence[int] | None, sets: int) -> list[int] | None:
+def _seeds_of(loaded_suite: LoadedSuite, asked: Sequence[int] | None, sets: int) -> list[int] | None:
     """The seeds to evaluate with: those asked for (None = all the suite's), or one of them for each of several sets."""
     if sets == 1:
         return None if asked is None else list(asked)
-    seeds = list(exam.suite.seeds[:sets] if asked is None else asked)
+    seeds = list(loaded_suite.suite.seeds[:sets] if asked is None else asked)
     if len(seeds) != sets:
         raise MabenchError(
-            f"{exam.id} has {len(exam.suite.seeds)} seeds and {len(seeds)} are asked for; --sets {sets} needs as many."
+            f"{loaded_suite.id} has {len(loaded_suite.suite.seeds)} seeds and {len(seeds)} are asked for; --sets {sets} needs as many."
         )
     return seeds
 
@@ -341,12 +356,14 @@ def suites_to_run(chosen: Preset, named: Sequence[str], found: Sequence[Match]) 
     return list(dict.fromkeys([*of_paper, *({headline} & released)]))
 
 
-def check_records(chosen: Preset, exam: Exam) -> None:
+def check_records(chosen: Preset, loaded_suite: LoadedSuite) -> None:
     """Raise MabenchError where a suite replays labels that the preset does not record: said before hours of condensing."""
-    for recipe in exam.recipes.values():
+    for recipe in loaded_suite.recipes.values():
         if recipe.recorded is not None:
             epochs, batch = getattr(chosen.config, "record_epochs", 0), getattr(chosen.config, "record_batch", recipe.batch_size)
-            recorded.check(recipe, exam.id, epochs=epochs, batch=batch, where=f"preset '{chosen.name}' of {chosen.method}")
+            recorded.check(
+                recipe, loaded_suite.id, epochs=epochs, batch=batch, where=f"preset '{chosen.name}' of {chosen.method}"
+            )
 
 
 def _records_for(chosen: Preset, suite: str) -> bool:

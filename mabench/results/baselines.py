@@ -18,7 +18,7 @@ from mabench.results import scoring
 from mabench.results.scoring import Baseline, spread
 from mabench.results.uncertainty import Spread
 from mabench.schema import SetSummary
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 UNKNOWN_SPREAD = 0.01  # ours: about what the evaluators whose spread is known have
 DRAWS = 5
@@ -54,9 +54,9 @@ class RandomImages:
         labels = ", labelled by the teacher" if self.labels == "soft" else ""
         return f"random real images, {self.ipc} per class{packed}{labels}"
 
-    def draws(self, exam: Exam, track: str) -> dict[str, list[float]]:
+    def draws(self, loaded_suite: LoadedSuite, track: str) -> dict[str, list[float]]:
         """Evaluator -> score by draw, the draws that every evaluator of the track has; empty for fewer than DRAWS."""
-        names = [entry.name for entry in exam.evaluators[track]]
+        names = [entry.name for entry in loaded_suite.evaluators[track]]
         found = [self.measured.get(f"{track}/{name}", {}) for name in names]
         common = sorted(set.intersection(*(set(draws) for draws in found)))
         return (
@@ -65,9 +65,9 @@ class RandomImages:
             else {}
         )
 
-    def mean(self, exam: Exam, track: str) -> float | None:
+    def mean(self, loaded_suite: LoadedSuite, track: str) -> float | None:
         """The panel score of a track; None where it was not run whole."""
-        draws, weights = self.draws(exam, track), scoring.weights(exam, track)
+        draws, weights = self.draws(loaded_suite, track), scoring.weights(loaded_suite, track)
         return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
 
 
@@ -85,9 +85,9 @@ class Matched:
         """In words: what each baseline shares with the set."""
         return {"packed alike": self.alike, "same bytes": self.same_bytes}
 
-    def better(self, exam: Exam, track: str) -> RandomImages | None:
+    def better(self, loaded_suite: LoadedSuite, track: str) -> RandomImages | None:
         """The one that a track's lift is taken from: the higher panel score. None while one of the two has not been run."""
-        means = [(each.mean(exam, track), each) for each in self.kinds.values() if each is not None]
+        means = [(each.mean(loaded_suite, track), each) for each in self.kinds.values() if each is not None]
         known = [(mean, each) for mean, each in means if mean is not None]
         return max(known, key=lambda pair: pair[0])[1] if len(known) == len(self.kinds) else None
 
@@ -97,9 +97,9 @@ def _data(name: str) -> Any:
     return json.loads(resources.files("mabench.suites").joinpath(name).read_text(encoding="utf-8"))
 
 
-def measured(exam: Exam) -> list[RandomImages]:
+def measured(loaded_suite: LoadedSuite) -> list[RandomImages]:
     """Every form of random real images that was run for exactly this state of the suite."""
-    return _measured(exam.digest)
+    return _measured(loaded_suite.digest)
 
 
 @cache
@@ -116,9 +116,9 @@ def _measured(suite_digest: str) -> list[RandomImages]:
     ]
 
 
-def matching(exam: Exam, summary: SetSummary) -> Matched:
+def matching(loaded_suite: LoadedSuite, summary: SetSummary) -> Matched:
     """The baselines of a set."""
-    found = {(each.ipc, each.decode, each.labels): each for each in measured(exam)}
+    found = {(each.ipc, each.decode, each.labels): each for each in measured(loaded_suite)}
     ipc = images_of_same_bytes(summary)
     return Matched(found.get((summary.ipc, summary.decode, summary.labels)), found.get((ipc, "none", summary.labels)))
 
@@ -128,25 +128,25 @@ def images_of_same_bytes(summary: SetSummary) -> int:
     return summary.ipc * VALUE_BYTES.get(summary.image_dtype, 1)
 
 
-def known_full_data(exam: Exam) -> Baseline | None:
+def known_full_data(loaded_suite: LoadedSuite) -> Baseline | None:
     """The whole real training split under this suite: the entry of `suites/baselines.json` whose `ipc` is null; None if never run."""
     for entry in _data("baselines.json"):
-        if entry["suite_digest"] == exam.digest and entry["ipc"] is None:
+        if entry["suite_digest"] == loaded_suite.digest and entry["ipc"] is None:
             scores = {name: [Measured(*v).score for v in draws.values()] for name, draws in entry["evaluators"].items()}
             return {name: (fmean(values), spread(values, "unbiased"), len(values)) for name, values in scores.items()}
     return None
 
 
-def run_spread(exam: Exam, evaluator: str) -> float:
+def run_spread(loaded_suite: LoadedSuite, evaluator: str) -> float:
     """Standard deviation over seeds of one evaluator on one set, a fraction, pooled over many sets (`suites/spread.json`).
 
     Never taken from the submission that is judged by it. `UNKNOWN_SPREAD` where it was never measured.
     """
-    known = run_spreads(exam).get(evaluator)
+    known = run_spreads(loaded_suite).get(evaluator)
     return UNKNOWN_SPREAD if known is None else known.std
 
 
-def run_spreads(exam: Exam) -> dict[str, Spread]:
+def run_spreads(loaded_suite: LoadedSuite) -> dict[str, Spread]:
     """Evaluator -> spread over seeds as pooled over many sets, where it was measured for this state of the suite."""
-    spreads: dict[str, tuple[float, int]] = _data("spread.json").get(exam.digest, {})
+    spreads: dict[str, tuple[float, int]] = _data("spread.json").get(loaded_suite.digest, {})
     return {name: Spread(std, degrees) for name, (std, degrees) in spreads.items()}

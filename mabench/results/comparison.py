@@ -9,7 +9,7 @@ from typing import Any
 from mabench.results.scoring import PANEL, Row, rows
 from mabench.results.tables import draw, plus_minus, plus_minus_sign
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 MEAN = "mean"
 
@@ -107,14 +107,14 @@ class Comparison:
         return {"suite": self.suite, "track": self.track, "lines": lines}
 
 
-def compare(records: Sequence[RunRecord], exam: Exam) -> list[Comparison]:
+def compare(records: Sequence[RunRecord], loaded_suite: LoadedSuite) -> list[Comparison]:
     """A table for each track of this suite; sets in the order in which their records come."""
     by_set: dict[str, list[RunRecord]] = {}
     for record in records:
         by_set.setdefault(record.cell.set_sha256, []).append(record)
-    table_rows = {sha256: rows(exam, same) for sha256, same in by_set.items()}
+    table_rows = {sha256: rows(loaded_suite, same) for sha256, same in by_set.items()}
     out = []
-    for track, evaluators in exam.evaluators.items():
+    for track, evaluators in loaded_suite.evaluators.items():
         lines = []
         for sha256, same in by_set.items():
             here = [row for row in table_rows[sha256] if row.track == track and (not row.panel or row.name == PANEL)]
@@ -124,5 +124,5 @@ def compare(records: Sequence[RunRecord], exam: Exam) -> list[Comparison]:
         seen = {name for line in lines for name in line.columns}
         networks = tuple(name for name in (*(e.name for e in evaluators), MEAN) if name in seen)
         if lines:
-            out.append(Comparison(exam.id, track, networks, tuple(lines)))
+            out.append(Comparison(loaded_suite.id, track, networks, tuple(lines)))
     return out

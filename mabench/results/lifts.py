@@ -12,36 +12,36 @@ from mabench.results.baselines import Matched, RandomImages
 from mabench.results.scoring import Baseline, Row
 from mabench.results.uncertainty import Estimate, Scores, Spread
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 NOT_RUN = "baseline not run"
 """What a table says where a lift is missing."""
 
 
-def rows(exam: Exam, records: Sequence[RunRecord]) -> list[Row]:
+def rows(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[Row]:
     """The rows of `scoring.rows` of one set, each beside the set's baselines; none beside runs of another edition of the suite."""
     if not records:
         return []
-    matched = matching(exam, records)
+    matched = matching(loaded_suite, records)
     scores = by_track(records)
-    better = {track: matched.better(exam, track) for track in exam.evaluators}
-    lines = scoring.rows(exam, records, _means(exam, better))
-    return [_compared(exam, line, matched, better[line.track], scores[line.track]) for line in lines]
+    better = {track: matched.better(loaded_suite, track) for track in loaded_suite.evaluators}
+    lines = scoring.rows(loaded_suite, records, _means(loaded_suite, better))
+    return [_compared(loaded_suite, line, matched, better[line.track], scores[line.track]) for line in lines]
 
 
-def matching(exam: Exam, records: Sequence[RunRecord]) -> Matched:
+def matching(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> Matched:
     """The baselines of the set that these records are about, where all were run under the suite as it is."""
-    current = all(record.cell.suite_digest == exam.digest for record in records)
-    return baselines.matching(exam, records[0].synthetic_set) if current else Matched(None, None)
+    current = all(record.cell.suite_digest == loaded_suite.digest for record in records)
+    return baselines.matching(loaded_suite, records[0].synthetic_set) if current else Matched(None, None)
 
 
-def rows_of_sets(exam: Exam, groups: Sequence[Sequence[RunRecord]]) -> list[Row]:
+def rows_of_sets(loaded_suite: LoadedSuite, groups: Sequence[Sequence[RunRecord]]) -> list[Row]:
     """The rows of several sets of one method: means over the sets, spread over them, where every set has the row."""
-    tables = [{(line.track, line.name): line for line in rows(exam, records)} for records in groups]
+    tables = [{(line.track, line.name): line for line in rows(loaded_suite, records)} for records in groups]
     if len(tables) < 2:
         return list(tables[0].values()) if tables else []
     common = [key for key in tables[0] if all(key in table for table in tables)]
-    return [_over_sets([table[key] for table in tables], exam.suite.std) for key in common]
+    return [_over_sets([table[key] for table in tables], loaded_suite.suite.std) for key in common]
 
 
 def _over_sets(lines: Sequence[Row], std: str) -> Row:
@@ -72,79 +72,83 @@ def by_track(records: Sequence[RunRecord]) -> dict[str, dict[str, dict[int, floa
 
 
 def lift(
-    exam: Exam, track: str, sets: Sequence[Scores], matched: Matched, spreads: Mapping[str, Spread] | None = None
+    loaded_suite: LoadedSuite, track: str, sets: Sequence[Scores], matched: Matched, spreads: Mapping[str, Spread] | None = None
 ) -> Estimate | None:
     """The lift of a row: its score on a track minus the better baseline; None where one of the two was not run.
 
     `sets`: the scores of each of its sets. `spreads`: over seeds, pooled over the suite; left out, the known ones are used, and
     for other evaluators the row's own.
     """
-    better = matched.better(exam, track)
-    return None if better is None else _lift(exam, track, sets, scoring.weights(exam, track), better, spreads)
+    better = matched.better(loaded_suite, track)
+    return None if better is None else _lift(loaded_suite, track, sets, scoring.weights(loaded_suite, track), better, spreads)
 
 
 def _lift(
-    exam: Exam, track: str, sets: Sequence[Scores], weights: Mapping[str, float], better: RandomImages,
+    loaded_suite: LoadedSuite, track: str, sets: Sequence[Scores], weights: Mapping[str, float], better: RandomImages,
     spreads: Mapping[str, Spread] | None = None,
 ) -> Estimate | None:  # fmt: skip
     if spreads is None:
-        spreads = uncertainty.pooled((str(k), scores) for k, scores in enumerate(sets)) | baselines.run_spreads(exam)
-    return uncertainty.lift(sets, weights, spreads, {name: better.draws(exam, track)[name] for name in weights})
+        spreads = uncertainty.pooled((str(k), scores) for k, scores in enumerate(sets)) | baselines.run_spreads(loaded_suite)
+    return uncertainty.lift(sets, weights, spreads, {name: better.draws(loaded_suite, track)[name] for name in weights})
 
 
-def _means(exam: Exam, better: Mapping[str, RandomImages | None]) -> Baseline:
+def _means(loaded_suite: LoadedSuite, better: Mapping[str, RandomImages | None]) -> Baseline:
     return {
         f"{track}/{name}": (fmean(values), scoring.spread(values, "unbiased"), len(values))
         for track, images in better.items()
         if images is not None
-        for name, values in images.draws(exam, track).items()
+        for name, values in images.draws(loaded_suite, track).items()
     }
 
 
-def _compared(exam: Exam, line: Row, matched: Matched, better: RandomImages | None, scores: Scores) -> Row:
+def _compared(loaded_suite: LoadedSuite, line: Row, matched: Matched, better: RandomImages | None, scores: Scores) -> Row:
     """The row of an evaluator or of the whole panel with both baselines and the interval of its lift."""
-    whole = scoring.headline(exam, line.track, [line]) is not None
+    whole = scoring.headline(loaded_suite, line.track, [line]) is not None
     if line.panel and not whole:
         return line
-    weights = scoring.weights(exam, line.track) if line.panel else {line.name: 1.0}
-    found = _lift(exam, line.track, [scores], weights, better) if better is not None else None
-    means = {name: _mean(exam, line.track, weights, images) for name, images in matched.kinds.items()}
+    weights = scoring.weights(loaded_suite, line.track) if line.panel else {line.name: 1.0}
+    found = _lift(loaded_suite, line.track, [scores], weights, better) if better is not None else None
+    means = {name: _mean(loaded_suite, line.track, weights, images) for name, images in matched.kinds.items()}
     return replace(
         line, alike=means["packed alike"], same_bytes=means["same bytes"], lift_half=None if found is None else found.half
     )
 
 
-def _mean(exam: Exam, track: str, weights: Mapping[str, float], images: RandomImages | None) -> float | None:
-    draws = images.draws(exam, track) if images is not None else {}
+def _mean(loaded_suite: LoadedSuite, track: str, weights: Mapping[str, float], images: RandomImages | None) -> float | None:
+    draws = images.draws(loaded_suite, track) if images is not None else {}
     return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
 
 
-def _by_hand(exam: Exam, record: RunRecord, absent: Sequence[str]) -> str:
+def _by_hand(loaded_suite: LoadedSuite, record: RunRecord, absent: Sequence[str]) -> str:
     """The command that evaluates one draw of the first missing baseline, where the method `random` has a preset for the dataset."""
     summary = record.synthetic_set
     preset = {"cifar10": "paper-ipc1", "digits": "smoke"}.get(summary.dataset)
-    if preset is None or summary.labels != "hard" or not exam.released:
+    if preset is None or summary.labels != "hard" or not loaded_suite.released:
         return ""
     alike = absent[0] == "packed alike"
     if alike and summary.decode not in ("none", "grid2"):
         return ""
     ipc = summary.ipc if alike else baselines.images_of_same_bytes(summary)
     packed = " --config packed=true" if alike and summary.decode == "grid2" else ""
-    return f". One draw of it: mabench reproduce random --preset {preset} --config ipc={ipc}{packed} --suite {exam.id.partition('@')[0]}"
+    return f". One draw of it: mabench reproduce random --preset {preset} --config ipc={ipc}{packed} --suite {loaded_suite.id.partition('@')[0]}"
 
 
-def notes(exam: Exam, records: Sequence[RunRecord]) -> list[str]:
+def notes(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[str]:
     """For every track that has records: what its lift is taken from, or that a baseline was not run."""
-    matched = matching(exam, records)
+    matched = matching(loaded_suite, records)
     out = []
-    for track in exam.evaluators:
+    for track in loaded_suite.evaluators:
         if not any(record.cell.track == track for record in records):
             continue
-        better = matched.better(exam, track)
+        better = matched.better(loaded_suite, track)
         if better is None:
-            absent = [kind for kind, images in matched.kinds.items() if images is None or images.mean(exam, track) is None]
-            out.append(f"{track}: {NOT_RUN} ({' and '.join(absent)}), so there is no lift{_by_hand(exam, records[0], absent)}")
+            absent = [
+                kind for kind, images in matched.kinds.items() if images is None or images.mean(loaded_suite, track) is None
+            ]
+            out.append(
+                f"{track}: {NOT_RUN} ({' and '.join(absent)}), so there is no lift{_by_hand(loaded_suite, records[0], absent)}"
+            )
         else:
-            count = len(next(iter(better.draws(exam, track).values())))
+            count = len(next(iter(better.draws(loaded_suite, track).values())))
             out.append(f"{track}: lift over {better.title} ({count} draws), the better of the two baselines")
     return out

@@ -11,7 +11,7 @@ from typing import Any
 
 from mabench.files import atomic_write
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 FORMATS: dict[str, dict[str, Any]] = {  # no dates and no versions: the same records give the same file
     "png": {"dpi": 120, "metadata": {"Software": None}},
@@ -30,11 +30,11 @@ def drawing() -> Iterator[None]:
             os.environ["MPLBACKEND"] = named
 
 
-def write_curves(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> str | None:
+def write_curves(folder: Path, loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> str | None:
     """Write curves.png and curves.pdf; returns a warning where that failed, and never raises: the table does not wait for a picture."""
     try:
         with drawing():
-            figure = curves(exam, records)
+            figure = curves(loaded_suite, records)
             for kind, options in FORMATS.items():
                 with atomic_write(folder / f"curves.{kind}") as file:
                     figure.savefig(file, format=kind, **options)
@@ -44,7 +44,7 @@ def write_curves(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> str 
     return None
 
 
-def curves(exam: Exam, records: Sequence[RunRecord]) -> Any:
+def curves(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> Any:
     """Test accuracy against epoch, a panel a track, a line an evaluator: the mean of its seeds in a band from lowest to highest.
 
     Where test passes were pruned only the best so far is known at every epoch, so that is what the line shows.
@@ -52,17 +52,17 @@ def curves(exam: Exam, records: Sequence[RunRecord]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    tracks = [t for t in exam.evaluators if any(r.cell.track == t for r in records)]
+    tracks = [t for t in loaded_suite.evaluators if any(r.cell.track == t for r in records)]
     figure = Figure(figsize=(6.5 * len(tracks), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for position, track in enumerate(tracks):
         axes = figure.add_subplot(1, len(tracks), position + 1)
-        for entry in exam.evaluators[track]:
+        for entry in loaded_suite.evaluators[track]:
             runs = [r for r in records if r.cell.track == track and r.cell.evaluator.name == entry.name]
             if runs:
                 _line(axes, entry.name, runs)
         summary = records[0].synthetic_set
-        axes.set_title(f"{summary.name}, IPC {summary.ipc}: {exam.id}, {track}", fontsize=10)
+        axes.set_title(f"{summary.name}, IPC {summary.ipc}: {loaded_suite.id}, {track}", fontsize=10)
         axes.set(xlabel="epoch", ylabel="test accuracy, %")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)

@@ -13,7 +13,7 @@ from mabench.data import DATASETS
 from mabench.errors import lookup
 from mabench.networks.families import family_of
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 CONFIDENCE = 0.95  # ours: what every interval on a board means
 
@@ -106,7 +106,7 @@ def diverged(records: Iterable[RunRecord]) -> int:
 PANEL = "panel mean"
 
 
-def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = None) -> list[Row]:
+def rows(loaded_suite: LoadedSuite, records: Iterable[RunRecord], baseline: Baseline | None = None) -> list[Row]:
     """Evaluator rows in table order, each track followed by its panel rows.
 
     A panel mean is taken per seed, over the networks of each family and then over families, and at last over seeds, so that its
@@ -117,39 +117,41 @@ def rows(exam: Exam, records: Iterable[RunRecord], baseline: Baseline | None = N
     for record in records:
         by_evaluator[record.cell.track, record.cell.evaluator.name][record.cell.seed] = record
     table: list[Row] = []
-    for track, evaluators in exam.evaluators.items():
+    for track, evaluators in loaded_suite.evaluators.items():
         runs = {e.name: found for e in evaluators if (found := by_evaluator.get((track, e.name)))}
-        table += [_row(exam, track, name, [found[seed] for seed in sorted(found)], baseline) for name, found in runs.items()]
-        complete = len(runs) == len(evaluators) and all(set(exam.suite.seeds) <= set(found) for found in runs.values())
+        table += [
+            _row(loaded_suite, track, name, [found[seed] for seed in sorted(found)], baseline) for name, found in runs.items()
+        ]
+        complete = len(runs) == len(evaluators) and all(set(loaded_suite.suite.seeds) <= set(found) for found in runs.values())
         if complete and len(evaluators) > 1:
-            groups = families(exam, track)
+            groups = families(loaded_suite, track)
             shown = {f"{name} mean": dict.fromkeys(members, 1 / len(members)) for name, members in groups.items()}
             shown = {label: group for label, group in shown.items() if 1 < len(group) < len(runs)}
-            for label, group in (*shown.items(), (PANEL, weights(exam, track))):
-                table.append(_panel(exam, track, label, group, runs, baseline))
+            for label, group in (*shown.items(), (PANEL, weights(loaded_suite, track))):
+                table.append(_panel(loaded_suite, track, label, group, runs, baseline))
     return table
 
 
-def _row(exam: Exam, track: str, name: str, runs: Sequence[RunRecord], baseline: Baseline | None) -> Row:
+def _row(loaded_suite: LoadedSuite, track: str, name: str, runs: Sequence[RunRecord], baseline: Baseline | None) -> Row:
     known = (baseline or {}).get(f"{track}/{name}")
     scores = [score(r) for r in runs]
     return Row(
         track=track,
         name=name,
         mean=fmean(scores),
-        std=spread(scores, exam.suite.std),
+        std=spread(scores, loaded_suite.suite.std),
         best=fmean(map(best, runs)),
         plateau=_mean(map(plateau, runs)),
         last=fmean(map(last, runs)),
         runs=len(scores),
-        planned=len(exam.suite.seeds),
+        planned=len(loaded_suite.suite.seeds),
         random=None if known is None else known[0],
         diverged=diverged(runs),
     )
 
 
 def _panel(
-    exam: Exam,
+    loaded_suite: LoadedSuite,
     track: str,
     label: str,
     group: Mapping[str, float],
@@ -157,7 +159,7 @@ def _panel(
     baseline: Baseline | None,
 ) -> Row:
     """A weighted mean over the networks of `group`, seed by seed."""
-    seeds = exam.suite.seeds
+    seeds = loaded_suite.suite.seeds
 
     def per_seed(value: Callable[[RunRecord], float | None]) -> list[float | None]:
         return [weighted({name: value(runs[name][seed]) for name in group}, group) for seed in seeds]
@@ -168,7 +170,7 @@ def _panel(
         track=track,
         name=label,
         mean=fmean(scores),
-        std=spread(scores, exam.suite.std),
+        std=spread(scores, loaded_suite.suite.std),
         best=_mean(per_seed(best)) or 0.0,
         plateau=_mean(per_seed(plateau)),
         last=_mean(per_seed(last)) or 0.0,
@@ -186,19 +188,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return None if None in known else fmean(value for value in known if value is not None)
 
 
-def families(exam: Exam, track: str) -> dict[str, list[str]]:
+def families(loaded_suite: LoadedSuite, track: str) -> dict[str, list[str]]:
     """Family -> names of its networks, both in table order."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for entry in exam.evaluators[track]:
+    for entry in loaded_suite.evaluators[track]:
         groups[family_of(entry)].append(entry.name)
     return dict(groups)
 
 
-def weights(exam: Exam, track: str) -> dict[str, float]:
+def weights(loaded_suite: LoadedSuite, track: str) -> dict[str, float]:
     """Evaluator -> its weight in the panel mean: families weigh alike, and so do the networks of one family."""
-    groups = families(exam, track)
+    groups = families(loaded_suite, track)
     by_name = {name: 1 / len(groups) / len(members) for members in groups.values() for name in members}
-    return {entry.name: by_name[entry.name] for entry in exam.evaluators[track]}
+    return {entry.name: by_name[entry.name] for entry in loaded_suite.evaluators[track]}
 
 
 def weighted(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
@@ -219,13 +221,15 @@ def recovery(set_mean: float, random_mean: float, full_mean: float) -> float | N
     return None if gain < 0.02 or math.isnan(gain) else (set_mean - random_mean) / gain
 
 
-def headline(exam: Exam, track: str, table: Sequence[Row]) -> Row | None:
+def headline(loaded_suite: LoadedSuite, track: str, table: Sequence[Row]) -> Row | None:
     """The row that a board sorts a track by: its panel mean, or its only evaluator. None while runs are missing."""
-    name = PANEL if len(exam.evaluators[track]) > 1 else exam.evaluators[track][0].name
+    name = PANEL if len(loaded_suite.evaluators[track]) > 1 else loaded_suite.evaluators[track][0].name
     return next((row for row in table if (row.track, row.name) == (track, name) and row.runs >= row.planned), None)
 
 
-def seen_and_unseen(exam: Exam, track: str, table: Sequence[Row], sources: Iterable[str]) -> tuple[float | None, float | None]:
+def seen_and_unseen(
+    loaded_suite: LoadedSuite, track: str, table: Sequence[Row], sources: Iterable[str]
+) -> tuple[float | None, float | None]:
     """Mean accuracy of the evaluators whose architecture made the set, and of the others; None where there are none.
 
     A source network is an evaluator's name, its name without `-scratch` or `-pretrained`, or its architecture.
@@ -233,7 +237,7 @@ def seen_and_unseen(exam: Exam, track: str, table: Sequence[Row], sources: Itera
     made = set(sources)
     if not made:
         return None, None
-    seen = {e.name for e in exam.evaluators[track] if made & {e.name, e.name.rpartition("-")[0], e.architecture}}
+    seen = {e.name for e in loaded_suite.evaluators[track] if made & {e.name, e.name.rpartition("-")[0], e.architecture}}
     here = [row for row in table if row.track == track and not row.panel]
     groups = [row.mean for row in here if row.name in seen], [row.mean for row in here if row.name not in seen]
     return fmean(groups[0]) if groups[0] else None, fmean(groups[1]) if groups[1] else None

@@ -17,7 +17,7 @@ from mabench.results.plots import write_curves
 from mabench.results.ranking import status
 from mabench.results.scoring import Row, chance, plateau, score, worst
 from mabench.schema import RunRecord
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 if TYPE_CHECKING:
     import pandas
@@ -63,14 +63,14 @@ def duration(seconds: float) -> str:
 
 
 def cells(
-    exam: Exam, lines: Sequence[Row], style: str = "text", without: Sequence[str] = ()
+    loaded_suite: LoadedSuite, lines: Sequence[Row], style: str = "text", without: Sequence[str] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of the table, as text; columns in `without` and those that say nothing are left out.
 
     Best, plateau and last always stand there; the one that counts comes first, with its spread.
     """
     sign = plus_minus_sign(style)
-    counts = "best" if any(recipe.score == "best" for recipe in exam.recipes.values()) else "last"
+    counts = "best" if any(recipe.score == "best" for recipe in loaded_suite.recipes.values()) else "last"
     beside: dict[str, list[float | None]] = {
         "best": [line.best for line in lines],
         "plateau": [line.plateau for line in lines],
@@ -102,11 +102,11 @@ def _name(line: Row, style: str) -> str:
     return {"markdown": f"**{line.name}**", "latex": rf"\textbf{{{line.name}}}", "csv": line.name}.get(style, f"[{line.name}]")
 
 
-def table(exam: Exam, lines: Sequence[Row], style: str = "text", width: int | None = None) -> str:
+def table(loaded_suite: LoadedSuite, lines: Sequence[Row], style: str = "text", width: int | None = None) -> str:
     """The result in one of STYLES. Text leaves columns out, the least important first, until it fits into `width` characters."""
     hidden: list[str] = []
     while True:
-        headers, body = cells(exam, lines, style, hidden)
+        headers, body = cells(loaded_suite, lines, style, hidden)
         text = draw(headers, body, style)
         remaining = [name for name in OPTIONAL if name in headers]
         if style != "text" or width is None or not remaining or max(map(len, text.splitlines())) <= width:
@@ -183,14 +183,14 @@ def _flat(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
+def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[RunRecord]) -> list[str]:
     """What a reader has to know to trust the table."""
-    best = "best" in {r.score for r in exam.recipes.values()}
+    best = "best" in {r.score for r in loaded_suite.recipes.values()}
     counts = "best of the test passes" if best else "last test pass"
-    passes = max(len(recipe.plateau_epochs) for recipe in exam.recipes.values())
+    passes = max(len(recipe.plateau_epochs) for recipe in loaded_suite.recipes.values())
     mean = f"mean of the last {passes} passes" if passes > 1 else "the last pass"
-    out = [f"score: {counts}, {exam.suite.std} std over seeds; plateau: {mean}"]
-    for answer in (status(exam, track, records) for track in exam.evaluators):
+    out = [f"score: {counts}, {loaded_suite.suite.std} std over seeds; plateau: {mean}"]
+    for answer in (status(loaded_suite, track, records) for track in loaded_suite.evaluators):
         if answer.finished and not answer.ranked:
             networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))
             first = f" (missing: {networks}); a panel mean needs them all" if answer.missing else ""
@@ -204,22 +204,22 @@ def notes(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> lis
     if diverged:
         named = first_line(f"{r.cell.name} in epoch {r.diverged_epoch}" for r in diverged)
         out.append(f"diverged: {named}; counted as chance level, {percent(chance(diverged[0]))} %")
-    return out + (lifts.notes(exam, records) if records else [])
+    return out + (lifts.notes(loaded_suite, records) if records else [])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, exam: Exam, records: Sequence[RunRecord]) -> list[str]:
+def write(folder: Path, loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[str]:
     """Write table.md, table.tex, results.json, results.csv and, last, the curves beside the records; returns warnings."""
     if not records:
         return ["no run has a record: nothing was written"]
-    lines = lifts.rows(exam, records)
-    write_text(folder / "table.md", _markdown(exam, lines, records))
-    write_text(folder / "table.tex", table(exam, lines, "latex") + "\n")
-    write_text(folder / "results.json", json.dumps(as_json(exam, lines, records), indent=1) + "\n")
+    lines = lifts.rows(loaded_suite, records)
+    write_text(folder / "table.md", _markdown(loaded_suite, lines, records))
+    write_text(folder / "table.tex", table(loaded_suite, lines, "latex") + "\n")
+    write_text(folder / "results.json", json.dumps(as_json(loaded_suite, lines, records), indent=1) + "\n")
     write_text(folder / "results.csv", frame(records).to_csv(index=False))
-    warning = write_curves(folder, exam, records)
+    warning = write_curves(folder, loaded_suite, records)
     return [warning] if warning is not None else []
 
 
@@ -229,28 +229,28 @@ def _markdown_text(text: str) -> str:
     return re.sub(marks, lambda found: "".join(f"&#{ord(c)};" for c in found[0]), " ".join(text.split()))
 
 
-def as_json(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> dict[str, Any]:
+def as_json(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[RunRecord]) -> dict[str, Any]:
     """The content of results.json."""
     return {
-        "suite": exam.id,
-        "suite_digest": exam.digest,
+        "suite": loaded_suite.id,
+        "suite_digest": loaded_suite.digest,
         "set": records[0].synthetic_set.model_dump(mode="json"),
         "rows": [vars(line) | {"lift": line.lift} for line in lines],
         "cells": [_flat(record) for record in records],
     }
 
 
-def _markdown(exam: Exam, lines: Sequence[Row], records: Sequence[RunRecord]) -> str:
+def _markdown(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[RunRecord]) -> str:
     summary = records[0].synthetic_set
     text = [
-        f"# {_markdown_text(summary.name)} on {exam.id}",
+        f"# {_markdown_text(summary.name)} on {loaded_suite.id}",
         "",
-        _markdown_text(exam.suite.title),
+        _markdown_text(loaded_suite.suite.title),
         "",
-        table(exam, lines, "markdown"),
+        table(loaded_suite, lines, "markdown"),
         "",
     ]
-    text += [f"- {note}" for note in notes(exam, lines, records)]
+    text += [f"- {note}" for note in notes(loaded_suite, lines, records)]
     text += [
         f"- set: {summary.sha256[:16]}, {summary.dataset}, IPC {summary.ipc}, {summary.stored_bytes:,} bytes stored, "
         f"{summary.decoded_images} training images after decoding ({summary.decode}), {summary.labels} labels"

@@ -11,14 +11,14 @@ from mabench.schema import Cell, RunRecord
 
 if TYPE_CHECKING:
     from mabench.sets.synthetic import SyntheticSet
-    from mabench.suites import Exam
+    from mabench.suites import LoadedSuite
 
 
 @dataclass(frozen=True)
 class Planned:
     """Said once, before the first cell: what will run, where, and how much of it was finished before."""
 
-    exam: Exam
+    loaded_suite: LoadedSuite
     synthetic_set: SyntheticSet
     cells: tuple[Cell, ...]
     """Those that are run here, in order."""

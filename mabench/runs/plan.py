@@ -10,11 +10,11 @@ from mabench.data import DATASETS
 from mabench.errors import MabenchError, first_line, lookup
 from mabench.schema import Cell, Evaluator
 from mabench.sets.synthetic import SyntheticSet
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 
 def plan(
-    exam: Exam,
+    loaded_suite: LoadedSuite,
     synthetic_set: SyntheticSet,
     *,
     track: str | Sequence[str] | None = None,
@@ -22,25 +22,25 @@ def plan(
     seeds: Sequence[int] | None = None,
 ) -> list[Cell]:
     """The cells of this set on this suite, see `select`. Raises MabenchError for a set that the suite does not admit, too."""
-    check_admitted(exam, synthetic_set)
+    check_admitted(loaded_suite, synthetic_set)
     return [
         Cell(
             set_sha256=synthetic_set.sha256,
-            suite=exam.id,
-            suite_digest=exam.digest,
+            suite=loaded_suite.id,
+            suite_digest=loaded_suite.digest,
             track=name,
             evaluator=entry,
-            recipe=exam.recipes[name],
+            recipe=loaded_suite.recipes[name],
             seed=seed,
-            seed_streams=exam.suite.seed_streams,
-            labels_sha256=synthetic_set.recorded.sha256 if exam.recipes[name].recorded is not None else None,
+            seed_streams=loaded_suite.suite.seed_streams,
+            labels_sha256=synthetic_set.recorded.sha256 if loaded_suite.recipes[name].recorded is not None else None,
         )
-        for name, entry, seed in select(exam, track=track, evaluator=evaluator, seeds=seeds)
+        for name, entry, seed in select(loaded_suite, track=track, evaluator=evaluator, seeds=seeds)
     ]
 
 
 def select(
-    exam: Exam,
+    loaded_suite: LoadedSuite,
     *,
     track: str | Sequence[str] | None = None,
     evaluator: str | Sequence[str] | None = None,
@@ -53,18 +53,18 @@ def select(
     """
     tracks, globs = _several(track), _several(evaluator)
     for name in tracks or ():
-        lookup(exam.evaluators, name, f"track of {exam.id}")
-    names = {e.name: e for evaluators in exam.evaluators.values() for e in evaluators}
+        lookup(loaded_suite.evaluators, name, f"track of {loaded_suite.id}")
+    names = {e.name: e for evaluators in loaded_suite.evaluators.values() for e in evaluators}
     for glob in globs or ():
         if not fnmatch.filter(names, glob):
-            lookup(names, glob, f"evaluator of {exam.id}")
+            lookup(names, glob, f"evaluator of {loaded_suite.id}")
     return [
         (name, entry, seed)
-        for name, entries in exam.evaluators.items()
+        for name, entries in loaded_suite.evaluators.items()
         if tracks is None or name in tracks
         for entry in entries
         if globs is None or any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs)
-        for seed in _seeds(exam, seeds)
+        for seed in _seeds(loaded_suite, seeds)
     ]
 
 
@@ -73,14 +73,14 @@ def _several(names: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return ((names,) if isinstance(names, str) else tuple(names)) or None if names is not None else None
 
 
-def _seeds(exam: Exam, seeds: Sequence[int] | None) -> tuple[int, ...]:
+def _seeds(loaded_suite: LoadedSuite, seeds: Sequence[int] | None) -> tuple[int, ...]:
     if seeds is None:
-        return exam.suite.seeds
-    extra = sorted(set(seeds) - set(exam.suite.seeds))
+        return loaded_suite.suite.seeds
+    extra = sorted(set(seeds) - set(loaded_suite.suite.seeds))
     if extra:
-        count = f"; for {extra[0]} seeds write --seeds 0-{extra[0] - 1}" if list(seeds) == [len(exam.suite.seeds)] else ""
+        count = f"; for {extra[0]} seeds write --seeds 0-{extra[0] - 1}" if list(seeds) == [len(loaded_suite.suite.seeds)] else ""
         raise MabenchError(
-            f"seed {first_line(map(str, extra))} is not one of {exam.id}'s seeds ({first_line(map(str, exam.suite.seeds))}): "
+            f"seed {first_line(map(str, extra))} is not one of {loaded_suite.id}'s seeds ({first_line(map(str, loaded_suite.suite.seeds))}): "
             f"a number under other seeds is not comparable{count}."
         )
     return tuple(seeds)
@@ -96,28 +96,28 @@ def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
     return list(cells[index - 1 :: count])
 
 
-def check_admitted(exam: Exam, synthetic_set: SyntheticSet) -> None:
+def check_admitted(loaded_suite: LoadedSuite, synthetic_set: SyntheticSet) -> None:
     """Raise MabenchError unless the suite is about this set's dataset, admits its balance, and has the labels that it replays."""
-    lookup(DATASETS, exam.suite.dataset, "dataset")
-    if synthetic_set.dataset != exam.suite.dataset:
+    lookup(DATASETS, loaded_suite.suite.dataset, "dataset")
+    if synthetic_set.dataset != loaded_suite.suite.dataset:
         raise MabenchError(
-            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {exam.id} is for {exam.suite.dataset}. "
+            f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {loaded_suite.id} is for {loaded_suite.suite.dataset}. "
             f"Choose a suite for {synthetic_set.dataset} (mabench list), or correct the guess with --dataset."
         )
-    if exam.suite.balanced and not synthetic_set.balanced:
+    if loaded_suite.suite.balanced and not synthetic_set.balanced:
         counts = synthetic_set.class_counts
         raise MabenchError(
-            f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {exam.id} asks for the same number "
+            f"{synthetic_set.name}: classes have {min(counts)} to {max(counts)} stored images; {loaded_suite.id} asks for the same number "
             "for every class. Store equally many, or use a suite of your own with balanced = false."
         )
-    for recipe in exam.recipes.values():
+    for recipe in loaded_suite.recipes.values():
         if recipe.recorded is not None:
-            synthetic_set.recorded.check(recipe, exam.id)
+            synthetic_set.recorded.check(recipe, loaded_suite.id)
 
 
-def default_folder(synthetic_set: SyntheticSet, exam: Exam) -> Path:
+def default_folder(synthetic_set: SyntheticSet, loaded_suite: LoadedSuite) -> Path:
     """`results/<set>-<first 8 of its sha256>/<suite>`: stable, so that the same command resumes."""
-    return set_folder(synthetic_set) / exam.id
+    return set_folder(synthetic_set) / loaded_suite.id
 
 
 def set_folder(synthetic_set: SyntheticSet) -> Path:

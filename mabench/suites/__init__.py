@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Exam:
-    """A suite with its evaluators resolved, ready to be planned, and the digest that names exactly this exam."""
+class LoadedSuite:
+    """A suite with its evaluators resolved, ready to be planned, and the digest that names exactly these rules."""
 
     suite: Suite
     evaluators: dict[str, tuple[Evaluator, ...]]
@@ -89,8 +89,8 @@ def small(dataset: str) -> str | None:
     return found[-1].partition("@")[0] if found else None
 
 
-def load(name: str) -> Exam:
-    """The exam called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
+def load(name: str) -> LoadedSuite:
+    """The suite called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
 
     Raises MabenchError for an unknown name (with the nearest), an unreadable file, or fields that do not fit.
     """
@@ -106,7 +106,7 @@ def load(name: str) -> Exam:
     return _read(lookup(known, suite_id, "suite"), released=True)
 
 
-def _read(path: Path, *, released: bool) -> Exam:
+def _read(path: Path, *, released: bool) -> LoadedSuite:
     raw = read_toml(path, f"Give the name of a suite of `mabench list`, or start from a copy of one in {FOLDER}.")
     try:
         suite = Suite.model_validate(raw)
@@ -121,7 +121,7 @@ def _read(path: Path, *, released: bool) -> Exam:
     if released and suite.id != path.stem:
         raise MabenchError(f"{path}: holds suite {suite.id}; the file must be called {suite.id}.toml")
     evaluators = {track: tuple(_evaluator(path, suite, name) for name in names) for track, names in suite.tracks.items()}
-    return Exam(suite, evaluators, recipes, released)
+    return LoadedSuite(suite, evaluators, recipes, released)
 
 
 def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:

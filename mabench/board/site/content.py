@@ -11,7 +11,7 @@ from typing import Any
 import mabench
 from mabench.board.site import answers, claims, names
 from mabench.board.site.setpage import Sheet
-from mabench.board.site.sources import exam
+from mabench.board.site.sources import loaded_suite
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, tables
 from mabench.results.paper_tables import PaperTable
@@ -89,4 +89,4 @@ class Board:
 
 def _order(row: Standing) -> tuple[object, ...]:
     """Rows of one set or method: by suite, track and budget."""
-    return (*names.suite_order(row.suite), list(exam(row.suite).evaluators).index(row.track), row.ipc, row.key)
+    return (*names.suite_order(row.suite), list(loaded_suite(row.suite).evaluators).index(row.track), row.ipc, row.key)

@@ -15,13 +15,13 @@ from mabench.board import cells as table
 from mabench.board.cells import CellRow
 from mabench.board.site import exports
 from mabench.board.site.placing import differences
-from mabench.board.site.sources import TIERS, exam, plain
+from mabench.board.site.sources import TIERS, loaded_suite, plain
 from mabench.board.site.standings import Standing
 
 
 def suite_facts(name: str) -> dict[str, Any]:
     """The suite as the data files describe it."""
-    chosen = exam(name)
+    chosen = loaded_suite(name)
     return {
         "title": chosen.suite.title,
         "measures": chosen.suite.measures,
@@ -74,7 +74,7 @@ def downloads(rows: Sequence[Standing], runs: Sequence[CellRow]) -> Iterator[tup
 def record_of(row: Standing) -> dict[str, Any]:
     """A row as plain values, derived ones included; accuracies are fractions."""
     value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("sittings", "baselines")}
-    panel = {kind: None if images is None else images.mean(exam(row.suite), row.track) for kind, images in row.baselines}
+    panel = {kind: None if images is None else images.mean(loaded_suite(row.suite), row.track) for kind, images in row.baselines}
     value |= {"random_alike": panel.get("packed alike"), "random_same_bytes": panel.get("same bytes")}
     value |= {
         "sets": list(row.sets),

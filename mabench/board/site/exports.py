@@ -16,7 +16,7 @@ from tabulate import tabulate
 from mabench.board.hub.cards import BEGIN, END
 from mabench.board.site.names import network
 from mabench.board.site.placing import estimate
-from mabench.board.site.sources import cells, exam, plain, web_address
+from mabench.board.site.sources import cells, loaded_suite, plain, web_address
 from mabench.board.site.standings import Standing, baselines_of
 from mabench.board.site.views import Table
 from mabench.board.submission import Submission
@@ -25,7 +25,7 @@ from mabench.results import scoring, uncertainty
 from mabench.results.baselines import RandomImages
 from mabench.results.lifts import NOT_RUN
 from mabench.results.tables import percent
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
@@ -60,7 +60,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
     out: list[str] = []
     for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
         group = list(found)
-        chosen = exam(suite)
+        chosen = loaded_suite(suite)
         names = [e.name for e in chosen.evaluators[track]]
         rule = chosen.recipes[track].score
         out += [
@@ -99,7 +99,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
     return out
 
 
-def _baseline(images: RandomImages, chosen: Exam, track: str, headers: Sequence[str]) -> list[str]:
+def _baseline(images: RandomImages, chosen: LoadedSuite, track: str, headers: Sequence[str]) -> list[str]:
     """A row of the Markdown table: score and evaluators, nothing else."""
     draws = images.draws(chosen, track)
     known = {name: with_std(fmean(scores), scoring.spread(scores, "unbiased")) for name, scores in draws.items()}

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from mabench.board.site import names
 from mabench.board.site.content import Board, Site
-from mabench.board.site.sources import exam, plain
+from mabench.board.site.sources import loaded_suite, plain
 
 
 def changes(board: Board) -> list[dict[str, str]]:
@@ -73,7 +73,7 @@ def index(board: Board) -> list[dict[str, str]]:
         about = f"{entry['name']} {work.title if work else ''} {' '.join(work.authors) if work else ''} method".lower()
         found.append({"title": f"{entry['name']} (method)", "href": f"methods/{key}/index.html", "words": about})
     for suite in sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order):
-        chosen = exam(suite)
+        chosen = loaded_suite(suite)
         networks = " ".join(names.network(e.name) for es in chosen.evaluators.values() for e in es)
         found.append(
             {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from mabench.board.site.sources import exam
+from mabench.board.site.sources import loaded_suite
 from mabench.data import DATASETS
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 _SPELLED = {
     "convnet": "ConvNet",
@@ -54,7 +54,7 @@ def ranks_methods(suite: str) -> bool:
 
 def suite_order(suite: str) -> tuple[int, int, int, str]:
     """Sort key of suites: those that rank first, CIFAR-10 first, the headline suite of a dataset before its small one."""
-    exam_ = exam(suite)
+    exam_ = loaded_suite(suite)
     name = exam_.suite.dataset
     place = _FIRST_DATASETS.index(name) if name in _FIRST_DATASETS else len(_FIRST_DATASETS)
     return (not ranks_methods(suite), place, "agnostic" not in suite, suite)
@@ -68,7 +68,7 @@ def track(name: str) -> str:
 @cache
 def track_title(suite: str, name: str) -> str:
     """What is trained on this track, in words: `2 networks from scratch`."""
-    count = len(exam(suite).evaluators[name])
+    count = len(loaded_suite(suite).evaluators[name])
     noun = "network" if count == 1 else "networks"
     return {
         "scratch": f"{count} {noun} trained from scratch",
@@ -81,7 +81,7 @@ def images(ipc: int) -> str:
     return "1 image per class" if ipc == 1 else f"{ipc} images per class"
 
 
-def protocol(chosen: Exam, name: str) -> str:
+def protocol(chosen: LoadedSuite, name: str) -> str:
     """How long, how often tested and what counts, in a few words."""
     recipe = chosen.recipes[name]
     passes = -(-recipe.epochs // recipe.test_every)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from mabench.board.site.sources import exam
+from mabench.board.site.sources import loaded_suite
 from mabench.board.site.standings import Standing
 from mabench.results import baselines, lifts, scoring, uncertainty
 from mabench.results.uncertainty import Estimate, Spread
@@ -24,7 +24,7 @@ def placed(rows: Iterable[Standing]) -> list[Standing]:
         fit = [row for row in tables[name] if not row.why_unranked]
         places = uncertainty.ranks(
             {row.key: _scores(row) for row in fit},
-            scoring.weights(exam(name[0]), name[1]),
+            scoring.weights(loaded_suite(name[0]), name[1]),
             spreads[name[0], name[1]],
             {row.key: row.identity for row in fit},
         )
@@ -50,11 +50,11 @@ def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
     }
     if row.score is None or not sets:
         return replace(row, sittings=sittings)
-    score = uncertainty.of_sets(sets, scoring.weights(exam(row.suite), row.track), spreads)
+    score = uncertainty.of_sets(sets, scoring.weights(loaded_suite(row.suite), row.track), spreads)
     if score is None:
         return replace(row, sittings=sittings, half_width=None)
     matched = baselines.Matched(*(images for _, images in row.baselines)) if row.baselines else baselines.Matched(None, None)
-    lift = lifts.lift(exam(row.suite), row.track, sets, matched, spreads)
+    lift = lifts.lift(loaded_suite(row.suite), row.track, sets, matched, spreads)
     half = None if lift is None else lift.half
     return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees, lift_half=half)
 
@@ -91,7 +91,7 @@ def _differences(first: Standing, second: Standing, spreads: Mapping[str, Spread
     shared = [name for name in first.sittings if all(name in scores for scores in (*one, *other))]
     groups: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in shared}
     if len(shared) > 1 and first.score is not None and second.score is not None:
-        groups["panel mean"] = scoring.weights(exam(first.suite), first.track)
+        groups["panel mean"] = scoring.weights(loaded_suite(first.suite), first.track)
     out: dict[str, Difference] = {}
     for name, weights in groups.items():
         found = uncertainty.difference(one, other, weights, spreads)
@@ -123,7 +123,7 @@ def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Sprea
     """
     groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for row in rows:
-        current = row.suite_digest == exam(row.suite).digest
+        current = row.suite_digest == loaded_suite(row.suite).digest
         groups[row.suite, row.track] += [row] if current else []
     return {
         key: uncertainty.pooled(pair for row in group for pair in zip(row.sets, _scores(row), strict=True))

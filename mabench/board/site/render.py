@@ -14,7 +14,7 @@ from mabench import suites
 from mabench.board.site import answers, charts, data_files, exports, feeds, names, nearest, social
 from mabench.board.site.columns import EXTRA, NOTES
 from mabench.board.site.content import Board
-from mabench.board.site.sources import TIERS, exam, plain
+from mabench.board.site.sources import TIERS, loaded_suite, plain
 from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
@@ -83,7 +83,7 @@ def _ranking(board: Board) -> list[str]:
 
 def _suite(name: str) -> dict[str, Any]:
     """What pages say about one suite."""
-    chosen = exam(name)
+    chosen = loaded_suite(name)
     return {
         "id": chosen.id,
         "name": chosen.suite.name,
@@ -105,10 +105,11 @@ def _landing(board: Board) -> dict[str, Any]:
     leading = next((t for t in ranking if t.ranked), ranking[0] if ranking else None)
     first = [t.anchor for t in ranking if leading and (t.suite, t.track) == (leading.suite, leading.track)]
     datasets = dict.fromkeys(
-        [exam(t.suite).suite.dataset for t in ([leading] if leading else [])] + [exam(s).suite.dataset for s in suites_]
+        [loaded_suite(t.suite).suite.dataset for t in ([leading] if leading else [])]
+        + [loaded_suite(s).suite.dataset for s in suites_]
     )
     waiting = [
-        _suite(s) | {"first": leading is not None and exam(s).suite.dataset == leading.dataset}
+        _suite(s) | {"first": leading is not None and loaded_suite(s).suite.dataset == leading.dataset}
         for s in suites_
         if s not in with_rows
     ]
@@ -196,7 +197,7 @@ def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
 
 
-def _baselines(chosen: suites.Exam) -> list[tuple[str, str, str, float, int]]:
+def _baselines(chosen: suites.LoadedSuite) -> list[tuple[str, str, str, float, int]]:
     """(form, track, network, accuracy, draws) of random real images, as measured for exactly this suite."""
     return [
         (
@@ -233,7 +234,7 @@ def _printed(rows: Sequence[Standing]) -> list[tuple[str, list[str], list[Standi
     found = []
     for suite in sorted({row.suite for row in rows}, key=names.suite_order):
         here = sorted((row for row in rows if row.suite == suite), key=lambda row: (row.ipc, row.where))
-        known = [entry.name for entries in exam(suite).evaluators.values() for entry in entries]
+        known = [entry.name for entries in loaded_suite(suite).evaluators.values() for entry in entries]
         found.append((suite, [name for name in dict.fromkeys(known) if any(name in row.sittings for row in here)], here))
     return found
 
@@ -242,7 +243,7 @@ def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
     """A page per evaluator: what it is, which suites train it, and how the sets do on it."""
     asked: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
     for suite in sorted({*board.suite_ids, *(row.suite for row in board.rows)}, key=names.suite_order):
-        for track, entries in exam(suite).evaluators.items():
+        for track, entries in loaded_suite(suite).evaluators.items():
             for entry in entries:
                 asked[entry.name].append((suite, track, entry))
     listed = [(name, EVALUATORS[name], family_of(EVALUATORS[name]), asked[name]) for name in EVALUATORS if name in asked]

@@ -11,7 +11,7 @@ from mabench.board import gates
 from mabench.board.submission import AUDIT, SLUG, Submission
 from mabench.errors import MabenchError
 from mabench.schema import RunRecord, Tier
-from mabench.suites import Exam, load
+from mabench.suites import LoadedSuite, load
 
 TIERS: dict[Tier, str] = {
     "verified": "every run was repeated by somebody else, and the means agree within one point",
@@ -61,7 +61,7 @@ def cells(submission: Submission) -> list[RunRecord]:
 
 
 @cache
-def exam(name: str) -> Exam:
+def loaded_suite(name: str) -> LoadedSuite:
     """The released suite `name`. Raises MabenchError, with the nearest name, for one that this program does not have."""
     if name.endswith(".toml"):
         raise MabenchError(f"suite '{plain(name, 80)}' is a file of somebody's own; a board holds released suites only.")

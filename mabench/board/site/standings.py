@@ -9,7 +9,7 @@ from statistics import fmean
 
 from mabench.board.cells import status_of
 from mabench.board.gates import by_set
-from mabench.board.site.sources import cells, exam, plain, web_address
+from mabench.board.site.sources import cells, loaded_suite, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
 from mabench.results import lifts, scoring
@@ -17,7 +17,7 @@ from mabench.results.baselines import RandomImages, known_full_data
 from mabench.results.paper_tables import PaperTable
 from mabench.results.uncertainty import METHOD_SETS
 from mabench.schema import RunRecord, Tier
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ def submitted(submission: Submission) -> list[Standing]:
     tracks: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in cells(submission):
         tracks[record.cell.suite, record.cell.track].append(record)
-    return [_standing(submission, exam(suite), track, records) for (suite, track), records in sorted(tracks.items())]
+    return [_standing(submission, loaded_suite(suite), track, records) for (suite, track), records in sorted(tracks.items())]
 
 
-def _standing(submission: Submission, chosen: Exam, track: str, records: Sequence[RunRecord]) -> Standing:
+def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: Sequence[RunRecord]) -> Standing:
     card, summary = submission.card, records[0].synthetic_set
     groups = by_set(records)
     lines = lifts.rows_of_sets(chosen, groups)
@@ -242,7 +242,7 @@ def _standing(submission: Submission, chosen: Exam, track: str, records: Sequenc
     )
 
 
-def _claimed(submission: Submission, chosen: Exam, track: str) -> float | None:
+def _claimed(submission: Submission, chosen: LoadedSuite, track: str) -> float | None:
     """The score by the submitter's own records, where re-runs by others count in the row."""
     if submission.counted == dict(submission.records):
         return None
@@ -250,13 +250,13 @@ def _claimed(submission: Submission, chosen: Exam, track: str) -> float | None:
     return head.mean if head else None
 
 
-def _of_track(submission: Submission, chosen: Exam, track: str) -> list[RunRecord]:
+def _of_track(submission: Submission, chosen: LoadedSuite, track: str) -> list[RunRecord]:
     return [r for r in submission.records.values() if (r.cell.suite, r.cell.track) == (chosen.id, track)]
 
 
 def of_paper(key: str, table: PaperTable) -> list[Standing]:
     """A row for every track of a paper's table. Raises MabenchError where its suite is about another dataset."""
-    chosen = exam(table.suite)
+    chosen = loaded_suite(table.suite)
     if table.dataset != chosen.suite.dataset:
         raise MabenchError(
             f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}. Mend paper.toml."
@@ -301,12 +301,12 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
     return out
 
 
-def _family_means(chosen: Exam, track: str, means: Mapping[str, float]) -> dict[str, float]:
+def _family_means(chosen: LoadedSuite, track: str, means: Mapping[str, float]) -> dict[str, float]:
     """Family -> mean of its networks, all of which have one."""
     return {name: fmean(means[n] for n in members) for name, members in scoring.families(chosen, track).items()}
 
 
-def full_data(chosen: Exam, track: str) -> float | None:
+def full_data(chosen: LoadedSuite, track: str) -> float | None:
     """Panel mean of the whole training split, where every network was trained on it."""
     full = known_full_data(chosen) or {}
     weights = scoring.weights(chosen, track)

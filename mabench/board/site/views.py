@@ -12,10 +12,10 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from mabench.board.site import charts, names
-from mabench.board.site.sources import exam
+from mabench.board.site.sources import loaded_suite
 from mabench.board.site.standings import Standing, baselines_of, full_data
 from mabench.results import ranking, scoring
-from mabench.suites import Exam
+from mabench.suites import LoadedSuite
 
 SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
 
@@ -116,7 +116,7 @@ class Table:
 
     @property
     def dataset(self) -> str:
-        return exam(self.suite).suite.dataset
+        return loaded_suite(self.suite).suite.dataset
 
     @property
     def title(self) -> str:
@@ -125,11 +125,11 @@ class Table:
     @property
     def counts(self) -> str:
         """Which test pass of a run counts: best or last."""
-        return exam(self.suite).recipes[self.track].score
+        return loaded_suite(self.suite).recipes[self.track].score
 
     @property
     def protocol(self) -> str:
-        return names.protocol(exam(self.suite), self.track)
+        return names.protocol(loaded_suite(self.suite), self.track)
 
     @cached_property
     def has_gains(self) -> bool:
@@ -170,7 +170,7 @@ def tables(rows: Sequence[Standing], drawn: Iterable[str]) -> list[Table]:
 
     def place(name: tuple[str, str, int]) -> tuple[object, ...]:
         suite, track, ipc = name
-        return order[suite], list(exam(suite).evaluators).index(track), ipc
+        return order[suite], list(loaded_suite(suite).evaluators).index(track), ipc
 
     return [_table(name, grouped[name], everywhere, pictures) for name in sorted(grouped, key=place)]
 
@@ -184,7 +184,7 @@ def _table(
     suite, track, ipc = name
     measured = [row for row in rows if row.tier != "reported"]
     random = next((row.random for row in measured if row.random is not None), None)
-    full = full_data(exam(suite), track)
+    full = full_data(loaded_suite(suite), track)
     spans = [(row.score or 0) + side * (row.half_width or 0) for row in measured if row.score is not None for side in (-1, 1)]
     axis = charts.Axis.around([*spans, *([random] if random is not None else []), *([full] if full is not None else [])])
 
@@ -210,12 +210,12 @@ def _table(
         ipc,
         tuple(group for group in groups if group.lines),
         reported,
-        tuple((f"{track}-{family}".lower(), family) for family in scoring.families(exam(suite), track)),
+        tuple((f"{track}-{family}".lower(), family) for family in scoring.families(loaded_suite(suite), track)),
         random,
         full,
         charts.families(gains(slots, ())),
         len(slots),
-        _baselines(exam(suite), track, measured),
+        _baselines(loaded_suite(suite), track, measured),
     )
 
 
@@ -238,7 +238,7 @@ def _groups(measured: Sequence[Standing], line: object) -> list[Group]:
     ]
 
 
-def _baselines(chosen: Exam, track: str, rows: Sequence[Standing]) -> tuple[BaselineLine, ...]:
+def _baselines(chosen: LoadedSuite, track: str, rows: Sequence[Standing]) -> tuple[BaselineLine, ...]:
     """The baselines of these rows that were run whole."""
     return tuple(
         BaselineLine(
@@ -262,8 +262,8 @@ def _merged(rows: Sequence[Standing], line: object) -> tuple[Line, ...]:
 def families_of(rows: Sequence[Standing]) -> tuple[Family, ...]:
     """The families of one set in one suite, every track that was run, in the suite's order."""
     found = []
-    for row in sorted(rows, key=lambda r: list(exam(r.suite).evaluators).index(r.track)):
-        for name, networks in scoring.families(exam(row.suite), row.track).items():
+    for row in sorted(rows, key=lambda r: list(loaded_suite(r.suite).evaluators).index(r.track)):
+        for name, networks in scoring.families(loaded_suite(row.suite), row.track).items():
             here = [row.sittings[n] for n in networks if n in row.sittings]
             if len(here) < len(networks):
                 continue  # a mean over whichever networks were run would be another number
@@ -309,7 +309,7 @@ def gains(slots: Sequence[tuple[str, str]], families: Sequence[Family]) -> list[
 
 def slots_of(suite: str) -> list[tuple[str, str]]:
     """(track, family) of everything that the suite trains, in its order."""
-    found = exam(suite)
+    found = loaded_suite(suite)
     return [(track, family) for track in found.evaluators for family in scoring.families(found, track)]
 
 
