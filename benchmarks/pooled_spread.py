@@ -1,40 +1,78 @@
-"""How far runs of one evaluator on one set spread over seeds, pooled over all submissions of a suite -> mabench/suites/spread.json.
+"""How far runs of one evaluator on one set spread over seeds, pooled over many sets of a suite -> mabench/suites/spread.json.
 
-    python benchmarks/pooled_spread.py [SUBMISSIONS]
+    python benchmarks/pooled_spread.py [FOLDER ...] [--into mabench/suites/spread.json]
 
-Sets that lie in several submissions count once. Verification judges a re-run by these numbers, never by the submission's own.
+A FOLDER (default: submissions) holds submissions, or evaluations that `mabench eval` or `rows.py` wrote, at any depth: every
+record under a folder called `records` counts, each run of a set once, wherever it lies. Only records of the suites as they are now
+are taken; what the file says of other suites stays, and what it says of suites that have changed since goes. Evaluators with fewer
+than four degrees of freedom get no entry.
+
+Verification judges a re-run by these numbers, never by the submission's own. Where a suite has no entry, the re-run's own seeds
+stand in, and at least one point a run; `mabench verify` says which of the two it was.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
-import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import variance
 
 from mabench import suites
-from mabench.board import submission as submissions
+from mabench.errors import MabenchError
 from mabench.files import write_text
-from mabench.results import scoring
+from mabench.results import scoring, uncertainty
+from mabench.runs.folder import read_record
+from mabench.schema import RunRecord
 
 OUT = Path(suites.__file__).parent / "spread.json"
+LEAST = 4  # ours: degrees of freedom; two sets of three seeds
+
+Spreads = dict[str, dict[str, tuple[float, int]]]
+"""Digest of a suite -> evaluator -> (standard deviation, a fraction; degrees of freedom)."""
+
+
+def records(folders: Iterable[Path]) -> Iterable[RunRecord]:
+    """Every record in these folders; damaged ones are named and left out."""
+    for path in (path for folder in folders for path in sorted(folder.glob("**/records/*.json"))):
+        try:
+            yield read_record(path)
+        except MabenchError as error:
+            print(f"left out: {error}")
+
+
+def pooled(found: Iterable[RunRecord]) -> Spreads:
+    """Of the suites as they are now."""
+    current = {suites.load(name).digest for name in suites.released()}
+    scores: dict[str, dict[str, dict[str, dict[int, float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for record in found:
+        cell = record.cell
+        if cell.suite_digest in current:
+            scores[cell.suite_digest][cell.set_sha256][cell.evaluator.name][cell.seed] = scoring.score(record)
+    return {
+        digest: {
+            name: (round(spread.std, 5), spread.degrees)
+            for name, spread in sorted(uncertainty.pooled(sets.items()).items())
+            if spread.degrees >= LEAST
+        }
+        for digest, sets in scores.items()
+    }
 
 
 def main() -> None:
-    scores: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for entry in submissions.read_all(Path(sys.argv[1] if len(sys.argv) > 1 else "submissions")):
-        for record in entry.records.values():
-            cell = record.cell
-            scores[cell.suite, cell.suite_digest, cell.evaluator.name][cell.set_sha256][cell.seed] = scoring.score(record)
-    spreads: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
-    for (_, digest, name), sets in sorted(scores.items()):
-        runs = [list(seeds.values()) for seeds in sets.values() if len(seeds) > 1]
-        degrees = sum(len(values) - 1 for values in runs)
-        if degrees >= 4:
-            spreads[digest][name] = (round(math.sqrt(sum((len(v) - 1) * variance(v) for v in runs) / degrees), 5), degrees)
-    write_text(OUT, json.dumps(spreads, indent=1, sort_keys=True) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("submissions")])
+    parser.add_argument("--into", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    current = {suites.load(name).digest for name in suites.released()}
+    known: Spreads = json.loads(arguments.into.read_text()) if arguments.into.is_file() else {}
+    new = {digest: spreads for digest, spreads in pooled(records(arguments.folders)).items() if spreads}
+    kept = {digest: spreads for digest, spreads in known.items() if digest in current}
+    write_text(arguments.into, json.dumps(kept | new, indent=1, sort_keys=True) + "\n")
+    for name in suites.released():
+        for evaluator, (std, degrees) in new.get(suites.load(name).digest, {}).items():
+            print(f"{name}  {evaluator}  {100 * std:.2f} points, {degrees} degrees of freedom")
 
 
 if __name__ == "__main__":

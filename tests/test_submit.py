@@ -265,6 +265,16 @@ def test_a_set_that_does_not_name_its_dataset_is_of_its_records(digits_run: Path
     assert case.refusals == [] and case.synthetic_set is not None and case.synthetic_set.dataset == "digits"
 
 
+def test_submit_finds_where_eval_wrote_for_a_file_without_a_dataset(mabench: Command, digits_run: Path, tmp_path: Path) -> None:
+    """What `mabench eval my_set.pt` accepted, `mabench submit my_set.pt` accepts, with neither --records nor --dataset."""
+    bundled = synthetic.load(BUNDLED)
+    torch.save((bundled.images, bundled.labels), tmp_path / "my_set.pt")
+    write_card(tmp_path / "card.toml")
+    shutil.copytree(digits_run, tmp_path / "results" / f"my_set-{bundled.sha256[:8]}" / "digits-agnostic@1")
+    done = mabench("submit", "my_set.pt", "--dry-run")
+    assert done.returncode == 0 and "all gates are open" in done.stdout, done.stderr
+
+
 def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
     (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals

@@ -16,6 +16,7 @@ from typing import Literal
 
 from mabench import suites
 from mabench.board.names import skeleton
+from mabench.errors import first_line
 from mabench.results import scoring
 from mabench.results.baselines import UNKNOWN_SPREAD, run_spreads
 from mabench.schema import AuditEntry, RunRecord, Tier
@@ -136,6 +137,19 @@ def _spread(loaded_suite: LoadedSuite, name: str, reruns: Iterable[RunRecord]) -
     known = run_spreads(loaded_suite).get(name)
     scores = [scoring.score(record) for record in reruns]
     return known.std if known is not None else max(UNKNOWN_SPREAD, stdev(scores) if len(scores) > 1 else 0.0)
+
+
+def spread_note(suite: str, evaluators: Collection[str]) -> str:
+    """Where the standard error of a re-run of these networks comes from, in one sentence."""
+    known = run_spreads(suites.load(suite))
+    absent = sorted(set(evaluators) - set(known))
+    if not absent:
+        degrees = min(known[name].degrees for name in evaluators)
+        return f"{suite}: the standard error follows from the suite's pooled spread over seeds ({degrees} degrees of freedom or more)"
+    return (
+        f"{suite}: no spread over seeds has been measured for {first_line(absent)} in this state of the suite; the re-run's own seeds "
+        f"stand in for it, and at least {100 * UNKNOWN_SPREAD:g} point a run"
+    )
 
 
 def decision(audit: Sequence[AuditEntry], owners: Collection[str], maintainers: Collection[str]) -> tuple[Tier | None, int]:

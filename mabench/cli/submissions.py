@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -87,15 +87,18 @@ def submit(
 
 def _where_eval_writes(set_path: str, reading: dict[str, Any]) -> Path:
     """`results/SET-HASH`, with a folder a suite. Raises MabenchError where there is none."""
+    from mabench.evaluation import folders, inputs
     from mabench.runs.plan import set_folder
-    from mabench.sets import readers
 
-    folder = set_folder(readers.read(set_path, **reading))
-    if not folder.is_dir():
-        raise MabenchError(
-            f"{folder}: no records of this set. Make them with: mabench eval {set_path} --suite SUITE, or name their folder with --records."
-        )
-    return folder
+    said = cast(inputs.Reading, reading)
+    known: list[str | None] = [*folders.datasets(Path("results"))]  # a set need not name its dataset: the suite did
+    tried = [set_folder(inputs.read_file(set_path, said, dataset)) for dataset in known or [None]]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    raise MabenchError(
+        f"{tried[0]}: no records of this set. Make them with: mabench eval {set_path} --suite SUITE, or name their folder with --records."
+    )
 
 
 def _show_gates(case: Examination) -> None:

@@ -38,6 +38,13 @@ def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
     return out
 
 
+def datasets(results: Path) -> list[str]:
+    """The datasets of the released suites that the sets in `results` were evaluated on, each by the default folder's name."""
+    known = suites.released()
+    names = {path.parent.name for path in results.glob("*/*/evaluation.json")}
+    return sorted({suites.load(name).suite.dataset for name in names if name in known})
+
+
 def _evaluations(folder: Path) -> Iterator[Path]:
     """Folders with records, this one or below it, in the order of their names."""
     if (folder / "records").is_dir():

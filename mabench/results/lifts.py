@@ -121,8 +121,11 @@ def _mean(loaded_suite: LoadedSuite, track: str, weights: Mapping[str, float], i
 
 def _by_hand(loaded_suite: LoadedSuite, record: RunRecord, absent: Sequence[str]) -> str:
     """The command that evaluates one draw of the first missing baseline, where the method `random` has a preset for the dataset."""
+    import mabench_methods  # torch: only where a command is printed
+
     summary = record.synthetic_set
-    preset = {"cifar10": "paper-ipc1", "digits": "smoke"}.get(summary.dataset)
+    presets = mabench_methods.presets("random").items()
+    preset = next((name for name, each in presets if each.dataset == summary.dataset), None)
     if preset is None or summary.labels != "hard" or not loaded_suite.released:
         return ""
     alike = absent[0] == "packed alike"
