@@ -318,6 +318,16 @@ class SetSummary(Frozen):
     """Learned with the images; None = the set brings none."""
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def bytes(self) -> int:
+        """Everything that is stored to train on the set: images, soft labels, recorded labels."""
+        return self.stored_bytes + self.recorded_bytes
+
+    @property
+    def taught(self) -> Literal["hard", "soft"]:
+        """The kind of labels that a network learned from: recorded ones are soft, whatever the set's own are."""
+        return "soft" if self.recorded_bytes else self.labels
+
 
 class RunRecord(Frozen):
     """The result of one cell. Only what was observed: best, best epoch and last are derived from the curve."""

@@ -77,17 +77,6 @@ def test_a_submission_is_written_once(mabench: Command, tmp_path: Path, digits_r
     )
 
 
-def test_recorded_labels_cannot_be_submitted_yet(mabench: Command, tmp_path: Path, part: Path) -> None:
-    """A submission holds the set, not the labels that such a suite replays: nobody could repeat the numbers."""
-    write_card(tmp_path / "card.toml")
-    loaded_suite = suites.load("cifar10-gvbsm")
-    for path in (part / "records").glob("*.json"):
-        edit(path, lambda r: r["cell"].update(suite=loaded_suite.id, suite_digest=loaded_suite.digest))
-    done = mabench("submit", BUNDLED, "--records", part)
-    assert done.returncode == 2 and "cifar10-gvbsm@1: replays labels" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "submissions").exists()
-
-
 def test_what_was_submitted_stands_on_the_board(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
     """From records to the board's file, through the program: the numbers are those of `scoring`."""
     write_card(tmp_path / "card.toml", source_networks=["mlp"], decoder_bytes=1000, bibtex="@misc{own, title = {Own}}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mabench import suites
+from mabench.board import labels
 from mabench.board.submission import CARD, RECORDS, RERUNS, SET, Submission, folders, has_sets, read, slug_of
 from mabench.data import DATASETS
 from mabench.errors import MabenchError, first_line
@@ -104,11 +105,6 @@ def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bo
             f"{loaded_suite.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
             f"{loaded_suite.digest[:16]}). Run mabench eval --suite {loaded_suite.id} with an unchanged mabench."
         ]
-    if any(recipe.recorded is not None for recipe in loaded_suite.recipes.values()):
-        return [
-            f"{loaded_suite.id}: replays labels recorded beside the set, which a submission does not hold, so nobody could repeat these "
-            "numbers. Leave its records out, or submit to a suite that trains on the set's own labels."
-        ]
     return [
         f"{r.cell.name}: is not a cell of {loaded_suite.id}{wrong}. Run it again: mabench eval."
         for r in records
@@ -124,9 +120,14 @@ def _difference(loaded_suite: LoadedSuite, record: RunRecord, fresh: bool) -> st
         return " (no such track, evaluator or seed)"
     if record.synthetic_set.dataset != loaded_suite.suite.dataset:
         return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is about {loaded_suite.suite.dataset})"
+    if (loaded_suite.recipes[cell.track].recorded is None) != (cell.labels_sha256 is None):
+        return (
+            " (the suite replays recorded labels, the record names none)" if cell.labels_sha256 is None else " (recorded labels)"
+        )
     planned = Cell(
         set_sha256=cell.set_sha256, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=cell.track,
         evaluator=entries[cell.evaluator.name], recipe=loaded_suite.recipes[cell.track], seed=cell.seed, seed_streams=loaded_suite.suite.seed_streams,
+        labels_sha256=cell.labels_sha256,
     )  # fmt: skip
     here, there = cell.model_dump(), planned.model_dump()
     wrong = [name for name in here if here[name] != there[name]]
@@ -165,6 +166,12 @@ def one_set(records: Sequence[RunRecord]) -> Gate:
             f"{group[0].cell.name}: describes the set otherwise than {len(runs) - len(group)} other records do. Run it again: mabench eval."
             for group in sorted(described.values(), key=len)[:-1]
         ]
+        replayed = {(r.cell.labels_sha256, r.synthetic_set.recorded_bytes) for r in runs if r.cell.labels_sha256 is not None}
+        if len(replayed) > 1:
+            problems.append(
+                f"{runs[0].synthetic_set.name}: its records replayed {len(replayed)} different records of labels; a submission holds one "
+                "for every set. Run all cells with the same labels."
+            )
         form = runs[0].synthetic_set.model_dump_json(include=set(FORM))
         if forms and form not in forms:
             problems.append(
@@ -246,32 +253,41 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
 # -- a submission that is read ---------------------------------------------------------------------------------------
 
 
-def of_submission(submission: Submission, *, has_set: bool) -> list[Gate]:
-    """Every gate that needs no set, on a submission and on the re-runs kept in it."""
+def of_submission(submission: Submission, *, has_set: bool, folder: Path | None = None) -> list[Gate]:
+    """Every gate that needs no set, on a submission and on the re-runs kept in it; `folder`: where it lies, if it lies here."""
     reruns = list(submission.reruns.values())
     again = [suites_known(reruns, fresh=True, kept=True), curves(reruns)] if reruns else []
     records = list(submission.records.values())
     return [
         attempted("card", lambda: card(submission.card)),
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
-        stored(submission, has_set),
+        stored(submission, has_set, folder),
         *of_records(records, kept=True),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
 
 
-def stored(submission: Submission, has_set: bool) -> Gate:
-    """The set is there, or the board's maintainers have listed where it is published."""
+def stored(submission: Submission, has_set: bool, folder: Path | None) -> Gate:
+    """The set and the labels that its records replayed are there, or the board's maintainers have listed where it is published."""
     listed = submission.board.external.get(submission.slug)
-    if has_set or (listed,) == submission.sets:
-        return gate("stored", SET if has_set else "published elsewhere", [])
+    if (listed,) == submission.sets and not has_set:
+        return gate("stored", "published elsewhere", [])
+    if has_set:
+        replayed = labels.needed(submission) if folder is not None else []
+        problems = [text for each in replayed if folder is not None and (text := labels.problem(folder, each, whole=False))]
+        return gate(
+            "stored",
+            f"{SET}{f', {sum(each.bytes for each in replayed):,} bytes of recorded labels' if replayed else ''}",
+            problems,
+        )
     text = f"has no {SET}, and the board lists no other place of it. Get it again, or ask a maintainer to list it in board.toml."
     return gate("stored", "", [text])
 
 
-def accept(submission: Submission, *, has_set: bool) -> Submission:
+def accept(submission: Submission, *, has_set: bool, folder: Path | None = None) -> Submission:
     """The submission, if every gate is open. Raises MabenchError, which names it and says what is wrong."""
-    refusals = [f"{each.name}: {text}" for each in of_submission(submission, has_set=has_set) for text in each.refusals]
+    passed = of_submission(submission, has_set=has_set, folder=folder)
+    refusals = [f"{each.name}: {text}" for each in passed for text in each.refusals]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
         raise MabenchError(f"{submission.slug}: {refusals[0]}{more}")
@@ -281,7 +297,7 @@ def accept(submission: Submission, *, has_set: bool) -> Submission:
 def read_accepted(folder: Path) -> Submission | None:
     """As `submission.read`, every gate open that needs no set; None for an unfinished one. Raises MabenchError."""
     submission = read(folder)
-    return None if submission is None else accept(submission, has_set=has_sets(folder, submission))
+    return None if submission is None else accept(submission, has_set=has_sets(folder, submission), folder=folder)
 
 
 def same_set(root: Path, slug: str, sets: Collection[str]) -> Mapping[str, Submission]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mabench import data
-from mabench.board.gates import Gate, gate
+from mabench.board.gates import Gate, attempted, gate
 from mabench.data import RealData
 from mabench.schema import Card, RunRecord
 from mabench.sets import leaks
@@ -20,7 +20,7 @@ def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
     """All gates that need the set; images of the dataset are fetched where they are not there."""
     return [
         identity(synthetic_set, records),
-        budget(synthetic_set, records, card),
+        attempted("budget", lambda: budget(synthetic_set, records, card)),
         class_order(synthetic_set, data.load(synthetic_set.dataset, "train")),
         leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
     ]
@@ -70,11 +70,16 @@ def budget(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
     for record in records:
         said = record.synthetic_set.model_dump(exclude={"name", "findings"})
         wrong = [f"{k} {said[k]} instead of {true[k]}" for k in true if said[k] != true[k] and k != "sha256"]
+        recorded_bytes = synthetic_set.recorded.bytes if record.cell.labels_sha256 is not None else 0
+        if said["recorded_bytes"] != recorded_bytes:
+            wrong.append(f"recorded_bytes {said['recorded_bytes']} instead of {recorded_bytes}")
         if wrong:
             problems.append(f"{record.cell.name}: says {', '.join(wrong)}. Run the cell again: mabench eval.")
     images, decoder = synthetic_set.images.nbytes, card.decoder_bytes if card else 0
     labels = synthetic_set.stored_bytes - images
+    recorded = max((record.synthetic_set.recorded_bytes for record in records), default=0)
     found = f"IPC {synthetic_set.ipc}, {images:,} bytes of images, {labels:,} of labels, {decoder:,} of a decoder"
+    found += f", {recorded:,} of recorded labels" if recorded else ""
     return gate("budget", found, problems)
 
 

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench.board import gates
+from mabench.board import gates, labels
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton
@@ -77,7 +77,7 @@ def review(
         Gate(
             "folder", f"{len(submission.records)} records, {len(submission.reruns)} re-runs, {len(submission.audit)} log entries"
         ),
-        *gates.of_submission(submission, has_set=has_sets(folder, submission)),
+        *gates.of_submission(submission, has_set=has_sets(folder, submission), folder=folder),
         grown(submission, before),
         allowed(submission, before, account),
         unique(submission, board or folder.parent, is_new=before is None),
@@ -95,7 +95,10 @@ def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
     from mabench.sets import synthetic
 
     try:
-        synthetic_set = synthetic.load(place)
+        labels.check(place.parent, submission)
+        synthetic_set = replace(
+            synthetic.load(place), labels_folder=place.parent / labels.folder_of(submission.sets.index(sha256) + 1)
+        )
     except MabenchError as error:
         return [Gate("set", "refused", (str(error),))]
     records = [r for r in submission.records.values() if r.cell.set_sha256 == sha256]

@@ -72,7 +72,7 @@ CURE = "mabench eval did not write this on this set: run the cell again."
 
 def _cheapest(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs of the network that costs least, of those whose records hold first losses and whose recipe needs no teacher."""
-    able = [r for r in records if r.first_losses and r.cell.recipe.distillation is None and r.cell.recipe.recorded is None]
+    able = [r for r in records if r.first_losses and r.cell.recipe.distillation is None]
     if not able:
         return []
     first = min(able, key=lambda r: (_cost(r), r.cell.suite, r.cell.name))

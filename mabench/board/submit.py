@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mabench.board import gates, names, probes, rechecks
+from mabench.board import gates, labels, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -80,7 +80,7 @@ def examine(
         passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", rechecks.NAME, "class order", "test images")]
     else:
         passed.append(probes.identity(synthetic_set, found))
-        passed.append(probes.budget(synthetic_set, found, card))
+        passed.append(attempted("budget", partial(probes.budget, synthetic_set, found, card)))
         passed.append(_admitted(synthetic_set, found))
         passed.append(attempted(rechecks.NAME, partial(rechecks.first_steps, synthetic_set, found)))
     passed += [each for each in gates.of_records(found) if each.name != "budget" or synthetic_set is None]
@@ -178,13 +178,16 @@ def _admitted(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate
     """The suites of the records take this set."""
     problems = []
     for suite in sorted({r.cell.suite for r in records} & set(released())):
-        loaded_suite = load(suite)
-        if any(recipe.recorded is not None for recipe in loaded_suite.recipes.values()):
-            continue  # another gate refuses it
         try:
-            plan(loaded_suite, synthetic_set)
+            replayed = {cell.labels_sha256 for cell in plan(load(suite), synthetic_set)}
         except MabenchError as error:
             problems.append(str(error))
+            continue
+        others = [r for r in records if r.cell.suite == suite and r.cell.labels_sha256 not in replayed]
+        problems += [
+            f"{r.cell.name}: replayed other labels than those in {synthetic_set.labels_folder}. Name its own with --recorded-labels."
+            for r in others[:1]
+        ]
     return gate("admitted", "the suites take this set", problems)
 
 
@@ -297,6 +300,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         files[CARD] = text
     if existing is None or sha not in existing.sets:
         files[submissions.set_file(number)] = set_bytes(case.synthetic_set)
+    files |= _replayed(case, existing, number)
     files |= {f"{RECORDS}{n}.json": content for n, content in records.items()}
     if not files:
         return {}
@@ -310,6 +314,15 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
     )
     # an entry that is there already comes from a write that was killed before the card
     return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
+
+
+def _replayed(case: Examination, existing: Submission | None, number: int) -> dict[str, bytes]:
+    """The recorded labels that the records replayed, where they are not there yet."""
+    assert case.synthetic_set is not None
+    there = existing is not None and labels.folder_of(number) in {each.folder for each in labels.needed(existing)}
+    if there or all(record.cell.labels_sha256 is None for record in case.records):
+        return {}
+    return labels.read(case.synthetic_set.recorded.folder, labels.folder_of(number))
 
 
 def _number(existing: Submission | None, sha: str, another: bool, slug: str) -> int:

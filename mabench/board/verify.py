@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mabench import data, suites
+from mabench.board import labels, tiers
 from mabench.board import submission as submissions
-from mabench.board import tiers
 from mabench.board.names import skeleton
 from mabench.board.submission import RERUNS, Submission, set_file
 from mabench.digests import stream
@@ -74,13 +74,14 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
     Raises MabenchError when the set is not the one that was submitted or a suite is not the released one.
     """
     sha256 = cells[0].set_sha256
-    path = folder / set_file(submission.sets.index(sha256) + 1)
+    number = submission.sets.index(sha256) + 1
+    path = folder / set_file(number)
     if not path.is_file():
         raise MabenchError(
             f"{path}: is missing. Get it with: mabench pull {submission.slug} --repo ORG/NAME, or, where its authors publish "
             f"it themselves, with: mabench pack THEIR-FILE -o {path}"
         )
-    synthetic_set = synthetic.load(path)
+    synthetic_set = replace(synthetic.load(path), labels_folder=folder / labels.folder_of(number))
     if synthetic_set.sha256 != sha256:
         raise MabenchError(
             f"{path}: is {synthetic_set.sha256[:16]}, the submission is about {sha256[:16]}. "
@@ -92,7 +93,9 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
         planned = {cell.name: cell for cell in plan(loaded_suite, synthetic_set)}
         here = [cell for cell in cells if cell.suite == suite]
         if any(cell.name in planned and planned[cell.name] != cell for cell in here):
-            raise MabenchError(f"{submission.slug}: its records of {suite} were made under another suite than the released one.")
+            raise MabenchError(
+                f"{submission.slug}: its records of {suite} were made under another suite than the released one, or with other recorded labels."
+            )
         place = Folder(out / suite, synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
         records += evaluate(loaded_suite, synthetic_set, here, place, data.load(loaded_suite.suite.dataset, "test"))
     return records

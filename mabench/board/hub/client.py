@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mabench.board import labels
 from mabench.board import submission as submissions
 from mabench.board.gates import accept
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
@@ -53,7 +54,7 @@ def push(
         if create_pr:
             return files, ()
         kept = dict(existing.files) if existing is not None else {}
-        kept |= {n: c for n, c in added.items() if not submissions.is_set_file(n)}
+        kept |= {n: c for n, c in added.items() if not submissions.is_set_file(n) and not labels.is_file_of_labels(n)}
         mine = submissions.parse(slug, kept, Path(repo) / FOLDER / slug) if kept else None
         changes, problems = tables(api, repo, head, mine, added.get(SET))
         return files | changes, problems
@@ -94,7 +95,8 @@ def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str
     from huggingface_hub import snapshot_download
 
     patterns = [
-        f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET, "set-*.safetensors")
+        f"{FOLDER}/{slug}/{name}"
+        for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET, "set-*.safetensors", f"labels*/{labels.FILES}")
     ]
     patterns.append(f"{FOLDER}/{BOARD}")
     with explained(repo):
@@ -130,6 +132,7 @@ def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
     for entry in tree:
         parts, size = entry.path.split("/"), getattr(entry, "size", 0)
         limit = MAX_BYTES if submissions.is_set_file(parts[-1]) else MAX_RECORD_BYTES
+        limit = labels.MAX_BYTES if labels.is_file_of_labels(entry.path) else limit
         if len(parts) < 3:
             continue
         counts[parts[1]] += 1
@@ -148,7 +151,8 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
     for name in submission.set_files:
         if not (source / name).is_file():
             raise MabenchError(f"{repo}: submission {source.name} has no {name}. Tell its submitter.")
-    accept(submission, has_set=True)
+    accept(submission, has_set=True, folder=source)
+    labels.check(source, submission)
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:
         raise MabenchError(
@@ -165,6 +169,8 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
                 "tell the repository's owners."
             )
         files[name] = (source / name).read_bytes()
+    for each in labels.needed(submission):
+        files |= labels.read(source / each.folder, each.folder)
     if local is None:
         _check_nothing_is_lost(target, files)
     board = source.parent / BOARD

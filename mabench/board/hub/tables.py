@@ -12,6 +12,7 @@ from mabench.board.gates import accept
 from mabench.board.hub import images
 from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
+from mabench.board.labels import is_file_of_labels
 from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission, is_set_file
 from mabench.errors import MabenchError
 from mabench.results import paper_tables as papers
@@ -31,7 +32,8 @@ def submission_at(api: HfApi, repo: str, slug: str, revision: str) -> Submission
     except EntryNotFoundError:
         return None
     for entry in tree:
-        if not is_set_file(entry.path.rpartition("/")[2]) and getattr(entry, "size", 0) > MAX_RECORD_BYTES:
+        large = is_set_file(entry.path.rpartition("/")[2]) or is_file_of_labels(entry.path)
+        if not large and getattr(entry, "size", 0) > MAX_RECORD_BYTES:
             raise MabenchError(
                 f"{repo}: {entry.path} has {getattr(entry, 'size', 0):,} bytes; at most {MAX_RECORD_BYTES:,} are read."
             )

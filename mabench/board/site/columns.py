@@ -61,7 +61,7 @@ EXTRA = (
         lambda r: r.gap,
     ),
     Column(
-        "bytes", "Size", "Images, soft labels and a decoder, as stored. Sets of one budget can differ fourfold.",
+        "bytes", "Size", "Images, soft and recorded labels and a decoder, as stored. Sets of one budget can differ fourfold.",
         lambda r: r.bytes, lambda r: names.kib(r.bytes),
     ),
     Column("decode", "Packing", "grid2 = each stored image is cut into 2 x 2 images.", None, lambda r: r.decode),

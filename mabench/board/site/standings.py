@@ -97,7 +97,7 @@ class Standing:
     runs: int = 0
     planned: int = 0
     stored_bytes: int | None = None
-    """Images, and labels where they are soft."""
+    """Images, labels where they are soft, and recorded labels that its runs replayed."""
     decoder_bytes: int = 0
     """Of a decoder that the set cannot be trained without, as its card says."""
     decoded_images: int | None = None
@@ -199,7 +199,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         suite=chosen.id,
         track=track,
         ipc=summary.ipc,
-        labels=summary.labels,
+        labels=summary.taught,
         dataset=summary.dataset,
         tier=submission.tier,
         title=plain(card.title, 120) or submission.slug,
@@ -227,7 +227,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         planned=status.planned * len(groups),
         engine=", ".join(sorted({r.engine for r in records})),
         seconds=sum(r.seconds for r in records),
-        stored_bytes=summary.stored_bytes,
+        stored_bytes=summary.bytes,
         decoder_bytes=card.decoder_bytes,
         decoded_images=summary.decoded_images,
         decode=plain(summary.decode, 20),

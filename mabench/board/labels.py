@@ -1,0 +1,95 @@
+"""Labels recorded for every epoch, as part of a submission: where they lie, and whether they are those that its records replayed.
+
+They lie in `labels/` beside the submission's first set, in `labels-2/` beside its second, ...: the files of `sets.recorded`, whose
+digest every record names. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mabench.board.submission import Submission
+from mabench.digests import digest
+from mabench.errors import MabenchError
+
+MAX_BYTES = 2**30  # ours: recorded labels of one set; CIFAR-10 at IPC 50 takes 19 MB for 1,000 epochs
+FILES = "labels-*.safetensors"
+_PATH = re.compile(r"(.*/)?labels(-[1-9]\d{0,3})?/labels-\d{5,9}\.safetensors")
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The recorded labels of one set of a submission, as its records describe them."""
+
+    folder: str
+    sha256: str
+    """As `sets.recorded.RecordedLabels.sha256`."""
+    bytes: int
+
+
+def folder_of(number: int) -> str:
+    """The folder for the labels of a submission's first, second, ... set."""
+    return "labels" if number == 1 else f"labels-{number}"
+
+
+def is_file_of_labels(path: str) -> bool:
+    """Whether a path in a submission is that of recorded labels."""
+    return _PATH.fullmatch(path) is not None
+
+
+def needed(submission: Submission) -> list[Needed]:
+    """What the submission has to hold: the labels of every set that a record replayed them with."""
+    found = {
+        (record.cell.set_sha256, record.cell.labels_sha256, record.synthetic_set.recorded_bytes)
+        for record in submission.records.values()
+        if record.cell.labels_sha256 is not None
+    }
+    return [Needed(folder_of(submission.sets.index(sha) + 1), str(labels), size) for sha, labels, size in sorted(found, key=str)]
+
+
+def files(folder: Path) -> list[Path]:
+    """The files of recorded labels in a folder, first epoch first."""
+    return sorted(path for path in folder.glob(FILES) if path.is_file()) if folder.is_dir() else []
+
+
+def problem(place: Path, wanted: Needed, *, whole: bool) -> str:
+    """What is wrong with these labels in a submission's folder, empty where nothing is; `whole`: every byte is looked at."""
+    found = files(place / wanted.folder)
+    size = sum(path.stat().st_size for path in found)
+    if size == wanted.bytes and not (whole and _digest(found) != wanted.sha256):
+        return ""
+    if not found:
+        return f"has no {wanted.folder}/, the recorded labels ({wanted.bytes:,} bytes) that its records replayed. Get it again."
+    return (
+        f"{wanted.folder}/: {size:,} bytes that are not the labels its records replayed ({wanted.bytes:,} bytes). Get it again."
+    )
+
+
+def check(place: Path, submission: Submission) -> None:
+    """Raise MabenchError unless all labels that the records replayed lie in the folder, byte by byte."""
+    for wanted in needed(submission):
+        if text := problem(place, wanted, whole=True):
+            raise MabenchError(f"{place}: {text}")
+
+
+def read(folder: Path, target: str) -> dict[str, bytes]:
+    """Path in a submission -> content, of the labels in `folder`. Raises MabenchError where they are more than `MAX_BYTES`."""
+    found = files(folder)
+    size = sum(path.stat().st_size for path in found)
+    if size > MAX_BYTES:
+        raise MabenchError(
+            f"{folder}: {size:,} bytes of recorded labels; a submission holds at most {MAX_BYTES:,}. Record fewer epochs, or submit to a "
+            "suite that trains on the set's own labels."
+        )
+    return {f"{target}/{path.name}": path.read_bytes() for path in found}
+
+
+def _digest(paths: list[Path]) -> str:
+    hashes = []
+    for path in paths:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digest(hashes)

@@ -1,0 +1,198 @@
+"""Sets in the form of SRe2L, G-VBSM and RDED: the labels recorded for every epoch are part of the submission and of its bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import flipped, listed, records_of, small_set, tree, write_card
+
+from mabench import evaluation, suites
+from mabench.board import cells, gates, labels, pull_request, site, submit, verify
+from mabench.board import submission as submissions
+from mabench.board.hub import client
+from mabench.errors import MabenchError
+from mabench.evaluation import run_cells
+from mabench.sets import recorded
+from mabench.sets.synthetic import SyntheticSet
+
+EPOCHS, BATCH = 4, 20
+SUITE = f"""
+name = "digits-replayed"
+version = 1
+title = "Digits with recorded labels"
+measures = "A suite of the tests."
+dataset = "digits"
+seeds = [0, 1]
+ipcs = [4]
+[tracks]
+scratch = ["mlp-scratch"]
+[recipe]
+epochs = {EPOCHS}
+batch_size = {BATCH}
+test_every = 2
+score = "best"
+normalisation = "dataset"
+[recipe.augmentation]
+space = "normalised"
+[recipe.recorded]
+loss = "kl"
+temperature = 4.0
+"""
+
+
+def recorded_for(synthetic_set: SyntheticSet, folder: Path, seed: int = 0) -> SyntheticSet:
+    """The set with labels of whole images in random order: teachers that favour the right class."""
+    draws = torch.Generator().manual_seed(seed)
+    count, side = len(synthetic_set.images), synthetic_set.entry.image_size
+    for first in range(0, EPOCHS, 2):
+        order = torch.stack([torch.randperm(count, generator=draws) for _ in range(2)])
+        tensors = {
+            "order": order.int(),
+            "boxes": torch.tensor([0, 0, side, side]).expand(2, count, 4).short(),
+            "flipped": torch.zeros(2, count, dtype=torch.uint8),
+            "partner": torch.arange(BATCH).repeat(2, count // BATCH).int(),
+            "mix": torch.zeros(2, count // BATCH, 4, dtype=torch.int16),
+            "logits": (4.0 * torch.eye(10)[synthetic_set.labels[order]] + torch.rand(2, count, 10, generator=draws)).half(),
+        }
+        recorded.save(folder / recorded.file_name(first), tensors, recorded.header(synthetic_set.sha256, BATCH, first))
+    return replace(synthetic_set, labels_folder=folder)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[suites.LoadedSuite]:
+    """A released suite that replays labels of four epochs."""
+    folder = tmp_path_factory.mktemp("suites")
+    (folder / "digits-replayed@1.toml").write_text(SUITE)
+    (folder / "earlier.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "FOLDER", folder)
+        yield suites.load("digits-replayed")
+
+
+@pytest.fixture(scope="module")
+def made(suite: suites.LoadedSuite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with set.safetensors, labels/ beside it, a card, and the real records of both seeds in run/."""
+    place = tmp_path_factory.mktemp("made")
+    synthetic_set = recorded_for(small_set(), place / "labels")
+    synthetic_set.save(place / "set.safetensors")
+    write_card(place / "card.toml")
+    evaluation.evaluate(str(place / "set.safetensors"), suite=suite, out=place / "run")
+    return place
+
+
+def examined(made: Path, **reading: Any) -> submit.Examination:
+    return submit.examine(made / "set.safetensors", [made / "run"], made / "card.toml", reading=reading)
+
+
+@pytest.fixture(scope="module")
+def written(made: Path) -> Path:
+    """The submission of it, every gate open."""
+    case = examined(made)
+    assert not case.refusals, case.refusals
+    assert "of recorded labels" in next(gate.found for gate in case.gates if gate.name == "budget")
+    assert "mlp-scratch, 2 seeds" in next(gate.found for gate in case.gates if gate.name == "first steps"), "replayed here too"
+    assert submit.changes(case, None, who="A. Author").keys() >= {"labels/labels-00000.safetensors", "set.safetensors"}
+    submissions.write(made / "submissions" / case.slug, submit.changes(case, None, who="A. Author"))
+    return made / "submissions" / case.slug
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy of it, alone on its board."""
+    return Path(shutil.copytree(written, tmp_path / "submissions" / written.name))
+
+
+def test_the_labels_lie_in_the_submission_and_their_bytes_count(folder: Path, made: Path) -> None:
+    assert {name: content for name, content in tree(folder).items() if name.startswith("labels/")} == {
+        f"labels/{path.name}": path.read_bytes() for path in sorted((made / "labels").iterdir())
+    }
+    submission = gates.read_accepted(folder)
+    assert submission is not None
+    size = sum(path.stat().st_size for path in (made / "labels").iterdir())
+    (needed,) = labels.needed(submission)
+    assert (needed.folder, needed.bytes) == ("labels", size)
+    assert needed.sha256 == replace(small_set(), labels_folder=folder / "labels").recorded.sha256, "the digest without torch"
+    (row,) = site.standings.submitted(submission)
+    images = small_set().images.nbytes
+    assert (row.why_unranked, row.labels, row.bytes) == ("", "soft", images + size)
+    assert {(r.status, r.labels, r.stored_bytes) for r in cells.of_submissions([submission])} == {
+        ("ranked", "soft", images + size)
+    }
+
+
+def test_anybody_repeats_the_runs_from_the_submission_alone(folder: Path) -> None:
+    submission = submissions.read(folder)
+    assert submission is not None
+    chosen = verify.with_fresh(verify.sample(submission, 2, 0), 0, 0)
+
+    def evaluate(_: Any, synthetic_set: Any, wanted: Any, place: Any, test: Any) -> Any:
+        return run_cells(synthetic_set, wanted, place, test, device="cpu", engine="reference")
+
+    again = verify.rerun(submission, folder, chosen, folder.parent.parent / "again", evaluate)
+    assert len(again) == 2 and all(each.identical for each in verify.comparisons(submission, again))
+    submissions.write(folder, verify.logged(submission, again, who="R. Reader", seed=0))
+    now = gates.read_accepted(folder)
+    assert now is not None and now.tier == "verified"
+    found = pull_request.review(folder, images=True)
+    assert not [text for gate in found.gates for text in gate.refusals if gate.name in ("set", "budget", "stored", "first steps")]
+
+
+def _remove(place: Path) -> None:
+    for path in (place / "labels").iterdir():
+        path.unlink()
+
+
+def _shorten(place: Path) -> None:
+    (place / "labels" / recorded.file_name(2)).unlink()
+
+
+def _flip(place: Path) -> None:
+    path = place / "labels" / recorded.file_name(0)
+    path.write_bytes(flipped(path.read_bytes(), -1))
+
+
+@pytest.mark.parametrize(("change", "words"), [(_remove, "has no labels/"), (_shorten, "labels/: "), (_flip, "labels/: ")])
+def test_labels_that_are_missing_or_changed_are_found(folder: Path, change: Callable[[Path], None], words: str) -> None:
+    change(folder)
+    submission = submissions.read(folder)
+    assert submission is not None
+    with pytest.raises(MabenchError, match=words):
+        labels.check(folder, submission)
+    if change is not _flip:  # the size tells; every build looks at it
+        with pytest.raises(MabenchError, match=words):
+            gates.read_accepted(folder)
+    assert not pull_request.review(folder, images=True).accepted
+    with pytest.raises(MabenchError, match=words):
+        client._taken("org/board", folder, folder.parent.parent / "pulled" / folder.name)
+    listed(folder.parent, folder.name, submission.set_sha256)
+    (folder / "set.safetensors").unlink()
+    assert gates.read_accepted(folder) is not None, "published elsewhere: nothing of it lies here"
+
+
+def test_a_pull_brings_the_labels(folder: Path, tmp_path: Path) -> None:
+    client._taken("org/board", folder, tmp_path / "pulled" / folder.name)
+    assert tree(tmp_path / "pulled" / folder.name) == tree(folder)
+
+
+def test_records_of_other_labels_are_refused(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other labels than the records', more than a submission holds, and records that name none."""
+    recorded_for(small_set(), tmp_path / "others", seed=1)
+    said = examined(made, recorded_labels=tmp_path / "others").refusals
+    assert any("replayed other labels" in text for text in said), said
+    monkeypatch.setattr(labels, "MAX_BYTES", 100)
+    with pytest.raises(MabenchError, match="a submission holds at most 100"):
+        labels.read(made / "labels", "labels")
+    record = records_of(made / "run")[0]
+    silent = record.model_copy(update={"cell": record.cell.model_copy(update={"labels_sha256": None})})
+    (text,) = gates.suites_known([silent]).refusals
+    assert "the record names none" in text
+    (text,) = gates.one_set(
+        [record, record.model_copy(update={"cell": record.cell.model_copy(update={"labels_sha256": "0" * 64})})]
+    ).refusals
+    assert "2 different records of labels" in text
