@@ -69,9 +69,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[suites.LoadedSui
     """A released suite that replays labels of four epochs."""
     folder = tmp_path_factory.mktemp("suites")
     (folder / "digits-replayed@1.toml").write_text(SUITE)
-    (folder / "earlier.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "FOLDER", folder)
+        patch.setattr(suites, "_earlier", dict)
         yield suites.load("digits-replayed")
 
 
