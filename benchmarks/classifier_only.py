@@ -1,9 +1,9 @@
 """What does it cost that HMDC's released evaluator trains the ConvNet's classifier alone? python benchmarks/classifier_only.py FOLDER
 [--sets 3] [--engine fast] [--collect]
 
-Sits packed Random, IPC 10, in `cifar10-hmdc` and in `hmdc_every_layer.toml`, which differs in this alone: N draws, each with one
+Evaluate packed Random, IPC 10, in `cifar10-hmdc` and in `hmdc_every_layer.toml`, which differs in this alone: N draws, each with one
 of the suite's seeds. Resumes in FOLDER; `--collect` runs nothing and takes the runs that are there. Prints the table, draws the
-curves into docs/assets/, writes every look into results/.
+curves into docs/assets/, writes every test pass into results/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXAMS = {
 PUBLISHED = 36.45  # HMDC, Table 1: Random, IPC 10, ConvNet
 
 
-def sit(suite: str, folder: Path, sets: int, engine: str, collect: bool) -> list[RunRecord]:
+def evaluated(suite: str, folder: Path, sets: int, engine: str, collect: bool) -> list[RunRecord]:
     command = [sys.executable, "-m", "mabench.cli.main", "reproduce", "random", "--preset", "packed-ipc10", "--sets", str(sets)]
     command += ["--suite", suite, "--evaluator", "convnet3-scratch", "--engine", engine, "--out", str(folder)]
     if not collect:
@@ -50,21 +50,21 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true")
     chosen = parser.parse_args()
     runs = {
-        name: sit(suite, chosen.folder / name.replace(" ", "-"), chosen.sets, chosen.engine, chosen.collect)
+        name: evaluated(suite, chosen.folder / name.replace(" ", "-"), chosen.sets, chosen.engine, chosen.collect)
         for name, (suite, _) in EXAMS.items()
     }
     body = []
     for name, records in runs.items():
         best, last = [100 * scoring.score(r) for r in records], [100 * scoring.last(r) for r in records]
         body.append([name, *(f"{fmean(v):.2f} ({pstdev(v):.2f})" for v in (best, last)), len(records)])
-    print(tabulate(body, ["trained", "best look %", "last look %", "runs"], disable_numparse=True))
+    print(tabulate(body, ["trained", "best pass %", "last pass %", "runs"], disable_numparse=True))
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, records in runs.items():
         for number, record in enumerate(records):
             whole = [(e, 100 * c / record.total) for e, c in record.curve if e not in record.upper_bounds]
-            label = f"{name} (looks tested whole)" if number == 0 else None
+            label = f"{name} (whole test passes)" if number == 0 else None
             axes.plot(*zip(*whole, strict=True), ".-", color=EXAMS[name][1], linewidth=0.8, markersize=3, label=label)
     axes.axhline(PUBLISHED, color="#555555", linestyle=":", linewidth=1.2, label=f"published: {PUBLISHED}")
     axes.set(xlabel="epoch", ylabel="test accuracy, %", title="packed Random, IPC 10, ConvNet of HMDC's suite")

@@ -1,7 +1,7 @@
 """Condense the small sets of every method, cheapest first: python benchmarks/condense_sets.py OUT [--shard 0/2] [--only dm] [--list]
 
 Real CIFAR-10, seeds 0, 1 and 2, one folder a set, `OUT/METHOD-PRESET-ipcN-seedS`, as `mabench reproduce` leaves it. The same command
-resumes: finished sets are skipped, the set under way goes on from its checkpoint. OUT/sets.jsonl gets a line for each set with its
+resumes: finished sets are skipped, the set under way continues from its checkpoint. OUT/sets.jsonl gets a line for each set with its
 sha256 and its seconds of processor time in this process. Nothing is evaluated.
 """
 

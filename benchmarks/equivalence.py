@@ -1,6 +1,6 @@
 """Does the fast engine give the reference's accuracies? A paired short course for every network of a suite, on this device.
 
-    python benchmarks/equivalence.py cifar10-agnostic SET --minutes 9    # cheapest network first; the same command goes on
+    python benchmarks/equivalence.py cifar10-agnostic SET --minutes 9    # cheapest network first; the same command continues
     python benchmarks/equivalence.py cifar10-lite SET --evaluator 'vit*'
     python benchmarks/equivalence.py cifar10-agnostic SET --table        # trains nothing: compares the records that are there
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("suite")
     parser.add_argument("set", type=Path)
     parser.add_argument("--evaluator", action="append", help="only evaluators whose name matches; may be repeated")
-    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues")
     parser.add_argument("--records", type=Path, default=Path("results/equivalence"))
     parser.add_argument("--seeds", type=int, default=SEEDS, help="fewer show nothing, but try the script")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer show nothing, but try the script")
@@ -170,7 +170,7 @@ def main() -> None:
                     [cells[name] for name in cheapest], condensed, first_images(test, options.test_images), folders, should_stop
                 )
         except Interrupted:
-            print("stopped; the same command goes on")
+            print("stopped; the same command continues")
     found = {}
     for name in cheapest:
         pairs = [tuple(folders[engine].finished(cell) for engine in ENGINES) for cell in cells[name]]

@@ -8,7 +8,7 @@ rows. Prints JSON.
 
     python benchmarks/leaderboard_page.py 18000                           # 2,000 rows a table: aims 1,500 ms and 150 ms
     python benchmarks/leaderboard_page.py 100000                          # aims: 60 s, 2,048 MiB, 200 ms
-    python benchmarks/leaderboard_page.py 100000 --suite cifar10-agnostic # fewer rows, records of 200 looks
+    python benchmarks/leaderboard_page.py 100000 --suite cifar10-agnostic # fewer rows, records of 200 test passes
 
 Aims are for two idle cores; on a busy machine it measures the others too. The sets themselves are not there, as on a board whose
 sets are kept on the Hub: no previews are drawn.
@@ -64,7 +64,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
             for evaluator in evaluators:
                 for seed in loaded_suite.suite.seeds:
                     top = TEST_IMAGES * min(0.9, max(0.1, quality + chance.gauss(0, 0.01)))
-                    hits = [round(top * (1 - 0.8 * 0.9**look) * chance.uniform(0.99, 1)) for look in range(len(epochs))]
+                    hits = [round(top * (1 - 0.8 * 0.9**step) * chance.uniform(0.99, 1)) for step in range(len(epochs))]
                     record = RunRecord(
                         cell=Cell(
                             set_sha256=sha, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=track, evaluator=evaluator,

@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("submissions", nargs="?", type=Path, default=Path("submissions"))
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--planted", type=int, default=PLANTED)
-    parser.add_argument("--out", type=Path, help="keep what was found; what is there is not looked at again")
+    parser.add_argument("--out", type=Path, help="keep what was found; what is there is not checked again")
     parser.add_argument(
         "--seconds", type=float, default=math.inf, help="stop after so much processor time; the same command continues"
     )

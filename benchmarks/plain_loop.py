@@ -1,6 +1,6 @@
 """The loop as the released code of the papers writes it, to compare our speed with: python benchmarks/plain_loop.py JOB.json
 
-Eager, float32, a Python loop over batches, the whole test set at every look, test batches of 256 (DC, DSA, Model Pool).
+Eager, float32, a Python loop over batches, the whole test set at every test pass, test batches of 256 (DC, DSA, Model Pool).
 On a GPU with PyTorch's defaults (convolutions in TF32) and every test batch copied there, as those do.
 Networks and augmentation are ours, so that both do the same mathematics; nothing else is. Prints one JSON line: seconds
 of training and of testing, and the accuracies.

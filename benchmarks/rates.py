@@ -6,7 +6,7 @@
     python benchmarks/rates.py benchmarks/rates.toml results/rates --table  # what has been run, the rates it suggests, a picture
 
 The last 5,000 images of a fixed permutation of the train split are held out; random subsets (plain and packed 2x2, IPC 1, 10, 50)
-come from the rest. OUT/material/ keeps both, so that a machine without the train split can go on from a copy of that folder.
+come from the rest. OUT/material/ keeps both, so that a machine without the train split can continue from a copy of that folder.
 Every network is trained at every rate of its optimizer's grid with a constant rate, so that one curve shows every shorter course
 as well. The suggested rate is the one whose worst rank over the subsets is best; ties go to the higher mean.
 """
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--track", action="append", default=[], help="only this track; may be repeated")
     parser.add_argument("--evaluator", default="*", help="only evaluators whose name matches")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues")
     parser.add_argument("--shard", default="0/1", help="I/N: only every Nth run, from the Ith")
     parser.add_argument("--material", action="store_true", help="only draw the subsets into OUT/material")
     parser.add_argument("--table", action="store_true", help="print and draw what has been run")
@@ -240,7 +240,7 @@ def main() -> None:
             run(runs[index::count], material, options.out, resolve_device(options.device), budget.should_stop)
     except Interrupted:
         left = sum(not file_of(options.out, subset, cell).exists() for subset, cell in runs)
-        print(f"stopped, {left} of {len(runs)} runs are left; the same command goes on")
+        print(f"stopped, {left} of {len(runs)} runs are left; the same command continues")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 
 A row comes from a folder that holds `card.toml`, `set.safetensors` and, for more sets of the method, `set-2.safetensors`, ...: a
 submission, or one of `--from`, for sets that are on no board yet. Each set is evaluated into results/rows/SUITE/SLUG/SET/, which
-resumes, and submitted as soon as it is complete, through the gates of `mabench submit`. Killed at any moment, the same command goes on.
+resumes, and submitted as soon as it is complete, through the gates of `mabench submit`. Killed at any moment, the same command continues.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--from", type=Path, dest="source", help="a folder of folders with card.toml and set.safetensors")
     parser.add_argument("--only", default="*", help="only rows whose slug matches")
     parser.add_argument("--track", action="append", default=[], help="only this track; may be repeated")
-    parser.add_argument("--minutes", type=float, help="stop after this time; the same command goes on")
+    parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues")
     parser.add_argument("--shard", default="0/1", help="i/n: every nth submission, from the ith")
     parser.add_argument("--list", action="store_true", help="run nothing")
     options = parser.parse_args()
@@ -110,12 +110,12 @@ def main() -> None:
             continue
         left = None if options.minutes is None else options.minutes - (time.monotonic() - begun) / 60
         if left is not None and left <= 0:
-            print("the time is up; the same command goes on")
+            print("the time is up; the same command continues")
             break
         out = evaluate(row, options.suite, options.track, left)
         finished = len(list((out / "records").glob("*.json")))
         if finished < row.planned:
-            print(f"{row.name}: {finished} of {row.planned} runs are finished; the same command goes on", flush=True)
+            print(f"{row.name}: {finished} of {row.planned} runs are finished; the same command continues", flush=True)
         else:
             submit(row, out, options.submissions)
 

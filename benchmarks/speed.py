@@ -119,9 +119,9 @@ def main() -> None:
                 whole += (sum(cells[1]) - sum(cells[2])) * (1 - chosen.fast_share) / (chosen.fast_share / 2)
             fast_seconds.append(whole)
             steady.append(cells)
-    looks = len(record["curve"])
+    passes = len(record["curve"])
     result = {
-        "what": f"{chosen.evaluator} of {loaded_suite.id} on {chosen.set.name}, {recipe.epochs} epochs, a look every {recipe.test_every}",
+        "what": f"{chosen.evaluator} of {loaded_suite.id} on {chosen.set.name}, {recipe.epochs} epochs, a test pass every {recipe.test_every}",
         "command": " ".join(["python", "benchmarks/speed.py", chosen.set.name, *sys.argv[2:]]),
         "plain_epochs_run": epochs,
         "plain_seconds": plain_seconds,
@@ -133,7 +133,7 @@ def main() -> None:
         "fast_cell_seconds": steady,
         "fast_peak_bytes": max(fast_memory),
         "ratio": statistics.median(plain_seconds) / statistics.median(fast_seconds),
-        "test_images_skipped": 1 - record["images_tested"] / (looks * record["total"]),
+        "test_images_skipped": 1 - record["images_tested"] / (passes * record["total"]),
         "fast_best_and_last": [max(c for _, c in record["curve"]) / record["total"], record["curve"][-1][1] / record["total"]],
         "arithmetic": record["environment"]["arithmetic"],
         "seeds": seeds,

@@ -3,7 +3,7 @@
 
 Every evaluator gets a process. All compile side by side; then, one at a time, each runs the plain loop of the papers' code
 (`plain_loop.py`) and ours, each at two lengths after a first run, so that the difference is what an epoch costs, its share of
-the looks included: in the first fifty epochs, where hardly a test image can be skipped. Pretrained networks have random weights:
+the test passes included: in the first fifty epochs, where hardly a test image can be skipped. Pretrained networks have random weights:
 it is the time that counts. A cell and a track are scaled up from that difference. Writes a JSON file to
 benchmarks/results/ and prints a table.
 """
@@ -69,7 +69,7 @@ def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
     job = {"set": set_path, "suite": suite, "evaluator": name, "device": str(device), "random_weights": True}
     plain_loop.run({**job, "epochs": 3, "test_images": 512})
     plain = [plain_loop.run({**job, "epochs": epochs}) for epochs in (SHORT, PLAIN_LONG)]
-    looks = max(1, (LONG - SHORT) // cell.recipe.test_every)
+    passes = max(1, (LONG - SHORT) // cell.recipe.test_every)
     fast = (runs[1].seconds - runs[0].seconds) / (LONG - SHORT)
     plain_training, plain_testing = (
         (float(str(plain[1][part])) - float(str(plain[0][part]))) / (PLAIN_LONG - SHORT) for part in ("training", "testing")
@@ -85,7 +85,7 @@ def child(name: str, set_path: str, suite: str, device: torch.device) -> None:
         "ratio": (plain_training + plain_testing) / fast,
         "flops_an_image": flops,
         "fast_flops_a_second": passes * flops / fast / (LONG - SHORT),
-        "test_images_skipped": 1 - tested / (looks * len(test.labels)),
+        "test_images_skipped": 1 - tested / (passes * len(test.labels)),
         "peak_bytes_on_device": peak,
         "epochs": cell.recipe.epochs,
         "arithmetic": runs[1].environment["arithmetic"],

@@ -78,12 +78,11 @@ class Interrupted(Exception):
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str, listing: str = "") -> T:
-    """`table[name]`, or a MabenchError that names the nearest known name and all of them; `listing` is the command that explains them."""
+    """`table[name]`, or a MabenchError that names the nearest known name and all of them; `listing` is the command that prints them."""
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name[:80], list(table), n=1, cutoff=0.4)  # a stranger's name can have any length
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    listing = listing or ("mabench list" if kind.split()[0] in ("suite", "evaluator", "method", "dataset") else "")
     more = f"  ({listing})" if listing else ""
     raise MabenchError(f"unknown {kind} '{printable(name, 80)}'.{hint} Known: {', '.join(sorted(table))}{more}")
 

@@ -369,7 +369,7 @@ class RunRecord(Frozen):
         if epochs != sorted(set(epochs)) or min(counts) < 0 or max(counts) > self.total:
             raise ValueError("the curve's epochs must rise and its counts lie in 0..total")
         if not set(self.upper_bounds) <= set(epochs[:-1]):
-            raise ValueError("upper_bounds must be epochs of the curve; the last look is whole")
+            raise ValueError("upper_bounds must be epochs of the curve; the last test pass is whole")
         return self
 
     @property

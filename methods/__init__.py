@@ -124,7 +124,7 @@ def load(method: str) -> Method:
     """
     if method.endswith(".py"):
         return _of_file(Path(method))
-    entry = lookup(METHODS, method, "method")
+    entry = lookup(METHODS, method, "method", "mabench list")
     try:
         loaded = entry.load()
     except Exception as error:

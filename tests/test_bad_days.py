@@ -68,7 +68,7 @@ def test_a_picture_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_a_network_that_does_not_fit_is_named_and_the_panel_goes_on(
+def test_a_network_that_does_not_fit_is_named_and_the_panel_continues(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = training.run

@@ -81,7 +81,7 @@ def test_matching_brings_the_gradients_closer() -> None:
 
 
 @pytest.mark.parametrize("method", ["dc", "dsa", "dm", "model-pool"])
-def test_an_interrupted_run_goes_on_to_the_same_images(method: str, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues_to_the_same_images(method: str, tmp_path: Path) -> None:
     train = data.load("digits", "train")
     made = mabench_methods.load(method)
     config = made.presets["smoke"].config

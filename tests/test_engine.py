@@ -1,4 +1,4 @@
-"""The fast engine: pruned looks are exact, its arithmetic stays near float32, and it falls back without a compiler."""
+"""The fast engine: pruned passes are exact, its arithmetic stays near float32, and it falls back without a compiler."""
 
 from __future__ import annotations
 
@@ -29,60 +29,60 @@ from mabench.schema import Augmentation, Distillation, RunRecord
 from mabench.training.testing import VisitingOrder
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOKS = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
+PASSES = PLAIN.model_copy(update={"epochs": 40, "test_every": 2, "batch_size": 20, "augmentation": STRONG})
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     images=st.integers(1, 60),
-    looks=st.integers(1, 25),
+    passes=st.integers(1, 25),
     batch=st.integers(1, 20),
     hard=st.floats(0, 1),
     sort_every=st.integers(1, 40),
     broken=st.booleans(),
 )
-def test_pruned_looks_find_the_same_best(
-    seed: int, images: int, looks: int, batch: int, hard: float, sort_every: int, broken: bool
+def test_pruned_passes_find_the_same_best(
+    seed: int, images: int, passes: int, batch: int, hard: float, sort_every: int, broken: bool
 ) -> None:
-    """Random histories, some images harder than others, accuracy rising and falling: as if every look had been whole."""
+    """Random histories, some images harder than others, accuracy rising and falling: as if every pass had been whole."""
     generator = torch.Generator().manual_seed(seed)
     ease = torch.rand(images, generator=generator) * (1 - hard) + hard / 2
-    level = torch.rand(looks, 1, generator=generator)
+    level = torch.rand(passes, 1, generator=generator)
     labels = torch.randint(0, 3, (images,), generator=generator)
-    logits = torch.randn(looks, images, 3, generator=generator)
+    logits = torch.randn(passes, images, 3, generator=generator)
     logits += 6 * ((ease + level) / 2 - 0.4)[..., None] * F.one_hot(labels, 3)
     if broken:  # a network that has diverged
-        logits[looks // 2] = torch.tensor([float("nan"), float("inf"), float("-inf")])
-    history = logits.argmax(2) == labels  # [looks,N]: which images are hit
+        logits[passes // 2] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    history = logits.argmax(2) == labels  # [passes,N]: which images are hit
     whole = history.sum(1).tolist()
 
     pruned, best, stored = VisitingOrder(labels), -1, []
     pruned.SORT_EVERY = sort_every
-    for look in range(looks):
+    for step in range(passes):
         pruned.begin()
         hits, visited = 0, []  # type: ignore[var-annotated]
         while len(visited) < images:
             window = pruned.next(batch)
             assert 1 <= len(window) <= batch
-            pruned.note(window, logits[look][window])
-            hits, visited = hits + int(history[look][window].sum()), visited + window.tolist()
-            if look < looks - 1 and pruned.cannot_beat_best(hits, images - len(visited), best):
+            pruned.note(window, logits[step][window])
+            hits, visited = hits + int(history[step][window].sum()), visited + window.tolist()
+            if step < passes - 1 and pruned.cannot_beat_best(hits, images - len(visited), best):
                 break
         tested = len(visited)
         assert len(set(visited)) == tested, "every image at most once"
         stored.append(hits + images - tested)
-        assert stored[-1] >= whole[look] and (stored[-1] == whole[look] or stored[-1] <= best)
+        assert stored[-1] >= whole[step] and (stored[-1] == whole[step] or stored[-1] <= best)
         best = max(best, stored[-1])
     assert best == max(whole) and stored.index(best) == whole.index(best) and stored[-1] == whole[-1]
 
 
-def run(name: str, recipe: Any = LOOKS, evaluator: str = "mlp-scratch", **arguments: Any) -> RunRecord:
+def run(name: str, recipe: Any = PASSES, evaluator: str = "mlp-scratch", **arguments: Any) -> RunRecord:
     return training.run(small_set(), cell(recipe, evaluator), TEST, device=CPU, engine=name, **arguments)  # type: ignore[arg-type]
 
 
-def test_pruning_alone_changes_nothing_but_the_hopeless_looks() -> None:
-    """A cell too short to compile: float32 and the same batches, bit-identical wherever a look was whole."""
+def test_pruning_changes_only_hopeless_passes() -> None:
+    """A cell too short to compile: float32 and the same batches, bit-identical wherever a pass was whole."""
     reference, fast = run("reference"), run("fast")
     assert (fast.engine, reference.engine) == ("fast", "reference")
     assert (fast.best, fast.best_epoch, fast.last) == (reference.best, reference.best_epoch, reference.last)
@@ -94,7 +94,7 @@ def test_pruning_alone_changes_nothing_but_the_hopeless_looks() -> None:
 
 def test_the_last_tenth_of_the_passes_is_whole() -> None:
     """Also where pruning would have ended them: the passes just before were ended early, and a plateau is exact."""
-    recipe = LOOKS.model_copy(update={"epochs": 80, "test_every": 1})
+    recipe = PASSES.model_copy(update={"epochs": 80, "test_every": 1})
     reference, fast = run("reference", recipe), run("fast", recipe)
     plateau = recipe.plateau_epochs
     assert plateau == tuple(range(73, 81)) and not set(plateau) & set(fast.upper_bounds)
@@ -159,7 +159,7 @@ def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tm
     """The same learning as uncompiled; the program is compiled once."""
     if not compiling.can_compile(CPU):
         pytest.skip("no C++ compiler here")
-    recipe = LOOKS.model_copy(update={"epochs": 8})
+    recipe = PASSES.model_copy(update={"epochs": 8})
     plain = run("fast", recipe)
     monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     compiled = run("fast", recipe)
@@ -173,8 +173,8 @@ def test_a_compiled_cell_and_its_second_seed(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_what_cannot_change_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the classifier is trained: the fast engine sends each test image through the convolutions once in twenty looks."""
-    recipe = LOOKS.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
+    """Only the classifier is trained: the fast engine sends each test image through the convolutions once in twenty passes."""
+    recipe = PASSES.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
     reference, embed, seen = run("reference", recipe, "lenet-scratch"), engine.FastEngine.embed, []
     monkeypatch.setattr(engine.FastEngine, "embed", lambda self, inputs: (seen.append(len(inputs)), embed(self, inputs))[1])  # type: ignore[func-returns-value]
     fast = run("fast", recipe, "lenet-scratch")
@@ -222,7 +222,7 @@ def test_what_is_fastest_here_is_measured_once(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_long_cell_settles_on_a_test_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The arithmetic of a compiled cell, uncompiled to save the time: some size is chosen, and the look is the same."""
+    """The arithmetic of a compiled cell, uncompiled to save the time: some size is chosen, and the test pass is the same."""
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path))
     monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
@@ -261,7 +261,7 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     broken.chmod(0o755)
     code = (
         "import sys; sys.path.insert(0, 'tests'); from mabench.engine import fast; fast.COMPILE_FROM_FLOPS['cpu'] = 0.0\n"
-        "import test_engine as t; r = t.run('fast', t.LOOKS.model_copy(update={'epochs': 4}), 'lenet-scratch')\n"
+        "import test_engine as t; r = t.run('fast', t.PASSES.model_copy(update={'epochs': 4}), 'lenet-scratch')\n"
         "print(r.environment['arithmetic'], r.total)"
     )
     environment = os.environ | {"CXX": str(broken), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
@@ -287,13 +287,13 @@ def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPa
         def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
             raise CompilerError("no gradient for you")
 
-    uncompiled = run("fast", LOOKS, "lenet-scratch")
+    uncompiled = run("fast", PASSES, "lenet-scratch")
     monkeypatch.setattr(fast_engine, "THIN_CHANNELS", 0)  # LeNet is too thin for compiled training
     monkeypatch.setitem(fast_engine.COMPILE_FROM_FLOPS, "cpu", 0.0)
     monkeypatch.setattr(compiling, "can_compile", lambda device: True)
     monkeypatch.setattr(compiling, "program", lambda kind: lambda model, inputs: Fails.apply(model(inputs)))
     with pytest.warns(UserWarning, match="not compiled here: no gradient"):
-        failed = run("fast", LOOKS, "lenet-scratch")
+        failed = run("fast", PASSES, "lenet-scratch")
     assert failed.environment["arithmetic"] == uncompiled.environment["arithmetic"] == "float32, eager"
     assert failed.train_loss == uncompiled.train_loss
     assert (failed.best, failed.last) == (uncompiled.best, uncompiled.last)

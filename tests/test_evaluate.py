@@ -109,7 +109,7 @@ def test_bad_input_is_one_sentence_with_its_cure(images: Any, labels: Any, words
 def test_the_reading_flags_are_those_of_the_reader() -> None:
     own = set(inspect.signature(readers.read).parameters) - {"path"}
     assert set(inputs.Reading.__annotations__) == own
-    with pytest.raises(MabenchError, match="set_index is about files"):
+    with pytest.raises(MabenchError, match="set_index only applies to files"):
         accept(torch.rand(10, 3, 32, 32), torch.arange(10), expected_dataset="digits", set_index=0)
 
 

@@ -266,7 +266,7 @@ def read_submission(folder: Path) -> None:
 
 
 def read_log(folder: Path) -> None:
-    submissions.parse_audit(read_bytes(folder / AUDIT, MAX_RECORD_BYTES, "Get it again."), folder / AUDIT)
+    submissions.parse_audit(read_bytes(folder / AUDIT, MAX_RECORD_BYTES, "Fetch it again."), folder / AUDIT)
 
 
 def read_manifest(folder: Path) -> None:

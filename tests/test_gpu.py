@@ -39,7 +39,7 @@ def test_recorded_steps_are_plain_steps(name: str, monkeypatch: pytest.MonkeyPat
     assert (recorded.curve, recorded.train_loss) == (plain.curve, plain.train_loss)
 
 
-def test_a_resumed_cell_goes_on_where_it_stood(tmp_path: Path) -> None:
+def test_a_resumed_cell_continues_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         sit(checkpoint=tmp_path / "cell.pt", stop_after=33)
     assert sit(checkpoint=tmp_path / "cell.pt").curve == sit().curve

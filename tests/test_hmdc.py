@@ -573,7 +573,7 @@ def test_mistakes_are_refused() -> None:
         replace(TINY, layer_softmax="sideways")  # type: ignore[arg-type]
     with pytest.raises(MabenchError, match="Did you mean"):
         hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch", "lenet-scrath")), 0, CPU)
-    with pytest.raises(MabenchError, match="give one rate a network"):
+    with pytest.raises(MabenchError, match="give one rate per network"):
         hmdc.condense(data.load("digits", "train"), replace(TINY, networks=("convnet3-scratch",)), 0, CPU)
     with pytest.raises(MabenchError, match="30 px do not divide into its patches of 4"):
         assert replace(TINY, networks=("convnet3-scratch", "vit_mini-scratch"), input_size=30).evaluators

@@ -625,7 +625,7 @@ def test_publish_refuses_with_a_cure(
         (board, SPACE, environment(server, "reader", "r"), "a token that may write"),
         (board, "board/new", environment(server, "reader", "r"), "a token that may write"),
         (board, "board/app", base, "kind gradio"),
-        (board, "board/other", base, "not of a board"),
+        (board, "board/other", base, "mabench did not build"),
         (tmp_path, SPACE, base, "mabench leaderboard build --out"),
         (altered, SPACE, base, "leaderboard.json: was changed after it was built"),
         (carded, SPACE, base, "no card of a static Space"),

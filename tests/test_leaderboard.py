@@ -270,7 +270,7 @@ def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> 
     other = tmp_path / "site"
     other.mkdir()
     (other / "index.html").write_text("mine")
-    with pytest.raises(MabenchError, match="not of a board"):
+    with pytest.raises(MabenchError, match="mabench did not build"):
         built(folder, other)
     assert (other / "index.html").read_text() == "mine"
     out = built(folder)
@@ -423,8 +423,8 @@ def _card(text: str) -> Callable[[Path], object]:
         (_behind_the_log, "was changed after it was submitted"),
         (_edit(lambda v: v["cell"].update(set_sha256="0" * 64)), "about another set"),
         (_edit(lambda v: v["cell"].update(suite="../../x")), "cell.suite: String should match"),
-        (_edit(lambda v: v["cell"].update(suite="digits")), "is no released suite"),
-        (_edit(lambda v: v["cell"].update(suite="digits-agnostic")), "is no released suite"),
+        (_edit(lambda v: v["cell"].update(suite="digits")), "is not a released suite"),
+        (_edit(lambda v: v["cell"].update(suite="digits-agnostic")), "is not a released suite"),
         (_edit(lambda v: v["cell"].update(suite="x.toml")), "cell.suite: String should match"),
         (_edit(lambda v: v["cell"].update(track="etc")), "no such track, evaluator or seed"),
         (_edit(lambda v: v["cell"]["evaluator"].update(name="<b>")), "cell.evaluator.name: String should match"),
@@ -440,7 +440,7 @@ def _card(text: str) -> Callable[[Path], object]:
         (lambda p: (p / "card.toml").unlink(), "has no card.toml"),
         (lambda p: shutil.rmtree(p / "records"), "is missing, but the audit log names it"),
         (lambda p: put(p, MINIMAL, {}, "0" * 64), "no records/"),
-        (lambda p: (p / "audit.jsonl").write_text('{"tier": "gold"}\n'), "line 1 is no audit entry"),
+        (lambda p: (p / "audit.jsonl").write_text('{"tier": "gold"}\n'), "line 1 is not an audit entry"),
         (lambda p: (p / "set.safetensors").write_bytes(b"no"), "set.safetensors"),
     ],
 )

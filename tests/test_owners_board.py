@@ -37,7 +37,7 @@ def test_title_papers_and_suites_are_the_owners_choice(mabench: Command, submiss
     assert ",reported," in (tmp_path / "whole" / "leaderboard.csv").read_text()
     assert ",reported," not in (tmp_path / "own" / "leaderboard.csv").read_text()
     both = mabench("leaderboard", "build", "--no-papers", "--methods", "methods", "--out", "both")
-    assert both.returncode == 2 and "contradict each other" in both.stderr and not (tmp_path / "both").exists()
+    assert both.returncode == 2 and "exclude each other" in both.stderr and not (tmp_path / "both").exists()
 
 
 def test_the_feed_and_badges_lead_to_the_board(mabench: Command, submissions: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_without_ray_the_text_says_how_to_install_it(monkeypatch: pytest.MonkeyP
         (["--launcher", "ray", "--device", "cuda:1"], "which GPU, Ray decides"),
         (["--launcher", "ray", "--gpus-per-cell", "2"], "at most one GPU"),
         (["--launcher", "ray", "--gpus-per-cell", "nan"], "at most one GPU"),
-        (["--launcher", "ray", "--gpus-per-cell", "0.5", "--device", "cpu"], "contradict"),
+        (["--launcher", "ray", "--gpus-per-cell", "0.5", "--device", "cpu"], "exclude each other"),
         (["--launcher", "ray", "--cpus-per-cell", "0"], "at least one"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_record(mabench: Command, tmp_pa
 
 
 @pytest.mark.slow
-def test_ctrl_c_cancels_and_the_same_command_goes_on(mabench: Command, tmp_path: Path, nodes: Any) -> None:
+def test_ctrl_c_cancels_and_the_same_command_continues(mabench: Command, tmp_path: Path, nodes: Any) -> None:
     long = ("--suite", longer(tmp_path, 600), *QUICK[2:])
     expected = plain(mabench, tmp_path, *long)
     process = start(tmp_path, nodes.address, *long, "--out", "out")

@@ -279,7 +279,7 @@ def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> N
         reproduce.check_records(small, loaded_suite)
 
 
-def test_the_command_condenses_examines_and_goes_on(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_command_condenses_evaluates_and_resumes(mabench, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     command = ("reproduce", "dc", "--preset", "smoke", "--evaluator", "mlp*", "--seeds", "0", "--out", "out")
     first = mabench(*command)
     assert first.returncode == 0, first.stderr

@@ -123,7 +123,7 @@ def test_what_does_not_belong_together_is_refused(root: Path) -> None:
     assert found is not None
     foreign = submissions.make_entry(who="Anybody", action="re-run", why="x", set_sha256="9" * 64)
     submissions.write(root / "made-ipc5", submissions.with_entry(found, foreign))
-    with pytest.raises(MabenchError, match="tells of a set that was not submitted here"):
+    with pytest.raises(MabenchError, match="names a set that was not submitted here"):
         submissions.read(root / "made-ipc5")
 
 

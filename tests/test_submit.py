@@ -112,7 +112,7 @@ def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp
     before = tree(tmp_path)
     done = mabench("submit", "digits_other.pt", "--dataset", "digits", "--records", run)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    for words in ("slug: ", "records are about another set", "is no released suite", "nothing was written"):
+    for words in ("slug: ", "records are about another set", "is not a released suite", "nothing was written"):
         assert words in done.stderr, done.stderr
     assert tree(tmp_path) == before
     absent = mabench("submit", "absent.pt", "--records", run / "absent")
@@ -232,8 +232,8 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
         (("submit", "named.safetensors", "--records", run), 2, "is no"),
         (("submit", "classes.safetensors", "--records", run), 2, "is called"),
         (("submit", "named.safetensors", "--records", run, "--card", "hostile.toml"), 2, "\\x1b[2J"),
-        (("audit", "digits-kmeans"), 2, "line 1 is no audit entry"),
-        (("leaderboard", "build", "--out", "page"), 1, "line 1 is no audit entry"),
+        (("audit", "digits-kmeans"), 2, "line 1 is not an audit entry"),
+        (("leaderboard", "build", "--out", "page"), 1, "line 1 is not an audit entry"),
         (("eval", "named.safetensors", "--suite", "mine.toml"), 2, "mine.toml"),
     ]
     for arguments, code, words in calls:

@@ -101,7 +101,7 @@ def test_uint8_decodes_to_fractions() -> None:
         (dict(labels=torch.arange(9)), "labels has 9 rows, images has 10"),
         (dict(labels=torch.arange(1, 11)), "label 10 is out of range"),
         (dict(labels=torch.arange(-1, 9)), "label -1 is out of range"),
-        (dict(labels=torch.rand(10, 10)), "no distributions"),
+        (dict(labels=torch.rand(10, 10)), "not probability distributions"),
         (dict(labels=torch.rand(10, 9)), "soft labels"),
         (dict(dataset="cifar"), "Did you mean 'cifar10"),
         (dict(decode="grid9"), "unknown decode"),

@@ -186,7 +186,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no environment": (lambda r: r.update(environment={}), "the environment lacks mabench"),
     "no time": (lambda r: r.update(started="never"), "started is not a valid time"),
     "endless": (lambda r: r.update(seconds=1e308), "1e+308 seconds are more than 1e+08"),
-    "a suite of the future": (lambda r: r["cell"].update(suite="digits-agnostic@99"), "is no released suite"),
+    "a suite of the future": (lambda r: r["cell"].update(suite="digits-agnostic@99"), "is not a released suite"),
     "another recipe": (lambda r: r["cell"]["recipe"].update(learning_rate=0.5), "differs in recipe"),
     "another seed": (lambda r: r["cell"].update(seed=r["cell"]["seed"] + 7), "no such track, evaluator or seed"),
 }

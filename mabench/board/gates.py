@@ -85,7 +85,7 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: boo
     for suite_id in sorted({r.cell.suite for r in records}):
         if suite_id not in known:
             problems.append(
-                f"{suite_id}: is no released suite (released: {', '.join(sorted(known))}). Only numbers of released suites can be compared."
+                f"{suite_id}: is not a released suite (released: {', '.join(sorted(known))}). Only numbers of released suites can be compared."
             )
             continue
         loaded_suite = suites.load(suite_id)
@@ -244,8 +244,8 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
         mean = fmean(map(scoring.score, runs))
         if mark is not None and mean > mark[0] + ABOVE_FULL:
             problems.append(
-                f"{suite}, {name}: {100 * mean:.2f}% is more than the whole training set gives ({100 * mark[0]:.2f}%). Look into it "
-                "with the board's maintainers before you submit."
+                f"{suite}, {name}: {100 * mean:.2f}% is more than the whole training set gives ({100 * mark[0]:.2f}%). Ask the "
+                "board's maintainers before you submit."
             )
     return gate("plausible", "no evaluator learns more than from all real images", problems)
 

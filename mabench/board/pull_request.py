@@ -70,7 +70,7 @@ def review(
     try:
         submission = submissions.read(folder)
         if submission is None:
-            raise MabenchError(f"{folder}: no finished submission: it has no {AUDIT}.")
+            raise MabenchError(f"{folder}: the submission is incomplete: it has no {AUDIT}.")
     except MabenchError as error:
         return Review(folder.name, (Gate("folder", "refused", (str(error),)),))
     passed = [

@@ -86,7 +86,7 @@ def _log_grew(before: Path, after: Path) -> bool:
         return True
     if not after.is_file():
         return False
-    cure = "Get the log again."
+    cure = "Fetch the log again."
     return read_bytes(after, MAX_RECORD_BYTES, cure).startswith(read_bytes(before, MAX_RECORD_BYTES, cure))
 
 

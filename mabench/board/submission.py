@@ -201,7 +201,7 @@ def make_card(fields: Mapping[str, Any], path: Path) -> Card:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()[:8]]
         known = ", ".join(Card.model_fields)
-        raise MabenchError(f"{path}: {'; '.join(problems)}. Mend these fields; a card knows {known}.") from error
+        raise MabenchError(f"{path}: {'; '.join(problems)}. Fix these fields; a card may have {known}.") from error
 
 
 # -- the log -------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
             entry = AuditEntry.model_validate_json(line)
         except ValidationError as error:
             raise MabenchError(
-                f"{path}: line {number} is no audit entry ({error.errors()[0]['msg']}). Get the log again."
+                f"{path}: line {number} is not an audit entry ({error.errors()[0]['msg']}). Fetch the log again."
             ) from error
         if entry.previous != last or line != audit_line(entry):
             what = "does not follow from the line before it" if entry.previous != last else "has another checksum than it says"
@@ -269,7 +269,7 @@ def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
         last = sha256(line.encode())
         entries.append(entry)
     if not entries:
-        raise MabenchError(f"{path}: is empty. Get the submission again.")
+        raise MabenchError(f"{path}: is empty. Fetch the submission again.")
     return tuple(entries)
 
 
@@ -285,16 +285,16 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     check_slug(slug)
     missing = [name for name in (CARD, AUDIT) if name not in files]
     if missing:
-        raise MabenchError(f"{place}: has no {first_line(missing)}: no complete submission. Submit or pull it again.")
+        raise MabenchError(f"{place}: has no {first_line(missing)}, so the submission is incomplete. Submit or pull it again.")
     audit = parse_audit(files[AUDIT], place / AUDIT)
     named = {entry.set_sha256 for entry in audit if entry.action in ("submitted", "changed")}
     if named != {entry.set_sha256 for entry in audit}:
-        raise MabenchError(f"{place / AUDIT}: tells of a set that was not submitted here. Get the log again.")
+        raise MabenchError(f"{place / AUDIT}: names a set that was not submitted here. Fetch the log again.")
     cards = [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
     # an earlier card: whoever changed it was killed between the log's line and the card; submitting again completes that
     if sha256(files[CARD]) not in cards:
         raise MabenchError(
-            f"{place / CARD}: is not the card that the audit log names (sha256 differs). Get the submission again."
+            f"{place / CARD}: is not the card that the audit log names (sha256 differs). Fetch the submission again."
         )
     added = {n: (sha, e.set_sha256) for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
     again = {n: (sha, e.set_sha256) for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
@@ -315,9 +315,9 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
 def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str, place: Path) -> RunRecord:
     """One record that the log names by its sha256. Raises MabenchError where it is missing, changed, or about another set."""
     if name not in files:
-        raise MabenchError(f"{place / name}: is missing, but the audit log names it. Get the submission again.")
+        raise MabenchError(f"{place / name}: is missing, but the audit log names it. Fetch the submission again.")
     if sha256(files[name]) != digest:
-        raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Get it again.")
+        raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Fetch it again.")
     record = parse_record(files[name], place / name)
     if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256}:
         raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")

@@ -150,6 +150,6 @@ def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> Audit
         )
     maintainer = skeleton(who) in submission.board.maintainers
     if not maintainer and (skeleton(who) not in submission.owners or tier == "challenged"):
-        cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue, and a maintainer looks into it."
+        cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue for a maintainer."
         raise MabenchError(f"{submission.slug}: only {submission.audit[0].who}, who submitted it, may take it back. {cure}")
     return submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)

@@ -60,7 +60,7 @@ def build(
     from mabench.results import paper_tables
 
     if no_papers and methods is not None:
-        raise MabenchError("--no-papers and --methods contradict each other. Leave one of the two out.")
+        raise MabenchError("--no-papers and --methods exclude each other. Leave one of the two out.")
     left_out = [] if repo is None else _pull_all(repo, submissions)
     owner = site.Site(dataset=repo or "", address=address.rstrip("/") + "/" if address else "")
     if title:

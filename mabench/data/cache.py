@@ -89,7 +89,7 @@ def load(name: str, split: Split, *, verify: bool = True) -> RealData:
     MabenchError: unknown name or split, no network or no access, an incomplete download, content other than the pinned one,
     a damaged cached copy, a cache folder that cannot be used.
     """
-    dataset = lookup(DATASETS, name, "dataset")
+    dataset = lookup(DATASETS, name, "dataset", "mabench list")
     if split not in ("train", "test"):
         raise MabenchError(f"dataset '{name}' has no split '{split}'. Allowed: train, test")
     if dataset.hub_repo is None and dataset.folder is None:

@@ -241,7 +241,7 @@ def _checked(device: str, name: str, launcher: Ray | None, minutes: float | None
     """The engine that was asked for. Raises MabenchError for what cannot be run here."""
     if launcher is None:
         if resolve_device(device).type == "mps" and name == "fast":
-            raise MabenchError("--engine fast: is for cpu and cuda. With --device mps use --engine reference, or leave it out.")
+            raise MabenchError("--engine fast: only for cpu and cuda. With --device mps use --engine reference, or leave it out.")
     else:
         launcher.check(device)  # a cluster's devices are not known from here
         if minutes is not None:

@@ -1,7 +1,8 @@
-"""Time as a budget: what fits is run, cheapest first; the end is clean and what is left is said."""
+"""Time as a budget: run what fits, cheapest first; end cleanly and say what is left."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,7 +24,7 @@ class Budget:
     """When a run has to end. Without `minutes` it never does, and cells keep their order."""
 
     def __init__(self, begun: float, minutes: float | None, should_stop: Callable[[], bool]) -> None:
-        self._minutes, self._asked = minutes, should_stop
+        self._begun, self._minutes, self._asked = begun, minutes, should_stop
         seconds = None if minutes is None else 60 * minutes
         self._end = None if seconds is None else begun + seconds - min(RESERVE_SECONDS, RESERVE_SHARE * seconds)
         self._seconds: dict[str, float] = {}
@@ -69,11 +70,18 @@ class Budget:
             rest = f", then a part of {ordered[fitting].evaluator.name}" if fitting < len(ordered) else ""
             fit = f"{fitting} of {len(ordered)} runs fit, cheapest first (about {duration(taken)}){rest}"
         else:
-            fit = (
-                f"no run fits; the cheapest, {ordered[0].evaluator.name}, takes about {duration(self._seconds[ordered[0].name])}"
-            )
+            fit = f"no run fits; {self._least(ordered[0])}"
         on_event(Note(f"{self._minutes:g} minutes: {fit}"))
         return [cell for cell in cells if cell not in unfinished] + ordered
+
+    def _least(self, cheapest: Cell) -> str:
+        """Why not even the cheapest run fits, and the smallest budget, in whole minutes, in which it does."""
+        measuring, running = time.monotonic() - self._begun, self._seconds[cheapest.name]
+        minutes = math.ceil((measuring + running + RESERVE_SECONDS) / 60)
+        return (
+            f"start and measuring took {duration(measuring)}, and the cheapest run, {cheapest.evaluator.name}, takes about "
+            f"{duration(running)}. Allow at least {minutes} minutes, e.g. --minutes {minutes}"
+        )
 
     def say_what_is_left(self, cells: Sequence[Cell], folder: Folder, on_event: Listener) -> None:
         """One note: which evaluators, how many runs, how long."""

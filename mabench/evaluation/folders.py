@@ -27,7 +27,7 @@ def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
                 by_suite.setdefault(record.cell.suite, []).append(record)
     wanted = None if suite is None else suites.load(suite).id
     if wanted is not None:
-        by_suite = {wanted: lookup(by_suite, wanted, "suite of these folders")}
+        by_suite = {wanted: lookup(by_suite, wanted, "suite of these folders", "mabench list")}
     out: list[Comparison] = []
     for name, records in sorted(by_suite.items()):
         loaded_suite = suites.load(name)

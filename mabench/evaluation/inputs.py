@@ -98,7 +98,7 @@ def _with_guessed_dataset(synthetic_set: SyntheticSet) -> SyntheticSet:
 def _from_memory(images: Any, labels: Any, reading: Reading, expected: str | None) -> SyntheticSet:
     said = {name: value for name, value in reading.items() if value is not None}
     for name in said.keys() - set(IN_MEMORY):
-        raise MabenchError(f"{name} is about files, and the images are in memory. Leave it out.")
+        raise MabenchError(f"{name} only applies to files, and the images are in memory. Leave it out.")
     pixels = _tensor(images, "images")
     targets = None if labels is None else _tensor(labels, "labels")
     guessed = "dataset" not in said and expected is not None

@@ -306,14 +306,14 @@ def _given(from_set: str | PathLike[str] | None, sets: int, reading: Mapping[str
 
     if from_set is None:
         for name in reading:
-            raise MabenchError(f"--{name.replace('_', '-')} is about a set that is given. Add --from-set, or leave it out.")
+            raise MabenchError(f"--{name.replace('_', '-')} only applies with --from-set. Add --from-set, or leave it out.")
         return None
     if sets > 1:
-        raise MabenchError("--sets makes sets and --from-set brings one: leave one of the two out.")
+        raise MabenchError("--sets makes sets and --from-set names one: leave one of the two out.")
     given = readers.read(str(from_set), **reading)
     if (given.dataset, given.ipc) != (chosen.dataset, chosen.config.ipc):
         raise MabenchError(
-            f"{from_set}: a set for {given.dataset} with IPC {given.ipc}, but preset '{chosen.name}' is about {chosen.dataset} with "
+            f"{from_set}: a set for {given.dataset} with IPC {given.ipc}, but preset '{chosen.name}' is for {chosen.dataset} with "
             f"IPC {chosen.config.ipc}. Name the budget: --ipc {given.ipc}"
         )
     return given

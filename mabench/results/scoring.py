@@ -65,7 +65,7 @@ def spread(values: Sequence[float], kind: str) -> float | None:
 
 def chance(record: RunRecord) -> float:
     """Accuracy of guessing, a fraction: one over the number of classes."""
-    return 1 / lookup(DATASETS, record.synthetic_set.dataset, "dataset").num_classes
+    return 1 / lookup(DATASETS, record.synthetic_set.dataset, "dataset", "mabench list").num_classes
 
 
 def score(record: RunRecord) -> float:

@@ -57,7 +57,7 @@ def select(
     names = {e.name: e for evaluators in loaded_suite.evaluators.values() for e in evaluators}
     for glob in globs or ():
         if not fnmatch.filter(names, glob):
-            lookup(names, glob, f"evaluator of {loaded_suite.id}")
+            lookup(names, glob, f"evaluator of {loaded_suite.id}", "mabench list")
     return [
         (name, entry, seed)
         for name, entries in loaded_suite.evaluators.items()
@@ -98,7 +98,7 @@ def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
 
 def check_admitted(loaded_suite: LoadedSuite, synthetic_set: SyntheticSet) -> None:
     """Raise MabenchError unless the suite is about this set's dataset, admits its balance, and has the labels that it replays."""
-    lookup(DATASETS, loaded_suite.suite.dataset, "dataset")
+    lookup(DATASETS, loaded_suite.suite.dataset, "dataset", "mabench list")
     if synthetic_set.dataset != loaded_suite.suite.dataset:
         raise MabenchError(
             f"{synthetic_set.name}: is a set for {synthetic_set.dataset}, but {loaded_suite.id} is for {loaded_suite.suite.dataset}. "

@@ -60,7 +60,7 @@ class Ray:
                 f"--gpus-per-cell {gpus:g}: a cell uses at most one GPU. Allowed: 0 to 1, e.g. 0.5 for two on one."
             )
         if gpus is not None and device != "auto" and (gpus > 0) != (device == "cuda"):
-            raise MabenchError(f"--gpus-per-cell {gpus:g} and --device {device} contradict each other. Leave one of the two out.")
+            raise MabenchError(f"--gpus-per-cell {gpus:g} and --device {device} exclude each other. Leave one of the two out.")
         if self.cpus_per_cell is not None and self.cpus_per_cell < 1:
             raise MabenchError(f"--cpus-per-cell {self.cpus_per_cell}: a cell needs at least one. Allowed: 1 and more.")
 

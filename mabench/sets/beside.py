@@ -97,7 +97,7 @@ def _is_of_another(stem: str, others: set[str]) -> bool:
 def _joined(draft: Draft, path: Path, labels: Path, content_of: Callable[[Path], Any]) -> Draft:
     array = as_array(content_of(labels))
     if array is None:
-        raise MabenchError(f"{labels}: is no array of labels. Store one label per image.")
+        raise MabenchError(f"{labels}: is not an array of labels. Store one label per image.")
     trajectory = path.stem.startswith("images_") and "_zca" not in path.stem
     findings = [f for f in draft.findings if f.field != "format"]
     joined = Draft(path, draft.images, array, normalised_by_default=trajectory, findings=findings)

@@ -37,7 +37,7 @@ def _check_no_snapshots(path: Path, arrays: Sequence[Tensor], names: Sequence[st
         return
     raise MabenchError(
         f"{path}: {len(arrays)} arrays of images ({first_line(names)}) that resemble each other image by image: they seem to be one set "
-        "at several steps, not one array a class. Name one of a list with --set-index, or save the one that you mean: "
+        "at several steps, not one array per class. Name one of a list with --set-index, or save the one that you mean: "
         "torch.save((images, labels), 'set.pt')."
     )
 

@@ -169,9 +169,7 @@ def _place_for(path: Path, count: int, like: torch.Tensor) -> torch.Tensor:
 
 def _of_size(path: Path, part: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     if part.shape[2:] != images.shape[2:]:
-        raise MabenchError(
-            f"{path}: its images have different sizes. Resize them yourself, so that what is measured is what you chose."
-        )
+        raise MabenchError(f"{path}: its images have different sizes. Resize them yourself, so that you know what is measured.")
     return part
 
 

@@ -72,7 +72,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     value = pickles.load(file)
     if not isinstance(value, list | tuple) or len(value) not in (6, 7):
         raise MabenchError(
-            f"{file}: is no list of 6 or 7 entries, as FKD archives have them: crops, flips, partners, share, box, logits."
+            f"{file}: is not a list of 6 or 7 entries, as FKD archives have them: crops, flips, partners, share, box, logits."
         )
     crops, flips, partners, _, box, logits = (
         np.asarray(each) if isinstance(each, list) and n != 4 else each for n, each in enumerate(value[:6])
@@ -107,7 +107,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     boxes = np.rint(pixels)
     if not np.isfinite(pixels).all() or np.abs(boxes - pixels).max() > 0.02 or boxes.min() < 0 or boxes.max() > side:
         raise MabenchError(
-            f"{file}: its crops are no whole pixels of {side} px images: the labels were made on images of another size."
+            f"{file}: its crops are not whole pixels of {side} px images: the labels were made on images of another size."
         )
     limits.declare(logits.nbytes, file)
     batch: dict[str, Array] = {
@@ -159,7 +159,9 @@ def import_labels(folder: Path, synthetic_set: SyntheticSet, out: Path, *, seed:
             tensors = open_in_child(read_epochs, folder, MAX_BYTES, **asked)
             size = tensors.pop("batch")
             if batch not in (0, size):
-                raise MabenchError(f"{folder}: batches of {batch} and of {size} images. Its epochs are of different recordings.")
+                raise MabenchError(
+                    f"{folder}: batches of {batch} and of {size} images. Its epochs come from different recordings."
+                )
             batch = size
             drawn = [next(order_of) for _ in range(first, last)]
             source = f"of seed {seed}" if tensors["order"] is None else "named in the archive"

@@ -27,7 +27,7 @@ def class_numbers(draft: Draft, names: list[str], entry: Dataset) -> Tensor:
         if foreign:
             allowed = first_line(entry.wordnet_ids) or "none: its classes have no WordNet ids"
             raise MabenchError(
-                f"{draft.path}: {first_line(foreign)} is no class of {entry.name}. Its WordNet ids: {allowed}. Name the right --dataset."
+                f"{draft.path}: {first_line(foreign)} is not a class of {entry.name}. Its WordNet ids: {allowed}. Name the right --dataset."
             )
         raise MabenchError(
             f"{draft.path}: cannot tell which class is which from {len(every)} names {first_line(every[:4])}. Allowed: class numbers from 0, "
@@ -89,7 +89,7 @@ def read_labels(draft: Draft, labels: Tensor, entry: Dataset, kind: str | None) 
     chosen = kind or told or "logits"
     rows, how = _distributions(soft, chosen)
     if float(rows.min()) < 0 or float(rows.sum(1).min()) <= 0:
-        raise MabenchError(f"{draft.path}: labels are no {chosen}: values {float(soft.min()):.3g} to {float(soft.max()):.3g}.")
+        raise MabenchError(f"{draft.path}: labels are not {chosen}: values {float(soft.min()):.3g} to {float(soft.max()):.3g}.")
     rows = rows / rows.sum(1, keepdim=True)
     if kind == "hard" or is_one_hot(rows):
         draft.note("labels", "hard", f"{chosen}: one-hot rows" if kind != "hard" else "named: the largest entry", "--label-kind")

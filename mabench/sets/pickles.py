@@ -85,7 +85,7 @@ def _load_stream(path: Path, file: BinaryIO) -> tuple[Any, dict[str, Array]]:
     value, keys = reader.load(), Unpickler(path, file).load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(reader.storages):
         raise MabenchError(
-            f"{path}: its list of storages is not that of its tensors: it would leave memory unfilled. Save it again."
+            f"{path}: its list of storages is not that of its tensors: part of its memory would be undefined. Save it again."
         )
     arrays = {}
     for key in keys:

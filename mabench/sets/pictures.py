@@ -101,7 +101,7 @@ def _open_tar(path: Path) -> tarfile.TarFile:
         return tarfile.open(path)
     except tarfile.ReadError as error:
         raise MabenchError(
-            f"{path}: is no readable tar archive. If it is one compressed file, unpack it (gunzip, xz -d, bzip2 -d) and name what was inside; "
+            f"{path}: is not a readable tar archive. If it is one compressed file, unpack it (gunzip, xz -d, bzip2 -d) and name what was inside; "
             "else fetch it again."
         ) from error
 
@@ -163,7 +163,7 @@ def class_names(path: Path, names: Sequence[str]) -> list[str]:
     beside = next((place for place in places if place.parent in above), None)
     if beside is not None:
         raise MabenchError(
-            f"{path}: {one_line(str(beside), 80)} lies beside the folders of the classes, in none of them. Move it into its class's folder, "
+            f"{path}: {one_line(str(beside), 80)} is not in any class's folder. Move it into its class's folder, "
             "or out of the set."
         )
     first: dict[str, PurePosixPath] = {}
@@ -215,7 +215,7 @@ def decode(path: Path, sources: Sequence[Source]) -> dict[str, Any]:
         if array.shape[1:] != images.shape[2:]:
             raise MabenchError(
                 f"{name}: {array.shape[2]} x {array.shape[1]} px, the first image has {images.shape[3]} x {images.shape[2]}. "
-                "Resize the images yourself, so that what is measured is what you chose."
+                "Resize the images yourself, so that you know what is measured."
             )
         if array.shape[0] > images.shape[1]:  # the first coloured one
             images = np.repeat(images, 3, axis=1)
@@ -230,14 +230,16 @@ def _decode(name: str, content: bytes) -> tuple[Array, str]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if max(image.size) > MAX_SIDE:
-                raise MabenchError(f"{name}: {image.size[0]} x {image.size[1]} px; images up to {MAX_SIDE} px a side are read.")
+                raise MabenchError(f"{name}: {image.size[0]} x {image.size[1]} px; images up to {MAX_SIDE} px per side are read.")
             if getattr(image, "n_frames", 1) > 1:
-                raise MabenchError(f"{name}: holds several images. Save one image a file.")
+                raise MabenchError(f"{name}: holds several images. Save one image per file.")
             return _pixels(name, image)
     except (MabenchError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its text holds an address in memory
-        raise MabenchError(f"{name}: is no {', '.join(FORMATS)} image, whatever its name says. Replace or remove it.") from error
+        raise MabenchError(
+            f"{name}: is not a {', '.join(FORMATS)} image, whatever its name says. Replace or remove it."
+        ) from error
     except Exception as error:  # Pillow raises whatever comes up in a damaged file
         first = one_line((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
         raise MabenchError(f"{name}: not a readable image ({first}). Replace or remove it.") from error

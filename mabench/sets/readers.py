@@ -113,7 +113,7 @@ def _plain_array(what: str, value: Any) -> Tensor:
 def _named_dataset(name: str | None) -> Dataset | None:
     if name is None:
         return None
-    return describe(Path(name)) if name.endswith(".toml") else lookup(DATASETS, name, "dataset")
+    return describe(Path(name)) if name.endswith(".toml") else lookup(DATASETS, name, "dataset", "mabench list")
 
 
 def _mean_and_std(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[list[float], list[float]] | None:
@@ -177,7 +177,7 @@ def _finish(
         draft.note("dataset", entry.name, "named", "--dataset")
     if draft.arrays_by_class not in (0, entry.num_classes):
         raise MabenchError(
-            f"{path}: {draft.arrays_by_class} arrays of images, {entry.name} has {entry.num_classes} classes: they cannot be one a class. Save "
+            f"{path}: {draft.arrays_by_class} arrays of images, {entry.name} has {entry.num_classes} classes: they cannot be one per class. Save "
             "(images, labels), or a dictionary of class number and images; name one of several sets with --set-index."
         )
     labels = _numbers(draft, raw, images, entry, label_kind)
@@ -226,7 +226,7 @@ PLAIN = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.in
 
 def _dense(path: Path, what: str, tensor: Tensor) -> Tensor:
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in PLAIN or tensor.is_nested:
-        raise MabenchError(f"{path}: {what} are {tensor.dtype}, {tensor.layout}: no plain dense tensor of numbers.")
+        raise MabenchError(f"{path}: {what} are {tensor.dtype}, {tensor.layout}: not a plain dense tensor of numbers.")
     return tensor.detach()
 
 

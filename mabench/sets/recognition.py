@@ -39,11 +39,11 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
         of_shape = [name for name in by_file if DATASETS[name].shape == shape]
         if of_shape:
             raise MabenchError(
-                f"{draft.path}: its name speaks of {of_shape[0]}, which has {DATASETS[of_shape[0]].num_classes} classes; it holds {count} images, "
+                f"{draft.path}: its name says {of_shape[0]}, which has {DATASETS[of_shape[0]].num_classes} classes; the file holds {count} images, "
                 f"{_classes(labels)}. If that is what you mean (classes may be missing), name it: --dataset {of_shape[0]}."
             )
         sizes = first_line(f"{n} ({' x '.join(map(str, DATASETS[n].shape))}, {DATASETS[n].num_classes} classes)" for n in by_file)
-        raise MabenchError(f"{draft.path}: its name speaks of {sizes}; it holds images of {content}. {_cure(by_file, shape)}")
+        raise MabenchError(f"{draft.path}: its name says {sizes}, but its images are {content}. {_cure(by_file, shape)}")
     if len(inside) == 1:
         draft.note("dataset", inside[0], f"the name of the file, and {content}", "--dataset")
         return DATASETS[inside[0]]
@@ -63,10 +63,10 @@ def _cure(names: list[str], shape: tuple[int, ...]) -> str:
     """What to do with images of a size that none of these datasets has."""
     side = max(DATASETS[name].image_size for name in names)
     if shape[-1] <= side or shape[-2] != shape[-1]:
-        return "Name the dataset with --dataset, or resize the images yourself, so that what is measured is what you chose."
+        return "Name the dataset with --dataset, or resize the images yourself, so that you know what is measured."
     fitting = next(name for name in names if DATASETS[name].image_size == side)
     return (
-        f"Images of {shape[-1]} px are shown to networks at {side} px: resize them, so that what is measured is what you chose "
+        f"Images of {shape[-1]} px are shown to networks at {side} px: resize them, so that you know what is measured "
         f"(mogrify -resize {side}x{side}! */*.png, in a copy of the folder); then --dataset {fitting}."
     )
 

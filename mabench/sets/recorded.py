@@ -162,7 +162,7 @@ class RecordedLabels:
         for first, path in self.files.items():
             facts = read_header(path)
             if (facts.get("format"), facts.get("version")) != (FORMAT, VERSION):
-                raise MabenchError(f"{path}: damaged, or no {FORMAT} of version {VERSION}. Fetch or make it again.")
+                raise MabenchError(f"{path}: damaged, or not a {FORMAT} of version {VERSION}. Fetch or make it again.")
             if facts.get("set_sha256") != set_sha256:
                 raise MabenchError(
                     f"{path}: labels of set {str(facts.get('set_sha256'))[:16]!r}, this one is '{set_sha256[:16]}'. Name its own with --recorded-labels."
@@ -191,7 +191,7 @@ class RecordedLabels:
         found = []
         for path in self.files.values():
             if not is_intact(path):
-                raise MabenchError(f"{path}: was changed after it was written (its checksum is another). Fetch or make it again.")
+                raise MabenchError(f"{path}: was changed after it was written (its checksum differs). Fetch or make it again.")
             with path.open("rb") as file:
                 found.append(hashlib.file_digest(file, "sha256").hexdigest())
         return digest(found)
@@ -237,7 +237,7 @@ class RecordedLabels:
         wanted = self._shapes(epochs)
         wrong = [f"{n} {shapes.get(n, 'is missing')} instead of {wanted[n]}" for n in wanted if shapes.get(n) != wanted[n]]
         if wrong or not epochs:
-            raise MabenchError(f"{path}: {'; '.join(wrong) or 'no epoch in it'}. It is no record of this set: make it again.")
+            raise MabenchError(f"{path}: {'; '.join(wrong) or 'no epoch in it'}. It does not belong to this set: make it again.")
         return int(epochs)
 
     def _read(self, path: Path) -> dict[str, Tensor]:
@@ -255,8 +255,8 @@ class RecordedLabels:
         epochs = len(found["order"])
         every = torch.arange(self.count, dtype=torch.int32).expand(epochs, -1)
         problems = {
-            "an epoch's order is no permutation": not torch.equal(found["order"].sort(1).values, every),
-            "a partner lies outside of its batch": not self._partners_fit(found["partner"]),
+            "an epoch's order is not a permutation": not torch.equal(found["order"].sort(1).values, every),
+            "a partner is outside its batch": not self._partners_fit(found["partner"]),
             "a crop leaves the image": not _boxes_fit(found["boxes"].int(), self.side),
             "a CutMix box leaves the image": not bool(((found["mix"] >= 0) & (found["mix"] <= self.side)).all()),
             "a logit is not finite": not bool(torch.isfinite(found["logits"]).all()),

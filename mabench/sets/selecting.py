@@ -155,7 +155,7 @@ def _check_nothing_is_labels(path: Path, images: Tensor, rest: Mapping[str, Any]
         parts = sum(map(_size, v)) if array is None and isinstance(v, list | tuple) else 0
         entries = len(array) if array is not None and _sized(array) else parts
         if keys.is_labels(key) or (array is not None and entries > 1 and not is_images(array)) or parts == len(images):
-            length = f" with {entries} entries" if entries else " that is no array"
+            length = f" with {entries} entries" if entries else " that is not an array"
             raise MabenchError(
                 f"{path}: no labels for {len(images)} images, but a key '{one_line(key, 80)}'{length}. Store one label per image, or "
                 "the images alone, class by class."
@@ -237,7 +237,9 @@ def _snapshots(path: Path, sets: list[Any], set_index: int | None) -> Draft:
         raise MabenchError(f"{path}: holds {len(sets)} sets, there is no set {index}. Allowed: --set-index 0 to {len(sets) - 1}.")
     images, labels = as_array(sets[index][0]), as_array(sets[index][1])
     if labels is None:
-        raise MabenchError(f"{path}: set {index} is no pair [images, labels]: its labels are a {type(sets[index][1]).__name__}.")
+        raise MabenchError(
+            f"{path}: set {index} is not a pair [images, labels]: its labels are a {type(sets[index][1]).__name__}."
+        )
     draft = Draft(path, _tensor(images), labels, normalised_by_default=True)
     draft.note("format", "DC", "dictionary with 'data': [[images, labels], ...]")
     reason = "named" if set_index is not None else "the last" if len(sets) > 1 else "the only one"
@@ -249,7 +251,7 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> Draft:
     """HMDC: {'synthetic_images': [K,ipc,C,H,W], 'init', 'factor', ...}; tiles are packed iff init says 'aug'."""
     images = as_array(value["synthetic_images"])
     if not isinstance(images, Tensor):
-        raise MabenchError(f"{path}: 'synthetic_images' is no array [K,ipc,C,H,W].")
+        raise MabenchError(f"{path}: 'synthetic_images' is not an array [K,ipc,C,H,W].")
     factor, init = value.get("factor", 1), value.get("init", "")
     if not isinstance(factor, int) or not isinstance(init, str):
         raise MabenchError(f"{path}: 'factor' must be a whole number and 'init' a text, as HMDC writes them.")

@@ -72,7 +72,7 @@ class SyntheticSet:
         if tuple(images.shape[1:]) != wanted:
             raise refuse(
                 f"images are {' x '.join(map(str, images.shape[1:]))}, {self.dataset} needs {' x '.join(map(str, wanted))}",
-                "Resize them yourself, so that what is measured is what you chose, or name the right --dataset.",
+                "Resize them yourself, so that you know what is measured, or name the right --dataset.",
             )
         if labels.dim() not in (1, 2):
             raise refuse(f"labels have shape {list(labels.shape)}", f"Expected [N], or [N,{entry.num_classes}].")
@@ -101,7 +101,9 @@ class SyntheticSet:
             if labels.dtype != torch.float32 or tuple(labels.shape) != (len(images), entry.num_classes):
                 raise refuse(f"soft labels are {labels.dtype} {list(labels.shape)}", f"Expected float32 [N,{entry.num_classes}].")
             if not torch.isfinite(labels).all() or labels.min() < 0 or (labels.sum(1) - 1).abs().max() > 1e-3:
-                raise refuse("soft labels are no distributions", "Every row must be finite, non-negative and sum to 1.")
+                raise refuse(
+                    "soft labels are not probability distributions", "Every row must be finite, non-negative and sum to 1."
+                )
         factor = self.factor
         if factor > 1 and entry.image_size % factor:
             raise refuse(f"a {entry.image_size} px image cannot hold a {factor} x {factor} grid", "Correct --decode.")
@@ -119,7 +121,7 @@ class SyntheticSet:
     @property
     def entry(self) -> Dataset:
         """The real dataset that this set condenses."""
-        return lookup(DATASETS, self.dataset, "dataset")
+        return lookup(DATASETS, self.dataset, "dataset", "mabench list")
 
     @property
     def num_classes(self) -> int:
@@ -291,7 +293,7 @@ def load(path: Path) -> SyntheticSet:
                 raise MabenchError(f"{path}: {size_of(path):,} bytes; sets of this dataset up to {limit:,} bytes are read.")
             if metadata.get("format") != FORMAT or not {"images", "labels"} <= keys:
                 raise MabenchError(
-                    f"{path}: a safetensors file, but no {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'})."
+                    f"{path}: a safetensors file, but not a {FORMAT} (tensors: {printable(first_line(sorted(keys)), 200) or 'none'})."
                 )
             if int(metadata["format_version"]) > FORMAT_VERSION:
                 raise MabenchError(
@@ -322,7 +324,7 @@ def load(path: Path) -> SyntheticSet:
 def _class_names(text: str) -> tuple[str, ...]:
     names = json.loads(text)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("class_names is no list of texts")
+        raise ValueError("class_names is not a list of strings")
     return tuple(one_line(name, 200) for name in names)
 
 

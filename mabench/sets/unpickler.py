@@ -297,7 +297,7 @@ class Unpickler:
                 "'set.pt')."
             )
         if text not in NAMES:
-            raise _Refused(f"wants to call {printable(text, 80)}")
+            raise _Refused(f"calls {printable(text, 80)}")
         self._push(Name(text))
 
     def _call(self, function: Any, arguments: Any) -> None:
@@ -305,11 +305,11 @@ class Unpickler:
             raise _Refused("calls something other than a function")
         make: Callable[..., Any] | None = _Record if function.text in _RECORDS and not arguments else _CALLS.get(function.text)
         if make is None:
-            raise _Refused(f"wants to call {function.text}")
+            raise _Refused(f"calls {function.text}")
         try:
             self._push(make(*arguments))
         except (TypeError, AttributeError, LookupError) as error:
-            raise _Refused(f"wants to call {function.text} in a way that no set needs") from error
+            raise _Refused(f"calls {function.text} in a way that no set needs") from error
 
     def _build(self, state: Any) -> None:
         target = self.stack[-1]

@@ -37,7 +37,9 @@ class LoadedSuite:
 
     def track_of(self, evaluator: str) -> str:
         """The track that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
-        return lookup({e.name: track for track, entries in self.evaluators.items() for e in entries}, evaluator, "evaluator")
+        return lookup(
+            {e.name: track for track, entries in self.evaluators.items() for e in entries}, evaluator, "evaluator", "mabench list"
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -102,8 +104,8 @@ def load(name: str) -> LoadedSuite:
         newest[suite_id.rpartition("@")[0]] = suite_id
     suite_id = name if "@" in name else newest.get(name, name)
     if suite_id not in known and "@" not in name:
-        lookup(newest, name, "suite")  # a typo is answered with plain names
-    return _read(lookup(known, suite_id, "suite"), released=True)
+        lookup(newest, name, "suite", "mabench list")  # a typo is answered with plain names
+    return _read(lookup(known, suite_id, "suite", "mabench list"), released=True)
 
 
 def _read(path: Path, *, released: bool) -> LoadedSuite:
@@ -125,7 +127,7 @@ def _read(path: Path, *, released: bool) -> LoadedSuite:
 
 
 def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
-    entry = lookup(EVALUATORS, name, "evaluator")
+    entry = lookup(EVALUATORS, name, "evaluator", "mabench list")
     changes = suite.evaluator_fields.get(name, {})
     fields = entry.model_dump()
     if isinstance(changes.get("arguments"), dict):

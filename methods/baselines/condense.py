@@ -186,7 +186,7 @@ def _read(path: Path, network: Network, images: int) -> npt.NDArray[np.int64]:
         if forgotten.shape != (images,):
             raise ValueError
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise MabenchError(f"{path}: not a whole ConvNet of a selection. Remove it; it is made again.") from error
+        raise MabenchError(f"{path}: not a whole ConvNet of a selection. Remove it and run again; it is recomputed.") from error
     counts: npt.NDArray[np.int64] = forgotten.numpy()
     return counts
 

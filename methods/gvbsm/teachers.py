@@ -285,7 +285,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | int | float]]:
         facts.pop(CHECKSUM, None)
         return tensors, facts
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
-        raise MabenchError(f"{path}: not a whole file of this method ({error}). Remove it; it is made again.") from error
+        raise MabenchError(
+            f"{path}: not a whole file of this method ({error}). Remove it and run again; it is recomputed."
+        ) from error
 
 
 def _read_network(path: Path, network: nn.Module) -> dict[str, str | int | float]:
@@ -293,7 +295,7 @@ def _read_network(path: Path, network: nn.Module) -> dict[str, str | int | float
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise MabenchError(f"{path}: does not fit its backbone. Remove it; it is made again.") from error
+        raise MabenchError(f"{path}: does not fit its backbone. Remove it and run again; it is recomputed.") from error
     if weights_sha256(network) != facts["sha256"]:
-        raise MabenchError(f"{path}: altered since it was written. Remove it; it is made again.")
+        raise MabenchError(f"{path}: altered since it was written. Remove it and run again; it is recomputed.")
     return facts

@@ -152,10 +152,10 @@ class Config:
         """The evaluators. Raises MabenchError for a typo, and for another number of rates."""
         if not self.networks or len(self.rates) != len(self.networks):
             raise MabenchError(
-                f"networks = {','.join(self.networks)} and rates = {','.join(map(str, self.rates))}: give one rate a network, "
+                f"networks = {','.join(self.networks)} and rates = {','.join(map(str, self.rates))}: give one rate per network, "
                 "e.g. --config networks=convnet3-scratch,vit_mini-scratch --config rates=0.01,0.01"
             )
-        return tuple(self._changed(lookup(EVALUATORS, name, "evaluator")) for name in self.networks)
+        return tuple(self._changed(lookup(EVALUATORS, name, "evaluator", "mabench list")) for name in self.networks)
 
     def _changed(self, evaluator: Evaluator) -> Evaluator:
         if self.width and evaluator.architecture == "convnet":

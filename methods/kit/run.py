@@ -89,7 +89,7 @@ class Run:
         assert self.folder is not None
         if identity is None and (self.folder / SET).exists():
             raise MabenchError(
-                f"{self.folder}: holds a set, but its run.json is missing or damaged, so nobody can tell how the set was made. "
+                f"{self.folder}: holds a set, but its run.json is missing or damaged, so it is unknown how the set was made. "
                 "Name another folder with --out, or move this one away."
             )
         if identity is not None and identity != self.identity:

@@ -166,7 +166,7 @@ def load(path: Path) -> Expert:
         if not is_intact(path):
             raise ValueError("it was changed after it was written")
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise MabenchError(f"{path}: not a complete expert ({error}). Remove it; it will be trained again.") from error
+        raise MabenchError(f"{path}: not a complete expert ({error}). Remove it and run again; it is retrained.") from error
     return expert
 
 

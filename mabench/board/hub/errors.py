@@ -83,7 +83,7 @@ def _table(kind: Kind, code: int | None) -> list[tuple[Callable[[BaseException],
             answered(409, 412),
             f"{{repo}}: others changed it {CONFLICTS} times while this was sent. Nothing was lost; run the same command again.",
         ),
-        (answered(429), "{repo}: the Hub asks for a pause ({said}). Run the same command again later; it goes on from there."),
+        (answered(429), "{repo}: the Hub asks for a pause ({said}). Run the same command again later; it continues from there."),
         (
             lambda error: code is not None,
             "{repo}: the Hub answered {code} ({said}). Run the same command again; what has arrived is not sent twice.",

@@ -36,7 +36,7 @@ def publish(repo: str, folder: Path, *, private: bool = False, dry_run: bool = F
         before = file_at(repo, "space", MANIFEST, head)
         if before is None and api.file_exists(repo, "index.html", repo_type="space", revision=head):
             raise MabenchError(
-                f"{repo}: holds an index.html that is not of a board. Name another Space, or delete that file there first."
+                f"{repo}: holds an index.html that mabench did not build. Name another Space, or delete that file there first."
             )
         try:
             left = set(json.loads(before.read_bytes())["files"] if before else ()) - set(board)
@@ -74,5 +74,5 @@ def _board(folder: Path) -> Changes:
         files[name] = content
     head = (folder / README).read_text(encoding="utf-8", errors="replace").split("---\n")
     if len(head) < 3 or "sdk: static" not in head[1].splitlines():
-        raise MabenchError(f"{folder / README}: is no card of a static Space. Begin it with lines ---, sdk: static, ---.")
+        raise MabenchError(f"{folder / README}: is not the card of a static Space. Begin it with lines ---, sdk: static, ---.")
     return files

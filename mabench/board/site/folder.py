@@ -32,7 +32,7 @@ def earlier(out: Path) -> Earlier:
     path = out / MANIFEST
     if not path.exists():
         if (out / "index.html").exists():
-            raise MabenchError(f"{out}: holds an index.html that is not of a board. Name another folder with --out.")
+            raise MabenchError(f"{out}: holds an index.html that mabench did not build. Name another folder with --out.")
         return Earlier({}, {})
     try:
         value = json.loads(read_bytes(path, MAX_BYTES, f"Delete {out} and build again."))

@@ -16,7 +16,7 @@ from mabench.suites import LoadedSuite, load
 TIERS: dict[Tier, str] = {
     "verified": "every run was repeated by somebody else, and the means agree within one point",
     "spot-checked": "some runs were repeated by somebody else, and the means agree within one point",
-    "self-run": "run by the submitter with this examiner; nobody else has run it yet",
+    "self-run": "run by the submitter; nobody else has run it yet",
     "challenged": "somebody could not reproduce it; not ranked until that is settled",
     "reported": "copied from a paper; not run here, not ranked",
     "superseded": "the submitter has replaced it; kept for the record, not ranked",
@@ -64,5 +64,5 @@ def cells(submission: Submission) -> list[RunRecord]:
 def loaded_suite(name: str) -> LoadedSuite:
     """The released suite `name`. Raises MabenchError, with the nearest name, for one that this program does not have."""
     if name.endswith(".toml"):
-        raise MabenchError(f"suite '{plain(name, 80)}' is a file of somebody's own; a board holds released suites only.")
+        raise MabenchError(f"suite '{plain(name, 80)}' is not released; a board holds released suites only.")
     return load(name)
