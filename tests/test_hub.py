@@ -628,7 +628,7 @@ def test_publish_refuses_with_a_cure(
         (board, "board/other", base, "mabench did not build"),
         (tmp_path, SPACE, base, "mabench leaderboard build --out"),
         (altered, SPACE, base, "leaderboard.json: was changed after it was built"),
-        (carded, SPACE, base, "no card of a static Space"),
+        (carded, SPACE, base, "not the card of a static Space"),
         (plain, SPACE, base, "README.md: the Space's card is missing"),
     ]
     for folder, repo, variables, words in cases:

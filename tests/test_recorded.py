@@ -243,7 +243,7 @@ def cut(path: Path) -> None:
         (lambda f: cut(f / "labels-00004.safetensors"), "damaged"),
         (lambda f: (f / "labels-00004.safetensors").rename(f / "labels-00008.safetensors"), "its name and neighbours do not"),
         (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["order"][0].fill_(0)), "not a permutation"),  # type: ignore[arg-type]
-        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["partner"][1].fill_(15)), "partner lies outside"),  # type: ignore[arg-type]
+        (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["partner"][1].fill_(15)), "partner is outside"),  # type: ignore[arg-type]
         (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["boxes"][0, 0].fill_(30)), "crop leaves the image"),  # type: ignore[arg-type]
         (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["mix"].fill_(-1)), "CutMix box leaves"),  # type: ignore[arg-type]
         (lambda f: edit(f / "labels-00000.safetensors", lambda t: t["logits"].fill_(torch.inf)), "not finite"),  # type: ignore[arg-type]
