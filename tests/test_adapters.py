@@ -212,7 +212,10 @@ def test_code_in_a_pickle_is_never_executed(tmp_path: Path) -> None:
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.pt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("bomb/data/0", "w", force_zip64=True) as entry:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("bomb/data/0", "w", force_zip64=True) as entry,
+    ):
         for _ in range(5 * 16):
             entry.write(bytes(64 * 2**20))
     with pytest.raises(MabenchError, match="unpacks to"):
@@ -242,7 +245,7 @@ def test_damage_gives_an_error_or_a_set_never_a_crash(tmp_path: Path) -> None:
     good = buffer.getvalue()
     generator = np.random.Generator(np.random.PCG64(0))
     path = tmp_path / "cifar10.pt"
-    for trial in range(120):
+    for trial in range(40):
         broken = bytearray(good)
         if trial % 2:
             broken = broken[: int(generator.integers(1, len(good)))]

@@ -606,7 +606,10 @@ def test_presets_and_tables() -> None:
         replace(presets["released-ipc10"], **table.config)
 
 
-@pytest.mark.parametrize("networks", [("convnet3-scratch",), ("convnet3-scratch", "lenet-scratch", "vit_mini-scratch")])
+THREE = pytest.param(("convnet3-scratch", "lenet-scratch", "vit_mini-scratch"), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("networks", [("convnet3-scratch",), THREE])
 def test_one_network_or_three_condense_and_resume(tmp_path: Path, networks: tuple[str, ...]) -> None:
     config = replace(
         TINY,

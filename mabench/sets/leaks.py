@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -242,9 +242,9 @@ def _compared(grey: Tensor, real: Tensor, frame: int) -> Tensor:
     soft = _soft(real)
     rows = torch.arange(len(real))
     coarse = _views(SHIFTS)
-    view = coarse[_correlations(inner, soft, coarse.expand(len(real), -1, -1, -1), frame)[0].argmax(1)]
+    view = coarse[_correlations(inner, soft, _coarse_grid(frame).expand(len(real), -1, -1, -1))[0].argmax(1)]
     near = view[:, None] + (_views((-1, 0, 1), (1.0,), (0.0,)) * torch.tensor([[0.0, 0.0, 1.0]]))[None]
-    products, seen = _correlations(inner, soft, near, frame)
+    products, seen = _correlations(inner, soft, _grid(near, frame))
     best = products.argmax(1)
     return torch.maximum(products[rows, best], _with_a_hole(inner, seen[rows, best]))
 
@@ -254,12 +254,23 @@ def _soft(grey: Tensor) -> Tensor:
     return F.avg_pool2d(grey[:, None], 3, 1, 1, count_include_pad=False)
 
 
-def _correlations(inner: Tensor, soft: Tensor, views: Tensor, frame: int) -> tuple[Tensor, Tensor]:
-    """(absolute correlations [M,V], pixels [M,V,FINE**2]) of images with views [M,V,2,3] of the images beside them."""
+def _grid(views: Tensor, frame: int) -> Tensor:
+    """[M,V,2,3] -> [M,V*FINE,FINE,2]: where each view takes its pixels from."""
     count, each = views.shape[:2]
     scale = torch.tensor([1 - 2 * frame / SIDE] * 2 + [1.0])
     grid = F.affine_grid((views * scale).reshape(-1, 2, 3), [count * each, 1, FINE, FINE], align_corners=False)
-    seen = F.grid_sample(soft, grid.reshape(count, each * FINE, FINE, 2), align_corners=False).reshape(count, each, FINE**2)
+    return grid.reshape(count, each * FINE, FINE, 2)
+
+
+@cache
+def _coarse_grid(frame: int) -> Tensor:
+    """[1,V*FINE,FINE,2]: of the views that every pair of images is compared in."""
+    return _grid(_views(SHIFTS)[None], frame)
+
+
+def _correlations(inner: Tensor, soft: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """(absolute correlations [M,V], pixels [M,V,FINE**2]) of images with views, by their grid, of the images beside them."""
+    seen = F.grid_sample(soft, grid, align_corners=False).reshape(len(soft), -1, FINE**2)
     return (_standardised(inner)[:, None] * _standardised(seen)).sum(-1).abs(), seen
 
 
