@@ -102,11 +102,16 @@ def warm() -> Iterator[Warm]:
 
 @pytest.fixture
 def mabench(tmp_path: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """`mabench(*arguments)` runs the real program in an empty folder and returns the finished process."""
+    """`mabench(*arguments)` runs the real program in an empty folder and returns the finished process.
 
-    def call(*arguments: object, cwd: Path = tmp_path, **environment: str) -> subprocess.CompletedProcess[str]:
+    `fresh`: started by the operating system instead of forked, for variables that Python or PyTorch reads as it starts.
+    """
+
+    def call(
+        *arguments: object, cwd: Path = tmp_path, fresh: bool = False, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         words, whole = [str(a) for a in arguments], os.environ | environment
-        if whole.get("OMP_NUM_THREADS") == warm.threads:
+        if not fresh and whole.get("OMP_NUM_THREADS") == warm.threads:
             return warm.run(words, cwd, dict(whole), tmp_path_factory.mktemp("streams"))
         command = [sys.executable, "-m", "mabench.cli.main", *words]
         return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=TIMEOUT)

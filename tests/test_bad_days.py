@@ -42,7 +42,7 @@ score = "best"
 
 
 def test_a_notebooks_back_end_costs_nothing(mabench: Command, tmp_path: Path) -> None:
-    done = mabench("eval", BUNDLED, *ONE, MPLBACKEND="module://matplotlib_inline.backend_inline", OMP_NUM_THREADS="2")
+    done = mabench("eval", BUNDLED, *ONE, fresh=True, MPLBACKEND="module://matplotlib_inline.backend_inline")
     assert done.returncode == 0 and "mlp-scratch" in done.stdout and "warning" not in done.stderr
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "curves.pdf").read_bytes().startswith(b"%PDF")
@@ -202,9 +202,8 @@ def test_an_ascii_terminal_shows_everything(mabench: Command, tmp_path: Path) ->
         "PYTHONUTF8": "0",
         "PYTHONCOERCECLOCALE": "0",
         "PYTHONIOENCODING": "ascii",
-        "OMP_NUM_THREADS": "3",
     }
-    done = mabench("eval", "süß_猫.safetensors", *ONE, **ascii_only)
+    done = mabench("eval", "süß_猫.safetensors", *ONE, fresh=True, **ascii_only)
     assert done.returncode == 0 and "mlp-scratch" in done.stdout, done.stderr
 
 
@@ -270,7 +269,7 @@ def test_the_hubs_429_says_wait_or_log_in(mabench: Command, tmp_path: Path) -> N
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     empty = {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "hub"), "MABENCH_CACHE": str(tmp_path / "cache")}
-    here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "OMP_NUM_THREADS": "4"}  # a process of its own: asked once
+    here = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
     done = mabench("eval", "a_cifar10.pt", "--suite", "cifar10-lite", "--seeds", "0", "--out", "out", **empty, **here)
     server.shutdown()
     server.server_close()

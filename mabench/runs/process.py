@@ -89,12 +89,14 @@ def undisturbed() -> Iterator[None]:
         for kind in ("cpu", "cuda") if cuda else ("cpu",):
             stack.enter_context(torch.autocast(kind, enabled=False))
         torch.set_default_dtype(torch.float32)
-        torch.use_deterministic_algorithms(False)
+        if strict:  # the call imports torch's compiler, seconds that the usual process is spared
+            torch.use_deterministic_algorithms(False)
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+            if strict:
+                torch.use_deterministic_algorithms(True, warn_only=warn_only)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             matmul.allow_tf32 = tf32

@@ -13,7 +13,13 @@ import sys
 import traceback
 from typing import Any
 
-import torch  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import pandas  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import torch
+import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
+import torchvision  # noqa: F401
 
 
 def become(request: dict[str, Any]) -> None:
