@@ -92,6 +92,14 @@ def test_what_was_not_run_is_said_and_there_is_no_lift(
     assert "lift" not in tables.table(DIGITS, lines)
 
 
+def test_a_float_set_that_lacks_only_the_larger_baseline_is_told_to_store_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, entry(10, "none", 0.5))
+    made = records(image_dtype="float32")
+    (note,) = [note for note in tables.notes(DIGITS, lifts.rows(DIGITS, made), made) if "baseline not run" in note]
+    assert "(same bytes), so there is no lift. As uint8 the set takes a quarter of its bytes: mabench pack SET" in note
+    assert "--config ipc=40 --suite" in note
+
+
 def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, entry(10, "none", 0.5), entry(10, "grid2", 0.6))
     made = records(decode="grid2")

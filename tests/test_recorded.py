@@ -379,7 +379,7 @@ def test_condensing_recording_and_replaying_in_one_command(mabench: Command, tmp
     wrong = mabench("eval", alone, "--suite", "mine.toml", "--recorded-labels", tmp_path)
     assert wrong.returncode == 2 and "no recorded labels (labels-00000.safetensors)" in wrong.stderr
     named = mabench("eval", alone, "--suite", "mine.toml", "--recorded-labels", labels, "--dry-run", "--device", "cpu")
-    assert named.returncode == 0 and "1 runs to do" in named.stdout, named.stderr
+    assert named.returncode == 0 and "1 run to do" in named.stdout, named.stderr
 
 
 def test_a_set_without_a_record_is_told_how_to_get_one(mabench: Command, tmp_path: Path) -> None:

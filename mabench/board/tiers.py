@@ -148,7 +148,7 @@ def spread_note(suite: str, evaluators: Collection[str]) -> str:
         return f"{suite}: the standard error follows from the suite's pooled spread over seeds ({degrees} degrees of freedom or more)"
     return (
         f"{suite}: no spread over seeds has been measured for {first_line(absent)} in this state of the suite; the re-run's own seeds "
-        f"stand in for it, and at least {100 * UNKNOWN_SPREAD:g} point a run"
+        f"stand in for it, and at least {100 * UNKNOWN_SPREAD:g} point per run"
     )
 
 

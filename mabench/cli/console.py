@@ -237,7 +237,7 @@ def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:
 
     seconds, runs = sum(line.seconds for line in lines), sum(line.runs for line in lines)
     say(
-        f"\n{runs} runs to do ({finished} finished), about {duration(seconds)} on this device (from a few seconds of calibration)"
+        f"\n{runs} {'run' if runs == 1 else 'runs'} to do ({finished} finished), about {duration(seconds)} on this device (from a few seconds of calibration)"
     )
     if seconds > DAYS_SECONDS:
         small = suites.small(dataset)

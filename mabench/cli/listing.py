@@ -26,7 +26,7 @@ KINDS = ("suites", "evaluators", "methods", "datasets")
 @click.command(
     "list",
     cls=Command,
-    short_help="List suites, evaluators, methods and datasets, one a line.",
+    short_help="List suites, evaluators, methods and datasets, one per line.",
     epilog="mabench list suites\nmabench show cifar10-lite",
 )
 @click.argument("what", type=click.Choice([*KINDS, "all"]), default="all")

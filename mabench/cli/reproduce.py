@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,7 +129,16 @@ def _show(report: Report) -> Any:
     if report.outside:
         console.say(f"outside: {', '.join(report.outside)}", err=True)
         return Ended(value)
+    made = sorted(report.folder.glob("set-seed*"))
+    if made:
+        console.say(
+            f"Next: mabench submit {_quoted(made[0] / 'set.safetensors')} --records {_quoted(report.folder)} --card {_quoted(made[0] / 'card.toml')} --dry-run"
+        )
     return value
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _show_cost(planned: Reproduction) -> Any:

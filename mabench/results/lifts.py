@@ -124,16 +124,21 @@ def _by_hand(loaded_suite: LoadedSuite, record: RunRecord, absent: Sequence[str]
     import mabench_methods  # torch: only where a command is printed
 
     summary = record.synthetic_set
-    presets = mabench_methods.presets("random").items()
-    preset = next((name for name, each in presets if each.dataset == summary.dataset), None)
+    presets = mabench_methods.presets("random")
+    preset = next((name for name, each in presets.items() if each.dataset == summary.dataset), None)
     if preset is None or summary.labels != "hard" or not loaded_suite.released:
         return ""
     alike = absent[0] == "packed alike"
     if alike and summary.decode not in ("none", "grid2"):
         return ""
     ipc = summary.ipc if alike else baselines.images_of_same_bytes(summary)
+    share = {2: "half", 4: "a quarter"}.get(ipc // summary.ipc, "") if not alike else ""
+    quantise = (
+        f". As uint8 the set takes {share} of its bytes: mabench pack SET -o FILE.safetensors --quantise uint8" if share else ""
+    )
+    budget = "" if presets[preset].config.ipc == ipc else f" --config ipc={ipc}"
     packed = " --config packed=true" if alike and summary.decode == "grid2" else ""
-    return f". One draw of it: mabench reproduce random --preset {preset} --config ipc={ipc}{packed} --suite {loaded_suite.id.partition('@')[0]}"
+    return f"{quantise}. One draw of it: mabench reproduce random --preset {preset}{budget}{packed} --suite {loaded_suite.id.partition('@')[0]}"
 
 
 def notes(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[str]:
