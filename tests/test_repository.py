@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -105,6 +106,37 @@ def test_the_citation_and_the_typing_marker_are_of_this_version() -> None:
     assert f"version: {mabench.__version__}\n" in text and re.search(r"^cff-version: 1\.2\.0$", text, re.M)
     assert all(re.search(rf"^{field}:", text, re.M) for field in ("title", "message", "authors", "license"))
     assert (Path(mabench.__file__).parent / "py.typed").is_file()
+
+
+def test_the_container_is_built_from_files_that_are_there() -> None:
+    """Not built here. What is copied exists and is all that an installation needs; both bases are new enough."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    assert copied == {
+        "pyproject.toml",
+        project["project"]["readme"],
+        "LICENSE",
+        *project["tool"]["setuptools"]["package-dir"].values(),
+    }
+    assert all((ROOT / name).exists() for name in copied)
+    (python,) = re.findall(r"^ARG BASE=python:(\d+)\.(\d+)-slim$", "\n".join(lines), re.M)
+    (torch,) = re.findall(r"BASE=pytorch/pytorch:(\d+)\.(\d+)\.", lines[1])
+    assert f">={'.'.join(python)}" == project["project"]["requires-python"]
+    assert f"torch>={'.'.join(torch)}" in project["project"]["dependencies"]
+    assert f"`{lines[0].removeprefix('# ').split('  ')[0]}`".strip("`") in (ROOT / "docs" / "quick-start.md").read_text()
+
+
+def test_the_sdist_lists_what_the_tests_read() -> None:
+    """`.ci/wheel` builds the sdist and collects its tests; here, that no tracked file was forgotten."""
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    folders = set(re.findall(r"^(?:graft|recursive-include) (\S+)", manifest, re.M))
+    patterns = re.findall(r"^include (.+)$", manifest, re.M)[0].split()
+    kept = {".gitattributes", ".gitignore", "pyproject.toml", "MANIFEST.in"}  # the latter two are always packed
+    for path in tracked():
+        name = path.relative_to(ROOT)
+        if name.parts[0] not in folders and name.parts[0] not in (*kept, ".types"):
+            assert any(fnmatch(name.as_posix(), pattern) for pattern in patterns), name
 
 
 def test_the_validation_table_is_what_was_measured() -> None:
