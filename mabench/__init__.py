@@ -1,4 +1,4 @@
-"""mabench: the benchmark for condensed datasets. A set goes in, a frozen examiner trains every evaluator on it."""
+"""mabench: the benchmark for condensed datasets. A set goes in, a frozen suite trains every evaluator on it."""
 
 from __future__ import annotations
 

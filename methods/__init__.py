@@ -1,4 +1,4 @@
-"""Condensation methods: reference implementations, and whatever another package registers. They never see the test split or the examiner.
+"""Condensation methods: reference implementations, and whatever another package registers. They never see the test split or the evaluation.
 
 A method is a `Method`: a name, the function that condenses, and its presets. The methods of this package stand in `BUNDLED`; another
 package offers its own by an entry point in the group `mabench.methods`, whose value is `module:METHOD`; a file offers one as `METHOD`:

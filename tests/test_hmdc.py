@@ -437,7 +437,7 @@ def test_own_statistics_bring_images_to_those_of_the_weights() -> None:
 # -- images, selection, networks -----------------------------------------------------------------------------------------------
 
 
-def test_tiles_are_what_the_examiner_decodes() -> None:
+def test_tiles_are_what_the_evaluation_decodes() -> None:
     pixels = torch.rand(30, 3, 32, 32)
     stored = synthetic.SyntheticSet(
         images=pixels, labels=torch.arange(10).repeat_interleave(3), dataset="digits", ipc=3, decode="grid2"

@@ -203,7 +203,7 @@ def _add(
 @click.option(
     "--tier",
     type=click.Choice(["challenged", "superseded", "withdrawn", "self-run"]),
-    help="Decide this: the submitter may withdraw or supersede, a maintainer anything; self-run takes it back.",
+    help="The decision: submitters may withdraw or supersede, maintainers may decide anything; self-run takes a decision back.",
 )
 @click.option("--why", help="The reason, one line.")
 @submissions_option
@@ -246,8 +246,10 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
 @repo_option
 @click.option("--pr", type=click.IntRange(min=1), help="With --repo: the number of a pull request (default: all open ones).")
 @click.option("--comment", type=click.Path(path_type=Path, dir_okay=False), help="Also write the review here as Markdown.")
-@click.option("--post", is_flag=True, help="With --repo: also say it in the pull request, in one comment that is updated.")
-@click.option("--no-images", is_flag=True, help="Leave out the gates that look at the set's images.")
+@click.option(
+    "--post", is_flag=True, help="With --repo: also post the review to the pull request, as one comment that is updated."
+)
+@click.option("--no-images", is_flag=True, help="Skip the gates that compare the set's images.")
 def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, post: bool, no_images: bool) -> Any:
     """Run every gate on a submission in FOLDER, or on pull requests of a Hub repository. Exits with 1 where one is closed."""
     import tempfile

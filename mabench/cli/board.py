@@ -42,11 +42,15 @@ def init(repo: str, space: str | None, title: str, out: Path, private: bool) -> 
 )
 @click.argument("head", type=click.Path(path_type=Path))
 @click.option(
-    "--base", type=click.Path(path_type=Path), default=Path("submissions"), show_default=True, help="The folder as it is."
+    "--base",
+    type=click.Path(path_type=Path),
+    default=Path("submissions"),
+    show_default=True,
+    help="The folder before the change.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the Markdown here.")
 def review(head: Path, base: Path, out: Path | None) -> Any:
-    """Run the gates on every submission in HEAD that differs from --base. Reads files and runs nothing of them.
+    """Run the gates on every submission in HEAD that differs from --base. Files are read, never run.
 
     Exits with 1 if a submission is refused.
     """

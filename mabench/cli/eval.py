@@ -164,7 +164,7 @@ def demo(out: Path | None, device: str) -> Any:
     epilog="mabench table results/dc-1a2b3c4d results/mine-5e6f7a8b --format latex",
 )
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--suite", help="Only this suite (default: all that the folders hold, a table each).")
+@click.option("--suite", help="Only this suite (default: every suite in the folders, one table each).")
 @click.option("--format", "style", default="text", show_default=True, help="text, markdown, latex or csv.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the table into this file instead.")
 def table(results: tuple[Path, ...], suite: str | None, style: str, out: Path | None) -> Any:

@@ -31,7 +31,7 @@ def leaderboard() -> None:
 @click.option(
     "--methods",
     type=click.Path(path_type=Path),
-    help="Folder whose */paper.toml hold papers' numbers (default: those that came with mabench).",
+    help="Folder whose */paper.toml files hold papers' numbers (default: mabench's own).",
 )
 @click.option("--repo", metavar="ORG/NAME", help="First pull every submission of this Hub dataset into --submissions.")
 @click.option(
@@ -39,8 +39,8 @@ def leaderboard() -> None:
 )
 @click.option("--title", help="The board's name on every page.")
 @click.option("--no-papers", is_flag=True, help="Leave out the numbers that papers report, and the claims about them.")
-@click.option("--suite", "suites", multiple=True, help="Only this suite. May be given more than once.")
-@click.option("--address", default="", help="Where the board will be: social cards, badges and the feed need whole addresses.")
+@click.option("--suite", "suites", multiple=True, help="Only this suite; may be repeated.")
+@click.option("--address", default="", help="The board's address, for social cards, badges and the feed.")
 @click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
 def build(
     submissions: Path,
@@ -110,12 +110,12 @@ def _into_readme(readme: Path, rows: Any) -> None:
 )
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("results/board"))
 @click.option("--repo", metavar="ORG/NAME", required=True, help="A static Space on the Hugging Face Hub (or on HF_ENDPOINT).")
-@click.option("--private", is_flag=True, help="If the Space has to be made, make it private.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent and removed; nothing is made or changed.")
+@click.option("--private", is_flag=True, help="If the Space is created, make it private.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent and removed; change nothing.")
 def publish(folder: Path, repo: str, private: bool, dry_run: bool) -> Any:
-    """Bring a static Space up to date with a built page: one commit with what differs. The Space is made if there is none.
+    """Bring a static Space up to date with a built page, in one commit. The Space is created if it does not exist.
 
-    FOLDER holds what `leaderboard build` wrote and README.md, the Space's card. Files of the Space that no board wrote are kept.
+    FOLDER holds what `leaderboard build` wrote and README.md, the Space's card. Other files of the Space are kept.
     """
     from mabench.board.hub import space
 

@@ -31,7 +31,7 @@ KINDS = ("suites", "evaluators", "methods", "datasets")
 )
 @click.argument("what", type=click.Choice([*KINDS, "all"]), default="all")
 def list_(what: str) -> Any:
-    """List what there is, one line a thing; `mabench show NAME` explains one of them."""
+    """List suites, evaluators, methods and datasets, one per line; `mabench show NAME` explains one of them."""
     value = {}
     for kind in KINDS if what == "all" else (what,):
         lines = list(_LINES[kind]())

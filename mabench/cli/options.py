@@ -131,24 +131,24 @@ reading_flags = {
         type=click.Choice(["pixel", "normalised", "signed", "imagenet", "zca", "uint8-range"]),
         help="pixel: 0..1; normalised: by the dataset's mean and std; signed: -1..1; imagenet: by ImageNet's mean and std; zca: whitened.",
     ),
-    "mean": click.option("--mean", callback=numbers, help="Mean by channel that was subtracted, e.g. 0.5,0.5,0.5; with --std."),
-    "std": click.option("--std", callback=numbers, help="Std by channel that was divided by; with --mean."),
+    "mean": click.option("--mean", callback=numbers, help="Mean per channel that was subtracted, e.g. 0.5,0.5,0.5; with --std."),
+    "std": click.option("--std", callback=numbers, help="Std per channel that images were divided by; with --mean."),
     "decode": click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
     "ipc": click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
     "learned_rate": click.option(
-        "--learned-rate", type=float, help="The rate that was learned with the images, where the file does not name it."
+        "--learned-rate", type=float, help="Learning rate that was learned with the images, if the file does not hold it."
     ),
     "images_key": click.option("--images-key", help="Key or column of the images."),
     "labels_key": click.option("--labels-key", help="Key or column of the labels."),
     "label_kind": click.option(
         "--label-kind",
         type=click.Choice(["hard", "probabilities", "logits", "log-probabilities", "centred"]),
-        help="What soft labels are, where their values do not tell.",
+        help="Kind of soft labels, if their values do not show it.",
     ),
     "recorded_labels": click.option(
         "--recorded-labels",
         type=click.Path(path_type=Path),
-        help="Folder of the labels recorded for every epoch (default: labels/ beside SET).",
+        help="Folder of labels recorded for every epoch (default: labels/ beside SET).",
     ),
 }
 
@@ -240,12 +240,13 @@ def launcher_options(command: F) -> F:
             help="One by one here, or on Ray.",
         ),
         click.option(
-            "--address", help="Of the Ray cluster: auto (default), HOST:PORT, ray://HOST:10001, or local to start one here."
+            "--address",
+            help="Address of the Ray cluster: auto (default), HOST:PORT, ray://HOST:10001, or local to start one here.",
         ),
         click.option(
             "--gpus-per-cell", type=float, help="Ray: 0 to 1, e.g. 0.5 for two cells on a GPU (default: 1 where there are GPUs)."
         ),
-        click.option("--cpus-per-cell", type=int, help="Ray: threads of a cell (default: 1 beside a GPU, else as without Ray)."),
+        click.option("--cpus-per-cell", type=int, help="Ray: threads per cell (default: 1 beside a GPU, else as without Ray)."),
     ]
 
     @wraps(command)

@@ -41,7 +41,7 @@ FROM_SET = ("set_index", "layout", "space", "decode", "learned_rate")
 @click.option("--preset", help="A configuration of the method (default: its first; `mabench show METHOD` lists all).")
 @click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class: the first preset with this budget.")
 @click.option("--config", "changes", multiple=True, metavar="KEY=VALUE", help="Change one field of the preset; may be repeated.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the condensation.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the condensation.")
 @click.option(
     "--sets",
     default=1,
@@ -67,7 +67,7 @@ FROM_SET = ("set_index", "layout", "space", "decode", "learned_rate")
 def reproduce(method: str, preset: str | None, ipc: int | None, changes: tuple[str, ...], **options: Any) -> Any:
     """Condense with METHOD, evaluate the set, and put the result beside the paper's table.
 
-    Every stage resumes: after Ctrl-C or a crash the same command continues. Exit code 1 when a number lies outside the combined
+    Every stage resumes: after Ctrl-C or a crash the same command continues. Exit code 1 when a number is outside the combined
     spread of the paper's and ours.
     """
     from mabench.papers.reproduce import plan

@@ -74,10 +74,12 @@ def _evaluate(set_path: str, reading: dict[str, Any], dataset: str) -> str:
     help="FKD archive (epoch_0/batch_0.tar ...) whose labels are imported into labels/ beside --out.",
 )
 @click.option(
-    "--fkd-seed", default=42, show_default=True, help="The seed of its recording, where the archive does not name the images."
+    "--fkd-seed", default=42, show_default=True, help="Seed of the FKD recording, if the archive does not name the images."
 )
 @click.option(
-    "--quantise", type=click.Choice(["uint8"]), help="Round pixels to 256 levels: a quarter of float32's bytes, another set."
+    "--quantise",
+    type=click.Choice(["uint8"]),
+    help="Round pixels to 256 levels: a quarter of float32's bytes, but a different set.",
 )
 def pack(
     set_path: str, reading: dict[str, Any], out: Path, force: bool, fkd: Path | None, fkd_seed: int, quantise: str | None

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @submissions_option
 @repo_option
 @click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
-@click.option("--private", is_flag=True, help="With --repo: if the repository has to be made, make it private.")
+@click.option("--private", is_flag=True, help="With --repo: if the repository is created, make it private.")
 def submit(
     set_path: str,
     reading: dict[str, Any],

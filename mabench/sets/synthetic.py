@@ -1,4 +1,4 @@
-"""SyntheticSet: the condensed set as the examiner knows it, and its canonical file.
+"""SyntheticSet: the condensed set as the evaluation knows it, and its canonical file.
 
 Legend: N stored images, M training images after decoding, C channels, H W pixels, K classes, f tiles a side.
 """

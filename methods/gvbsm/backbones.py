@@ -1,6 +1,6 @@
 """The backbones that are squeezed: the paper's five for small images, narrow ones for two cores, torchvision's for ImageNet-1k.
 
-ConvNet and ResNet are the examiner's own (`mabench.networks.architectures`); here are the other three in the form that 32 px images want.
+ConvNet and ResNet are the package's own (`mabench.networks.architectures`); here are the other three in the form that 32 px images want.
 Legend: N images, C channels, S side in pixels, K classes.
 """
 
