@@ -40,7 +40,7 @@ def test_correlation_is_that_of_numpy_where_nothing_is_undone() -> None:
     inner = leaks._soft(first)[:, :, 2:30, 2:30]
     inner = torch.nn.functional.interpolate(inner, size=leaks.FINE, mode="bilinear")[:, 0].flatten(1)
     plain = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]).expand(3, 1, 2, 3)
-    found, seen = leaks._correlations(inner, leaks._soft(second), plain, 2)
+    found, seen = leaks._correlations(inner, leaks._soft(second), leaks._grid(plain, 2))
     other = torch.nn.functional.interpolate(leaks._soft(second)[:, :, 2:30, 2:30], size=leaks.FINE, mode="bilinear")[
         :, 0
     ].flatten(1)

@@ -203,11 +203,11 @@ def test_every_text_field_refuses_controls_and_takes_markup_as_text(tmp_path: Pa
     several = name in ("authors", "source_networks")
     address = "https://example.org/" if name in ("paper", "code") else ""
     for hostile, shown in (("\x1b]0;gone\x07", "U+0007, U+001B"), ("\u202edesrever", "U+202E"), ("a\x00b", "U+0000")):
-        said = card_refusals(tmp_path, **{name: [address + hostile] if several else address + hostile})  # type: ignore[arg-type]
+        said = card_refusals(tmp_path, **{name: [address + hostile] if several else address + hostile})
         assert said.startswith("card: ") and shown in said and f"{name}" in said, said
         assert not set("\x00\x07\x1b\u202e") & set(said)
     script = address + "<script>alert(1)</script>"
-    said = card_refusals(tmp_path, **{name: [script] if several else script})  # type: ignore[arg-type]
+    said = card_refusals(tmp_path, **{name: [script] if several else script})
     assert (f"card: {tmp_path / 'gate-card.toml'}: {name}: " in said) if address else (said == "")
 
 
