@@ -356,7 +356,7 @@ def test_the_words_of_messages_are_plain() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
                 found = {m[0].lower() for m in UNUSED.finditer(node.value)} - allowed
                 assert not found, f"{path.relative_to(ROOT)}:{node.lineno}: {found}"
-    for path in (ROOT / "mabench" / "board" / "site" / "templates").glob("*.html"):
+    for path in (ROOT / "mabench" / "board" / "site" / "templates").glob("*.j2"):
         assert not UNUSED.findall(path.read_text(encoding="utf-8")), path.name
 
 

@@ -139,8 +139,8 @@ def wait_for(condition: Callable[[], Any], seconds: float = 240) -> Any:
     raise AssertionError("nothing happened")
 
 
-def sitting(node: Any) -> list[int]:
-    """Process ids of this node's workers that sit a cell: children of its raylet, named after their task."""
+def running(node: Any) -> list[int]:
+    """Process ids of this node's workers that run a cell: children of its raylet, named after their task."""
     raylet = node.all_processes["raylet"][0].process.pid
     found = []
     for entry in Path("/proc").iterdir():
@@ -179,9 +179,9 @@ def test_a_lost_worker_and_a_lost_node_change_no_record(mabench: Command, tmp_pa
     expected = plain(mabench, tmp_path, *long)
     process = start(tmp_path, nodes.address, *long, "--out", "out")
     first, second = nodes.list_all_nodes()[-2:]
-    os.kill(wait_for(lambda: sitting(first))[0], signal.SIGKILL)
+    os.kill(wait_for(lambda: running(first))[0], signal.SIGKILL)
     wait_for(lambda: list((tmp_path / "out" / "records").glob("*.json")))
-    wait_for(lambda: sitting(second))
+    wait_for(lambda: running(second))
     nodes.remove_node(second, allow_graceful=False)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
@@ -197,11 +197,11 @@ def test_ctrl_c_cancels_and_the_same_command_continues(mabench: Command, tmp_pat
     records = tmp_path / "out" / "records"
     wait_for(lambda: list(records.glob("*.json")))
     workers = nodes.list_all_nodes()[-2:]
-    wait_for(lambda: any(sitting(node) for node in workers))
+    wait_for(lambda: any(running(node) for node in workers))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and "The same command continues from there" in errors
-    wait_for(lambda: not any(sitting(node) for node in workers), 60)
+    wait_for(lambda: not any(running(node) for node in workers), 60)
     finished = {p: p.stat().st_mtime_ns for p in records.glob("*.json")}
     assert 1 <= len(finished) < 6
     again = start(tmp_path, nodes.address, *long, "--out", "out")

@@ -1,4 +1,4 @@
-"""Records on disk: whole or absent, and a folder belongs to one set's sitting of one suite."""
+"""Records on disk: whole or absent, and a folder belongs to one set's evaluation on one suite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records on disk: one folder holds one set's sitting of one suite. A file that exists is complete."""
+"""Records on disk: one folder holds one set's evaluation on one suite. A file that exists is complete."""
 
 from __future__ import annotations
 

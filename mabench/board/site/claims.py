@@ -125,7 +125,7 @@ def claims(tables: Sequence[tuple[str, PaperTable]], rows: Sequence[Standing], c
                 or not _configured(table, row, commands.get(row.key, ""))
             ):
                 continue
-            pairs = tuple(_pair(table, row, name) for name in table.values if name in row.sittings)
+            pairs = tuple(_pair(table, row, name) for name in table.values if name in row.network_results)
             if pairs:
                 found.append((table, row, pairs))
     axis = _axis([pair for _, _, pairs in found for pair in pairs])
@@ -162,8 +162,8 @@ def _pair(table: PaperTable, row: Standing, name: str) -> Pair:
     half = None
     if std is not None and table.runs is not None and (quantile := scoring.t_quantile(table.runs)) is not None:
         half = quantile * std / 100 / math.sqrt(table.runs)
-    sitting = row.sittings[name]
-    return Pair(names.network(name), mean / 100, half, sitting.mean, sitting.half_width, sitting.runs)
+    network_result = row.network_results[name]
+    return Pair(names.network(name), mean / 100, half, network_result.mean, network_result.half_width, network_result.runs)
 
 
 def _axis(pairs: Sequence[Pair]) -> charts.Axis:

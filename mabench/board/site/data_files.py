@@ -73,7 +73,7 @@ def downloads(rows: Sequence[Standing], runs: Sequence[CellRow]) -> Iterator[tup
 
 def record_of(row: Standing) -> dict[str, Any]:
     """A row as plain values, derived ones included; accuracies are fractions."""
-    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("sittings", "baselines")}
+    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("network_results", "baselines")}
     panel = {kind: None if images is None else images.mean(loaded_suite(row.suite), row.track) for kind, images in row.baselines}
     value |= {"random_alike": panel.get("packed alike"), "random_same_bytes": panel.get("same bytes")}
     value |= {
@@ -98,7 +98,7 @@ def record_of(row: Standing) -> dict[str, Any]:
             "seeds": {str(seed): v for seed, v in s.seeds},
             "sets": [{str(seed): v for seed, v in seeds} for seeds in s.sets],
         }
-        for name, s in row.sittings.items()
+        for name, s in row.network_results.items()
     }
     return value
 

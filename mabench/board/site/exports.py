@@ -85,7 +85,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
                 percent(row.worst_lift, signed=True),
                 "-" if row.bytes is None else f"{row.bytes:,}",
                 *(
-                    with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.sittings.get(name)) else "-"
+                    with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.network_results.get(name)) else "-"
                     for name in names
                 ),
             ]

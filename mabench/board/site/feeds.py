@@ -60,7 +60,7 @@ def index(board: Board) -> list[dict[str, str]]:
             sheet.card_text,
             *(w for r in rows for w in (r.suite, r.tier, r.method, r.dataset, r.authors)),
         ]
-        words += [names.network(n) for r in rows for n in r.sittings]
+        words += [names.network(n) for r in rows for n in r.network_results]
         found.append(
             {
                 "title": sheet.title,

@@ -42,21 +42,25 @@ def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
     """The row with the intervals of its score and of its evaluators, from the suite's pooled spread."""
     sets = _scores(row)
     alone = {
-        name: uncertainty.of_sets(sets, {name: 1.0}, spreads) for name in row.sittings if sets and all(name in s for s in sets)
+        name: uncertainty.of_sets(sets, {name: 1.0}, spreads)
+        for name in row.network_results
+        if sets and all(name in s for s in sets)
     }
-    sittings = {
-        name: replace(sitting, half_width=found.half if (found := alone.get(name)) else None)
-        for name, sitting in row.sittings.items()
+    network_results = {
+        name: replace(network_result, half_width=found.half if (found := alone.get(name)) else None)
+        for name, network_result in row.network_results.items()
     }
     if row.score is None or not sets:
-        return replace(row, sittings=sittings)
+        return replace(row, network_results=network_results)
     score = uncertainty.of_sets(sets, scoring.weights(loaded_suite(row.suite), row.track), spreads)
     if score is None:
-        return replace(row, sittings=sittings, half_width=None)
+        return replace(row, network_results=network_results, half_width=None)
     matched = baselines.Matched(*(images for _, images in row.baselines)) if row.baselines else baselines.Matched(None, None)
     lift = lifts.lift(loaded_suite(row.suite), row.track, sets, matched, spreads)
     half = None if lift is None else lift.half
-    return replace(row, sittings=sittings, half_width=score.half, error=score.error, degrees=score.degrees, lift_half=half)
+    return replace(
+        row, network_results=network_results, half_width=score.half, error=score.error, degrees=score.degrees, lift_half=half
+    )
 
 
 MAX_COMPARED = 30  # ours: rows of one table that are compared pair by pair; 30 rows with 15 columns take 300 KB
@@ -88,7 +92,7 @@ def differences(rows: Sequence[Standing]) -> dict[str, dict[str, dict[str, Diffe
 def _differences(first: Standing, second: Standing, spreads: Mapping[str, Spread]) -> dict[str, Difference]:
     """Per evaluator that both have, and for the panel where it is complete."""
     one, other = _scores(first), _scores(second)
-    shared = [name for name in first.sittings if all(name in scores for scores in (*one, *other))]
+    shared = [name for name in first.network_results if all(name in scores for scores in (*one, *other))]
     groups: dict[str, Mapping[str, float]] = {name: {name: 1.0} for name in shared}
     if len(shared) > 1 and first.score is not None and second.score is not None:
         groups["panel mean"] = scoring.weights(loaded_suite(first.suite), first.track)
@@ -109,9 +113,13 @@ def estimate(row: Standing) -> Estimate | None:
 
 def _scores(row: Standing) -> list[dict[str, dict[int, float]]]:
     """Evaluator -> seed -> score, of every set."""
-    count = max((len(sitting.sets) for sitting in row.sittings.values()), default=0)
+    count = max((len(network_result.sets) for network_result in row.network_results.values()), default=0)
     return [
-        {name: dict(sitting.sets[k]) for name, sitting in row.sittings.items() if k < len(sitting.sets) and sitting.sets[k]}
+        {
+            name: dict(network_result.sets[k])
+            for name, network_result in row.network_results.items()
+            if k < len(network_result.sets) and network_result.sets[k]
+        }
         for k in range(count)
     ]
 

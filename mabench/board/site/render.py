@@ -235,7 +235,7 @@ def _printed(rows: Sequence[Standing]) -> list[tuple[str, list[str], list[Standi
     for suite in sorted({row.suite for row in rows}, key=names.suite_order):
         here = sorted((row for row in rows if row.suite == suite), key=lambda row: (row.ipc, row.where))
         known = [entry.name for entries in loaded_suite(suite).evaluators.values() for entry in entries]
-        found.append((suite, [name for name in dict.fromkeys(known) if any(name in row.sittings for row in here)], here))
+        found.append((suite, [name for name in dict.fromkeys(known) if any(name in row.network_results for row in here)], here))
     return found
 
 
@@ -249,7 +249,9 @@ def _networks(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
     listed = [(name, EVALUATORS[name], family_of(EVALUATORS[name]), asked[name]) for name in EVALUATORS if name in asked]
     yield page("networks.html.j2", "networks/index.html", networks=listed)
     for name, entry, family, places in listed:
-        results = [(row, row.sittings[name]) for row in board.rows if name in row.sittings and row.tier != "reported"]
+        results = [
+            (row, row.network_results[name]) for row in board.rows if name in row.network_results and row.tier != "reported"
+        ]
         results.sort(key=lambda pair: (names.suite_order(pair[0].suite), pair[0].ipc, -pair[1].mean, pair[0].key))
         yield page(
             "network.html.j2",

@@ -21,7 +21,7 @@ from mabench.suites import LoadedSuite
 
 
 @dataclass(frozen=True)
-class Sitting:
+class NetworkResult:
     """One evaluator's results on one set: fractions in [0,1]; `seeds` is (seed, score) of every run."""
 
     mean: float
@@ -58,7 +58,7 @@ class Standing:
     paper: str | None
     code: str | None
     sources: tuple[str, ...]
-    sittings: dict[str, Sitting]
+    network_results: dict[str, NetworkResult]
     why_unranked: str = ""
     """Empty for a ranked row."""
     where: str = ""
@@ -170,8 +170,8 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
     groups = by_set(records)
     lines = lifts.rows_of_sets(chosen, groups)
     scores = [lifts.by_track(group)[track] for group in groups]
-    sittings = {
-        line.name: Sitting(
+    network_results = {
+        line.name: NetworkResult(
             mean=line.mean,
             std=line.std,
             runs=line.runs,
@@ -207,7 +207,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         paper=web_address(card.paper),
         code=web_address(card.code),
         sources=tuple(plain(s, 60) for s in card.source_networks),
-        sittings=sittings,
+        network_results=network_results,
         why_unranked=status.reason,
         score=head.mean if head else None,
         claimed=_claimed(submission, chosen, track) if head else None,
@@ -215,7 +215,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         best=head.best if head else None,
         plateau=head.plateau if head else None,
         last=head.last if head else None,
-        families=_family_means(chosen, track, {n: s.mean for n, s in sittings.items()}) if head else {},
+        families=_family_means(chosen, track, {n: s.mean for n, s in network_results.items()}) if head else {},
         worst_lift=worst.lift if worst and head else None,
         worst_evaluator=worst.name if worst and head else "",
         random=head.random if head else None,
@@ -284,8 +284,9 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
                 paper=None,
                 code=None,
                 sources=(),
-                sittings={
-                    n: Sitting(means[n], None if (std := evaluators[n][1]) is None else std / 100, table.runs) for n in order
+                network_results={
+                    n: NetworkResult(means[n], None if (std := evaluators[n][1]) is None else std / 100, table.runs)
+                    for n in order
                 },
                 why_unranked="reported",
                 where=plain(table.where, 300),

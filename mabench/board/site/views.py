@@ -72,7 +72,7 @@ class Line:
         """Everything that a search should find the line by."""
         rows = (self.row, *self.same)
         parts = [p for r in rows for p in (r.title, r.key, r.method, r.authors, r.submitter, r.tier, *r.sources)]
-        parts += [names.network(n) for n in self.row.sittings]
+        parts += [names.network(n) for n in self.row.network_results]
         return " ".join(parts).lower()
 
 
@@ -264,7 +264,7 @@ def families_of(rows: Sequence[Standing]) -> tuple[Family, ...]:
     found = []
     for row in sorted(rows, key=lambda r: list(loaded_suite(r.suite).evaluators).index(r.track)):
         for name, networks in scoring.families(loaded_suite(row.suite), row.track).items():
-            here = [row.sittings[n] for n in networks if n in row.sittings]
+            here = [row.network_results[n] for n in networks if n in row.network_results]
             if len(here) < len(networks):
                 continue  # a mean over whichever networks were run would be another number
             randoms = [s.random for s in here if s.random is not None]
