@@ -450,6 +450,8 @@ class AuditEntry(Frozen):
     set_sha256: Sha256
     records: dict[Line, Sha256] = Field(default_factory=dict)
     """Name -> sha256 of the file: records that were added."""
+    hardened: dict[Line, Sha256] = Field(default_factory=dict)
+    """Name -> sha256 of the file: records of the same runs with hardened labels that were added, kept under hardened/."""
     contradicted: dict[Line, Sha256] = Field(default_factory=dict)
     """Read from older logs only; what a re-run says is computed from its records."""
     reruns: dict[Line, Sha256] = Field(default_factory=dict)

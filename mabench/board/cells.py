@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from mabench import suites
-from mabench.board import gates
+from mabench.board import gates, hardened
 from mabench.board.submission import AUDIT, Submission
 from mabench.files import size_of
 from mabench.results import ranking, scoring
@@ -48,6 +49,8 @@ class CellRow(NamedTuple):
     seed: int
     score: float
     """What counts: best or last as the suite says; chance level for a run that diverged."""
+    hardened: float | None
+    """The same for this run with hardened labels; None where the set's labels are hard or it was not run."""
     acc_best: float
     best_epoch: int
     acc_plateau: float | None
@@ -133,7 +136,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
     blob, authors, sources = blob_id(submission.files[AUDIT]), "; ".join(card.authors), "; ".join(card.source_networks)
     statuses: dict[tuple[str, str], str] = {}
     rows = []
-    for record in submission.counted.values():
+    for name, record in submission.counted.items():
         cell, summary, environment = record.cell, record.synthetic_set, record.environment
         key = cell.suite, cell.track
         if key not in statuses:
@@ -143,6 +146,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
                 slug=submission.slug, title=card.title, method=card.method, authors=authors, suite=cell.suite,
                 suite_digest=cell.suite_digest, track=cell.track, status=statuses[key], evaluator=cell.evaluator.name,
                 family=cell.evaluator.family, pretrained=cell.evaluator.pretrained, seed=cell.seed, score=scoring.score(record),
+                hardened=scoring.score(harder) if (harder := submission.hardened.get(name)) is not None else None,
                 acc_best=record.best, best_epoch=record.best_epoch, acc_plateau=scoring.plateau(record), acc_last=record.last,
                 diverged_epoch=record.diverged_epoch, test_images=record.total, epochs=cell.recipe.epochs,
                 dataset=summary.dataset, ipc=summary.ipc, labels=summary.taught, decode=summary.decode,
@@ -173,7 +177,10 @@ def status_of(submission: Submission, loaded_suite: LoadedSuite, track: str) -> 
     """
     here = [r for r in submission.counted.values() if (r.cell.suite, r.cell.track) == (loaded_suite.id, track)]
     answers = [ranking.status(loaded_suite, track, group, tier=submission.tier) for group in gates.by_set(here)]
-    return next((answer for answer in answers if not answer.ranked), answers[0])
+    status = next((answer for answer in answers if not answer.ranked), answers[0])
+    if status.ranked and hardened.lacking(submission, loaded_suite, track):
+        return replace(status, reason=hardened.NOT_SCORED)
+    return status
 
 
 def of_papers(tables: Iterable[tuple[str, PaperTable]]) -> list[PaperRow]:

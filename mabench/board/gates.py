@@ -255,6 +255,8 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
 
 def of_submission(submission: Submission, *, has_set: bool, folder: Path | None = None) -> list[Gate]:
     """Every gate that needs no set, on a submission and on the re-runs kept in it; `folder`: where it lies, if it lies here."""
+    from mabench.board import hardened  # it asks the gates of records, which stand here
+
     reruns = list(submission.reruns.values())
     again = [suites_known(reruns, fresh=True, kept=True), curves(reruns)] if reruns else []
     records = list(submission.records.values())
@@ -263,6 +265,7 @@ def of_submission(submission: Submission, *, has_set: bool, folder: Path | None 
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
         stored(submission, has_set, folder),
         *of_records(records, kept=True),
+        *([hardened.of_records(submission.records, submission.hardened, kept=True)] if submission.hardened else []),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench.board import gates, labels
+from mabench.board import gates, hardened, labels
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton
@@ -102,10 +102,13 @@ def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
     except MabenchError as error:
         return [Gate("set", "refused", (str(error),))]
     records = [r for r in submission.records.values() if r.cell.set_sha256 == sha256]
+    soft = {name for name, record in submission.records.items() if record.cell.set_sha256 == sha256}
+    harder = [r for n, r in submission.hardened.items() if n in soft and synthetic_set.label_kind == "soft"]
     return [
         probes.pixels(synthetic_set, place),
         *probes.of_set(synthetic_set, records, submission.card),
         gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, records)),
+        *([hardened.same_images(synthetic_set.hardened().sha256, harder)] if harder else []),
     ]
 
 

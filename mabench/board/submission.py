@@ -31,7 +31,8 @@ from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 
 FOLDER = "submissions"
 """Where submissions lie, here and in a repository on the Hub."""
-CARD, SET, AUDIT, RECORDS, RERUNS = "card.toml", "set.safetensors", "audit.jsonl", "records/", "reruns/"
+CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
+RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
 BOARD = "board.toml"
 """Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
@@ -64,6 +65,8 @@ class Submission:
     reruns: Mapping[str, RunRecord] = field(default_factory=dict)
     """Records of re-runs, by name of their file under reruns/."""
     board: Board = field(default_factory=lambda: Board())
+    hardened: Mapping[str, RunRecord] = field(default_factory=dict)
+    """Name of a record of soft labels -> the record of the same run with hardened ones."""
 
     @cached_property
     def tier(self) -> Tier:
@@ -300,10 +303,13 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     again = {n: (sha, e.set_sha256) for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
     records = {n: _record(files, f"{RECORDS}{n}.json", *added[n], place) for n in sorted(added)}
     reruns = {n: _record(files, f"{RERUNS}{n}.json", *again[n], place) for n in sorted(again)}
-    known = {CARD, AUDIT, *(f"{RECORDS}{name}.json" for name in records), *(f"{RERUNS}{name}.json" for name in reruns)}
+    harder = {n: (sha, "") for e in audit if e.action in ("submitted", "changed") for n, sha in e.hardened.items()}
+    hardened = {n: _record(files, f"{HARDENED}{n}.json", *harder[n], place) for n in sorted(harder)}
+    parts = {RECORDS: records, RERUNS: reruns, HARDENED: hardened}
+    known = {CARD, AUDIT, *(f"{part}{name}.json" for part, found in parts.items() for name in found)}
     kept = {name: content for name, content in files.items() if name in known}
     card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
-    submission = Submission(slug, card, records, audit, kept, reruns, board or Board())
+    submission = Submission(slug, card, records, audit, kept, reruns, board or Board(), hardened)
     for stem, record in records.items():
         if stem != submission.name_of(record):
             raise MabenchError(
@@ -313,13 +319,14 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
 
 
 def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str, place: Path) -> RunRecord:
-    """One record that the log names by its sha256. Raises MabenchError where it is missing, changed, or about another set."""
+    """One record that the log names by its sha256. Raises MabenchError where it is missing, changed, or about another set; an empty
+    `set_sha256` stands for any."""
     if name not in files:
         raise MabenchError(f"{place / name}: is missing, but the audit log names it. Fetch the submission again.")
     if sha256(files[name]) != digest:
         raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Fetch it again.")
     record = parse_record(files[name], place / name)
-    if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256}:
+    if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256 or record.cell.set_sha256}:
         raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
     return record
 
@@ -346,7 +353,7 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
         return None
     inside = [
         part + name
-        for part in (RECORDS, RERUNS)
+        for part in (RECORDS, RERUNS, HARDENED)
         if (folder / part).is_dir()
         for name in sorted(os.listdir(folder / part))
         if name.endswith(".json")

@@ -14,17 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mabench.board import gates, labels, names, probes, rechecks
+from mabench.board import gates, hardened, labels, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
+from mabench.board.submission import HARDENED as HARDENED_RECORDS
 from mabench.errors import MabenchError, first_line
 from mabench.evaluation import inputs
 from mabench.files import read_bytes
 from mabench.results import scoring
 from mabench.results.ranking import Status
 from mabench.results.tables import percent
-from mabench.runs.folder import MAX_RECORD_BYTES, read_record
+from mabench.runs.folder import HARDENED, MAX_RECORD_BYTES, read_record
 from mabench.runs.plan import plan
 from mabench.schema import Card, RunRecord
 from mabench.sets.synthetic import SyntheticSet
@@ -42,6 +43,8 @@ class Examination:
     synthetic_set: SyntheticSet | None
     records: tuple[RunRecord, ...]
     tracks: tuple[Status, ...]
+    hardened: tuple[RunRecord, ...] = ()
+    """Records of the same runs with hardened labels."""
 
     @property
     def refusals(self) -> list[str]:
@@ -74,23 +77,38 @@ def examine(
     card, of_card = _card(card_path, card_fields)
     folders, no_folder = _folders(records)
     found, of_files = _records(folders)
+    harder, of_harder = _records([path for folder in folders if (path := folder / HARDENED).is_dir()])
     synthetic_set, of_set = _set(set_path, reading or {}, found)
-    passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals])]
+    passed = [of_card, of_set, gate("records", of_files.found, [*no_folder, *of_files.refusals, *of_harder.refusals])]
     if synthetic_set is None:
         passed += [Gate(name, "refused", (UNREAD,)) for name in ("identity", rechecks.NAME, "class order", "test images")]
     else:
         passed.append(probes.identity(synthetic_set, found))
         passed.append(attempted("budget", partial(probes.budget, synthetic_set, found, card)))
         passed.append(_admitted(synthetic_set, found))
+        passed += _hardened(synthetic_set, found, harder)
         passed.append(attempted(rechecks.NAME, partial(rechecks.first_steps, synthetic_set, found)))
     passed += [each for each in gates.of_records(found) if each.name != "budget" or synthetic_set is None]
     passed.append(_aggregates(folders, found))
     if synthetic_set is not None:
         passed += [attempted(name, partial(check, synthetic_set)) for name, check in LOOKS_AT_IMAGES.items()]
-    examined = Examination((), card, synthetic_set, tuple(found), tuple(gates.statuses(found)))
+    examined = Examination((), card, synthetic_set, tuple(found), tuple(gates.statuses(found)), tuple(harder))
     if root is not None and card is not None:
         passed.append(attempted("slug", lambda: _slug(examined, root, another)))
-    return Examination(tuple(passed), card, synthetic_set, examined.records, examined.tracks)
+    return Examination(tuple(passed), card, synthetic_set, examined.records, examined.tracks, examined.hardened)
+
+
+def _hardened(synthetic_set: SyntheticSet, records: Sequence[RunRecord], harder: Sequence[RunRecord]) -> list[Gate]:
+    """The gate of runs with hardened labels, where the set's labels are soft."""
+    if synthetic_set.label_kind == "hard" and not harder:
+        return []
+    if not harder:
+        asked = any(load(suite).scores_hardened for suite in {r.cell.suite for r in records} & set(released()))
+        return [gate(hardened.NAME, "not run, so the row is not ranked: mabench eval runs them", [])] if asked else []
+    passed = hardened.of_records({record_name(r): r for r in records}, {record_name(r): r for r in harder})
+    if passed.refusals:
+        return [passed]
+    return [hardened.same_images(synthetic_set.hardened().sha256, harder)]
 
 
 UNREAD = "not checked, because the set could not be read: fix the set first"
@@ -276,6 +294,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
     slug, card, sha = case.slug, case.card, case.synthetic_set.sha256
     number = _number(existing, sha, another, slug)
     records = {record_name(r, number): record_bytes(r) for r in case.records}
+    harder = {record_name(r, number): record_bytes(r) for r in case.hardened}
     files: dict[str, bytes] = {}
     if existing is not None:
         cure = 'Choose another slug: slug = "..." in the card.'
@@ -285,7 +304,8 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
             )
         if existing.tier in ("withdrawn", "superseded"):
             raise MabenchError(f"slug {slug}: was {existing.tier}. {cure}")
-        other = [n for n in records if n in existing.records and existing.files[f"{RECORDS}{n}.json"] != records[n]]
+        parts = ((RECORDS, records), (HARDENED_RECORDS, harder))
+        other = [n for part, here in parts for n in here if existing.files.get(f"{part}{n}.json", here[n]) != here[n]]
         if other:
             raise MabenchError(
                 f"slug {slug}: holds another record of {first_line(other)}. Submitted records are never replaced: submit the first ones, "
@@ -295,6 +315,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         if together.refusals:
             raise MabenchError(f"slug {slug}: {together.refusals[0]}")
         records = {n: content for n, content in records.items() if n not in existing.records}
+        harder = {n: content for n, content in harder.items() if n not in existing.hardened}
     text = card.toml().encode()
     if existing is None or existing.files[CARD] != text:
         files[CARD] = text
@@ -302,15 +323,19 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         files[submissions.set_file(number)] = set_bytes(case.synthetic_set)
     files |= _replayed(case, existing, number)
     files |= {f"{RECORDS}{n}.json": content for n, content in records.items()}
+    files |= {f"{HARDENED_RECORDS}{n}.json": content for n, content in harder.items()}
     if not files:
         return {}
     entry = submissions.make_entry(
         who=who,
         action="submitted" if existing is None else "changed",
-        why=f"{f'set {number}: ' if number > 1 else ''}{len(records)} records, all gates passed" if records else "card changed",
+        why=f"{f'set {number}: ' if number > 1 else ''}{len(records) + len(harder)} records, all gates passed"
+        if records or harder
+        else "card changed",
         set_sha256=sha,
         **({"card_sha256": submissions.sha256(text)} if CARD in files else {}),
         records={n: submissions.sha256(content) for n, content in records.items()},
+        **({"hardened": {n: submissions.sha256(content) for n, content in harder.items()}} if harder else {}),
     )
     # an entry that is there already comes from a write that was killed before the card
     return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))

@@ -188,7 +188,7 @@ class Screen:
         where = "Ray" if event.cluster else resolve_device(event.device)
         kept = f"records in {event.folder}" if event.folder is not None else "nothing is kept"
         seeds = ", ".join(map(str, sorted({cell.seed for cell in event.cells})))
-        self.runs = len(event.cells)
+        self.runs += len(event.cells)
         say(f"\n{event.loaded_suite.id}: {event.loaded_suite.suite.title}")
         count = f"{len(event.cells)} evaluator run{'s' if len(event.cells) != 1 else ''}"
         say(f"{count}, seed{'s' if ',' in seeds else ''} {seeds}, on {where}, engine {event.engine}, {kept}\n")

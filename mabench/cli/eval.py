@@ -110,7 +110,8 @@ def show_plan(job: Job, path: Path, *, device: str, engine: str) -> Any:
     for line in plan_lines(job, path, device=device, engine=engine):
         console.plan_line(line)
         lines.append(line)
-    console.plan_total(lines, len(job.here) - sum(line.runs for line in lines), job.loaded_suite.suite.dataset)
+    planned = len(job.here) * (1 if job.hardened is None else 2)
+    console.plan_total(lines, planned - sum(line.runs for line in lines), job.loaded_suite.suite.dataset)
     return {"suite": job.loaded_suite.id, "plan": [vars(line) for line in lines]}
 
 

@@ -114,7 +114,7 @@ def _show_gates(case: Examination) -> None:
             + "\n".join(f"- {text}" for text in case.refusals)
         )
     for suite, loaded_suite in case.loaded_suites.items():
-        lines = lifts.rows(loaded_suite, [r for r in case.records if r.cell.suite == suite])
+        lines = lifts.rows(loaded_suite, *([r for r in part if r.cell.suite == suite] for part in (case.records, case.hardened)))
         console.say(f"\n{suite}\n" + tables.table(loaded_suite, lines, width=console.width()))
     for track in case.tracks:
         if track.complete and not track.ranked:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from mabench.evaluation.result import Evaluation
 from mabench.results import tables
 from mabench.runs import local
 from mabench.runs.events import Listener, Note, Planned, silent
-from mabench.runs.folder import Folder
+from mabench.runs.folder import HARDENED, Folder
 from mabench.runs.plan import default_folder, plan, shard
 from mabench.runs.process import resolve_device
 from mabench.schema import Cell, Finding, RunRecord
@@ -151,6 +152,17 @@ class Job:
     warning: Finding | None = None
     """What looks wrong with the set."""
 
+    @cached_property
+    def hardened(self) -> Job | None:
+        """The same runs with hardened labels, where the set's are soft and the suite scores such sets so; else None."""
+        if self.synthetic_set.label_kind == "hard" or not self.loaded_suite.scores_hardened:
+            return None
+        hard = self.synthetic_set.hardened()
+        cells, here = (
+            tuple(cell.model_copy(update={"set_sha256": hard.sha256}) for cell in group) for group in (self.cells, self.here)
+        )
+        return Job(self.loaded_suite, hard, cells, here)
+
     @property
     def default_folder(self) -> Path:
         """Where the command line keeps this evaluation: stable, so that the same command resumes."""
@@ -174,9 +186,28 @@ class Job:
     ) -> Evaluation:
         """Run what is not finished in `out`, write the tables beside the records, and return both; see `evaluate`.
 
-        `minutes` are counted from `begun` (of `time.monotonic`), or from now.
+        `minutes` are counted from `begun` (of `time.monotonic`), or from now. Runs with hardened labels come last.
         """
         begun = time.monotonic() if begun is None else begun
+        how: dict[str, Any] = {"device": device, "engine": engine, "launcher": launcher, "minutes": minutes, "begun": begun}
+        result = self._run(out, on_event=on_event, should_stop=should_stop, **how)
+        if self.hardened is None:
+            return result
+        place = None if out is None else Path(out) / HARDENED
+        return _with_hardened(result, self.hardened._run(place, on_event=on_event, should_stop=should_stop, **how), on_event)
+
+    def _run(
+        self,
+        out: str | PathLike[str] | None,
+        *,
+        device: str,
+        engine: str,
+        launcher: Ray | None,
+        minutes: float | None,
+        begun: float,
+        on_event: Listener,
+        should_stop: Callable[[], bool],
+    ) -> Evaluation:
         computed_by = _checked(device, engine, launcher, minutes)
         with ExitStack() as stack:
             path = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="mabench-")))
@@ -211,6 +242,16 @@ class Job:
             for warning in tables.write(kept, self.loaded_suite, records):
                 heard(Note(warning, warning=True))
         return result
+
+
+def _with_hardened(result: Evaluation, hard: Evaluation, on_event: Listener) -> Evaluation:
+    """An evaluation with its column of hardened labels, in its files too."""
+    missing = (*result.missing, *(f"{HARDENED}/{name}" for name in hard.missing))
+    joined_up = replace(result, hardened=hard.records, missing=missing, failed=(*result.failed, *hard.failed))
+    if result.folder is not None and result.records and hard.records:
+        for warning in tables.write(result.folder, result.loaded_suite, result.records, hard.records):
+            on_event(Note(warning, warning=True))
+    return joined_up
 
 
 def run_cells(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mabench.data import DATASETS
 from mabench.engine import wanted
 from mabench.evaluation import Job
 from mabench.runs import costs
+from mabench.runs.folder import HARDENED
 from mabench.runs.process import resolve_device, undisturbed
 from mabench.schema import Cell
 
@@ -31,7 +32,14 @@ class PlanLine:
 
 
 def plan_lines(job: Job, out: Path | None, *, device: str = "auto", engine: str = "auto") -> Iterator[PlanLine]:
-    """A line an evaluator, cheapest first, each as soon as it was measured; nothing is written."""
+    """A line an evaluator, cheapest first, each as soon as it was measured; nothing is written. Hardened labels come last."""
+    yield from _lines(job, out, device, engine)
+    if job.hardened is not None:
+        for line in _lines(job.hardened, None if out is None else out / HARDENED, device, engine):
+            yield replace(line, evaluator=f"{line.evaluator}, hardened")
+
+
+def _lines(job: Job, out: Path | None, device: str, engine: str) -> Iterator[PlanLine]:
     where, computed_by = resolve_device(device), wanted(engine)
     dataset = DATASETS[job.loaded_suite.suite.dataset]
     decoded = job.synthetic_set.summary().decoded_images

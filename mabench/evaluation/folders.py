@@ -8,7 +8,7 @@ from pathlib import Path
 from mabench import suites
 from mabench.errors import MabenchError, lookup
 from mabench.results.comparison import Comparison, compare
-from mabench.runs.folder import read_records
+from mabench.runs.folder import HARDENED, read_records
 from mabench.schema import RunRecord
 
 
@@ -50,7 +50,7 @@ def _evaluations(folder: Path) -> Iterator[Path]:
     if (folder / "records").is_dir():
         yield folder
     else:
-        yield from sorted({path.parent for path in folder.glob("**/records") if path.is_dir()})
+        yield from sorted({path.parent for path in folder.glob("**/records") if path.is_dir() and path.parent.name != HARDENED})
 
 
 def _unique(records: Sequence[RunRecord]) -> list[RunRecord]:

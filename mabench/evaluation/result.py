@@ -33,6 +33,8 @@ class Evaluation:
     """Those of them that were tried and did not fit into memory."""
     folder: Path | None = None
     """Where records and tables are; None = they were not kept."""
+    hardened: tuple[RunRecord, ...] = ()
+    """The same runs with hardened labels, where the set's are soft and the suite asks for them."""
 
     @property
     def suite(self) -> str:
@@ -47,7 +49,7 @@ class Evaluation:
     @cached_property
     def rows(self) -> list[Row]:
         """One row an evaluator, and the panel means where they are complete."""
-        return lifts.rows(self.loaded_suite, self.records)
+        return lifts.rows(self.loaded_suite, self.records, self.hardened)
 
     @property
     def complete(self) -> bool:
@@ -83,12 +85,12 @@ class Evaluation:
 
     def frame(self) -> pandas.DataFrame:
         """One row a run, with set, suite, dataset and IPC, so that several evaluations can be concatenated."""
-        return tables.frame(self.records)
+        return tables.frame(self.records, self.hardened)
 
     def json(self) -> dict[str, Any]:
         """For programs: set, rows and runs; accuracies are fractions."""
         content = (
-            tables.as_json(self.loaded_suite, self.rows, self.records)
+            tables.as_json(self.loaded_suite, self.rows, self.records, self.hardened)
             if self.records
             else {"suite": self.suite, "rows": [], "cells": []}
         )

@@ -18,15 +18,25 @@ NOT_RUN = "baseline not run"
 """What a table says where a lift is missing."""
 
 
-def rows(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[Row]:
-    """The rows of `scoring.rows` of one set, each beside the set's baselines; none beside runs of another edition of the suite."""
+def rows(loaded_suite: LoadedSuite, records: Sequence[RunRecord], hardened: Sequence[RunRecord] = ()) -> list[Row]:
+    """The rows of `scoring.rows` of one set, each beside the set's baselines; none beside runs of another edition of the suite.
+
+    `hardened`: records of the same runs with hardened labels, for a column beside the score.
+    """
     if not records:
         return []
     matched = matching(loaded_suite, records)
     scores = by_track(records)
     better = {track: matched.better(loaded_suite, track) for track in loaded_suite.evaluators}
     lines = scoring.rows(loaded_suite, records, _means(loaded_suite, better))
-    return [_compared(loaded_suite, line, matched, better[line.track], scores[line.track]) for line in lines]
+    same = {(line.track, line.name): line for line in scoring.rows(loaded_suite, hardened)}
+    return [
+        replace(
+            _compared(loaded_suite, line, matched, better[line.track], scores[line.track]),
+            hardened=other.mean if (other := same.get((line.track, line.name))) and other.runs == line.runs else None,
+        )
+        for line in lines
+    ]
 
 
 def matching(loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> Matched:
@@ -59,6 +69,7 @@ def _over_sets(lines: Sequence[Row], std: str) -> Row:
         runs=sum(line.runs for line in lines),
         planned=sum(line.planned for line in lines),
         lift_half=None,
+        hardened=mean(line.hardened for line in lines),
         diverged=sum(line.diverged for line in lines),
     )
 

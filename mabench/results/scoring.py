@@ -45,6 +45,8 @@ class Row:
     """Mean of random real images of the same stored bytes."""
     lift_half: float | None = None
     """Half of the 95 % interval of `lift`: seeds, and draws of the baseline."""
+    hardened: float | None = None
+    """Mean of the same runs with hardened labels, where the set's are soft and all of these runs are there."""
     panel: bool = False
     """A mean over the networks of a family, or over the families of a track."""
     diverged: int = 0

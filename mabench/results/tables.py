@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
-OPTIONAL = ("same bytes %", "alike %", "runs")  # left out in this order where a terminal is narrow
+OPTIONAL = ("same bytes %", "alike %", "runs", "hardened %")  # left out in this order where a terminal is narrow
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
@@ -87,6 +87,7 @@ def cells(
             plus_minus(line.mean, line.std, style) for line in lines
         ],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
+        "hardened %": [percent(line.hardened) for line in lines] if any(line.hardened is not None for line in lines) else None,
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "alike %": [percent(line.alike) for line in lines] if alike else None,
         "same bytes %": [percent(line.same_bytes) for line in lines] if same_bytes else None,
@@ -155,11 +156,17 @@ def _booktabs(text: str) -> str:
     return "\n".join(next(names) if line.strip() == "RULE" else line for line in lines)
 
 
-def frame(records: Iterable[RunRecord]) -> pandas.DataFrame:
+def frame(records: Iterable[RunRecord], hardened: Iterable[RunRecord] = ()) -> pandas.DataFrame:
     """One row a run, with set, suite, dataset and IPC, so that frames and files of several sets can be concatenated."""
     import pandas
 
-    return pandas.DataFrame([_flat(record) for record in records])
+    return pandas.DataFrame(_runs(records, hardened))
+
+
+def _runs(records: Iterable[RunRecord], hardened: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    """One entry a run; `hardened` is the score of the same run with hardened labels, None where there is none."""
+    same = {record.cell.name: score(record) for record in hardened}
+    return [_flat(record) | {"hardened": same.get(record.cell.name)} for record in records]
 
 
 def _flat(record: RunRecord) -> dict[str, Any]:
@@ -195,6 +202,8 @@ def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[Run
             networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))
             first = f" (missing: {networks}); a panel mean needs them all" if answer.missing else ""
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
+    if any(line.hardened is not None for line in lines):
+        out.append("hardened: the same runs with one class a label, that of its largest entry; never ranked")
     low = worst(lines)
     if low is not None and sum(not line.panel for line in lines) > 1:
         out.append(f"smallest lift: {low.name} {percent(low.lift, signed=True)}")
@@ -210,15 +219,15 @@ def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[Run
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[str]:
+def write(folder: Path, loaded_suite: LoadedSuite, records: Sequence[RunRecord], hardened: Sequence[RunRecord] = ()) -> list[str]:
     """Write table.md, table.tex, results.json, results.csv and, last, the curves beside the records; returns warnings."""
     if not records:
         return ["no run has a record: nothing was written"]
-    lines = lifts.rows(loaded_suite, records)
+    lines = lifts.rows(loaded_suite, records, hardened)
     write_text(folder / "table.md", _markdown(loaded_suite, lines, records))
     write_text(folder / "table.tex", table(loaded_suite, lines, "latex") + "\n")
-    write_text(folder / "results.json", json.dumps(as_json(loaded_suite, lines, records), indent=1) + "\n")
-    write_text(folder / "results.csv", frame(records).to_csv(index=False))
+    write_text(folder / "results.json", json.dumps(as_json(loaded_suite, lines, records, hardened), indent=1) + "\n")
+    write_text(folder / "results.csv", frame(records, hardened).to_csv(index=False))
     warning = write_curves(folder, loaded_suite, records)
     return [warning] if warning is not None else []
 
@@ -229,14 +238,16 @@ def _markdown_text(text: str) -> str:
     return re.sub(marks, lambda found: "".join(f"&#{ord(c)};" for c in found[0]), " ".join(text.split()))
 
 
-def as_json(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[RunRecord]) -> dict[str, Any]:
+def as_json(
+    loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[RunRecord], hardened: Sequence[RunRecord] = ()
+) -> dict[str, Any]:
     """The content of results.json."""
     return {
         "suite": loaded_suite.id,
         "suite_digest": loaded_suite.digest,
         "set": records[0].synthetic_set.model_dump(mode="json"),
         "rows": [vars(line) | {"lift": line.lift} for line in lines],
-        "cells": [_flat(record) for record in records],
+        "cells": _runs(records, hardened),
     }
 
 

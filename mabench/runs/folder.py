@@ -16,6 +16,8 @@ from mabench.files import CHECKSUM, discard, exclusive, read_bytes, write_text
 from mabench.schema import RECORD_SCHEMA, Cell, RunRecord
 
 MAX_RECORD_BYTES = 2**20  # ours: 2,000 looks with their losses take 100 KB
+HARDENED = "hardened"
+"""Inside the folder of an evaluation: the same runs with the set's soft labels hardened, an evaluation of its own."""
 LAST_CHECKSUM = re.compile(rb',\s*"checksum": "[0-9a-f]{64}"\s*\}\s*$')
 CURE = "Free some space, make the folder writable, or name another with --out; finished cells are kept."
 AGAIN = "Run the same mabench eval: what is damaged is made again, finished cells are kept."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -201,6 +201,11 @@ class SyntheticSet:
         ]
         full = F.interpolate(torch.cat(tiles), size=tuple(images.shape[-2:]), mode="bilinear", align_corners=True)
         return full, self.labels.repeat(factor**2, *[1] * (self.labels.dim() - 1))
+
+    def hardened(self) -> SyntheticSet:
+        """The same images with hard labels: of every soft label the class with the largest entry, the first of equal ones."""
+        classes = torch.from_numpy(self.labels.numpy().argmax(1))
+        return replace(self, labels=classes, name=f"{self.name}, hardened", labels_folder=None)
 
     def torch_dataset(self) -> torch.utils.data.TensorDataset:
         """The training images and labels of `decoded` as a dataset, for a DataLoader of your own.

@@ -35,6 +35,11 @@ class LoadedSuite:
     def id(self) -> str:
         return self.suite.id
 
+    @property
+    def scores_hardened(self) -> bool:
+        """Whether a set with soft labels is also scored with hard ones: in suites that rank, not in those that repeat a paper's setup."""
+        return self.suite.seed_streams == "set" and all(recipe.recorded is None for recipe in self.recipes.values())
+
     def track_of(self, evaluator: str) -> str:
         """The track that holds an evaluator. Raises MabenchError, with the nearest name, where none does."""
         return lookup(

@@ -19,7 +19,7 @@ from mabench.board.gates import accept
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
 from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import submission_at, tables
-from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission
+from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission
 from mabench.errors import MabenchError
 from mabench.files import write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -96,7 +96,16 @@ def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str
 
     patterns = [
         f"{FOLDER}/{slug}/{name}"
-        for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", SET, "set-*.safetensors", f"labels*/{labels.FILES}")
+        for name in (
+            CARD,
+            AUDIT,
+            f"{RECORDS}*.json",
+            f"{RERUNS}*.json",
+            f"{HARDENED}*.json",
+            SET,
+            "set-*.safetensors",
+            f"labels*/{labels.FILES}",
+        )
     ]
     patterns.append(f"{FOLDER}/{BOARD}")
     with explained(repo):

@@ -13,7 +13,7 @@ from mabench.board.hub import images
 from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
 from mabench.board.labels import is_file_of_labels
-from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, RECORDS, RERUNS, SET, Submission, is_set_file
+from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission, is_set_file
 from mabench.errors import MabenchError
 from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -37,9 +37,9 @@ def submission_at(api: HfApi, repo: str, slug: str, revision: str) -> Submission
             raise MabenchError(
                 f"{repo}: {entry.path} has {getattr(entry, 'size', 0):,} bytes; at most {MAX_RECORD_BYTES:,} are read."
             )
-    patterns = [f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json")] + [
-        f"{FOLDER}/{BOARD}"
-    ]
+    patterns = [
+        f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", f"{HARDENED}*.json")
+    ] + [f"{FOLDER}/{BOARD}"]
     place = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
     return submissions.read(Path(place) / FOLDER / slug, links=True)
 

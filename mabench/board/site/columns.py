@@ -57,6 +57,10 @@ EXTRA = (
         lambda r: r.recovery,
     ),
     Column(
+        "hardened", "Hardened %", "For soft labels: the score of the same images with one class a label. Never ranked.",
+        lambda r: r.hardened,
+    ),
+    Column(
         "gap", "Seen - unseen", "Networks whose architecture made the set minus the others, in points. Near 0 is model-agnostic.",
         lambda r: r.gap,
     ),

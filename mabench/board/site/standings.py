@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from mabench.board import hardened
 from mabench.board.cells import status_of
 from mabench.board.gates import by_set
 from mabench.board.site.sources import cells, loaded_suite, plain, web_address
@@ -91,6 +92,8 @@ class Standing:
     """Half of the 95 % interval of `lift`: seeds of the set, draws of the baseline."""
     baselines: tuple[tuple[str, RandomImages | None], ...] = ()
     """What each baseline shares with the set, and the baseline; None where it was not run."""
+    hardened: float | None = None
+    """The score with hardened labels, for a set with soft ones; by the submitter's runs, never ranked."""
     recovery: float | None = None
     seen: float | None = None
     unseen: float | None = None
@@ -220,6 +223,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         worst_evaluator=worst.name if worst and head else "",
         random=head.random if head else None,
         baselines=tuple(lifts.matching(chosen, records).kinds.items()),
+        hardened=hardened.score(submission, chosen, track),
         recovery=recovered,
         seen=seen if head else None,
         unseen=unseen if head else None,
