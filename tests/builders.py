@@ -174,7 +174,10 @@ def write_submission(
     why: str = "sampled",
     **fields: Any,
 ) -> Path:
-    """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out."""
+    """Write one submission: every cell of the suite, spread a little over evaluators and seeds; `skip` leaves one out.
+
+    Soft labels bring the runs with hardened ones.
+    """
     sha = digest(slug)
     records = []
     for track, entries in loaded_suite.evaluators.items():
@@ -184,8 +187,23 @@ def write_submission(
                     accuracy = quality + 0.02 * index + 0.004 * ((seed * 7 + index * 3) % 5)
                     records.append(made_record(loaded_suite, track, entry.name, seed, accuracy, sha=sha, **fields))
     written = {submissions.record_name(r): submissions.record_bytes(r) for r in records}
+    hard = {
+        submissions.record_name(r): submissions.record_bytes(hardened(r)) for r in records if r.synthetic_set.labels == "soft"
+    }
     made = Card(**{"title": slug.replace("-", " ").title(), "authors": ["A. Author"], "licence": "CC0-1.0"} | (card or {}))
-    return put(folder / slug, made.toml().encode(), written, sha, tier=tier, who=who, why=why)
+    return put(folder / slug, made.toml().encode(), written, sha, tier=tier, who=who, why=why, hard=hard)
+
+
+def hardened(record: RunRecord) -> RunRecord:
+    """The same run, a little worse, on the set with hardened labels."""
+    sha = digest(f"{record.cell.set_sha256} hardened")
+    return record.model_copy(
+        update={
+            "cell": record.cell.model_copy(update={"set_sha256": sha}),
+            "synthetic_set": record.synthetic_set.model_copy(update={"sha256": sha, "labels": "hard"}),
+            "curve": tuple((epoch, int(0.9 * count)) for epoch, count in record.curve),
+        }
+    )
 
 
 def put(
@@ -197,20 +215,28 @@ def put(
     tier: str | None = None,
     who: str = "a maintainer",
     why: str = "sampled",
+    hard: dict[str, bytes] | None = None,
 ) -> Path:
     """Write these files and a log that names them, with a second line where `tier` says so; `who` is a maintainer of the board.
 
     There is no set: the board's list says that it is published elsewhere.
     """
-    named = {name: submissions.sha256(content) for name, content in records.items()}
+    named, harder = ({name: submissions.sha256(content) for name, content in each.items()} for each in (records, hard or {}))
     entry = submissions.make_entry(
-        who="A. Submitter", action="submitted", why="made", set_sha256=sha, records=named, card_sha256=submissions.sha256(card)
+        who="A. Submitter",
+        action="submitted",
+        why="made",
+        set_sha256=sha,
+        records=named,
+        card_sha256=submissions.sha256(card),
+        **({"hardened": harder} if harder else {}),
     )
     log = submissions.appended((), entry)
     if tier is not None:
         more = submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=sha)
         log = submissions.appended(submissions.parse_audit(log, path), more)
     files = {f"{submissions.RECORDS}{name}.json": content for name, content in records.items()}
+    files |= {f"{submissions.HARDENED}{name}.json": content for name, content in (hard or {}).items()}
     submissions.write(path, files | {submissions.CARD: card, submissions.AUDIT: log})
     listed(path.parent, path.name, sha)
     return path

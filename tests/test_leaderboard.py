@@ -117,6 +117,7 @@ def test_what_is_incomplete_or_not_trusted_is_shown_without_a_rank(folder: Path)
     assert (paper["rank"], paper["tier"], paper["where"]) == (None, "reported", "Table 5, row 3; packed true")
     assert paper["score"] == pytest.approx((0.9078 + 0.955 + 0.91 + 0.6) / 4) and paper["std"] is None
     assert rows["soft-one"]["rank"] == 1, "soft labels have a table of their own"
+    assert rows["soft-one"]["hardened"] == pytest.approx(0.9 * rows["soft-one"]["score"], abs=0.002)
 
 
 @pytest.mark.parametrize("tier", TIERS)

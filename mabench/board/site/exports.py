@@ -71,7 +71,8 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "Numbers after ± are standard deviations over seeds; after a lift, half of its 95 % interval.",
             "",
         ]
-        headers = ["rank", "set", "of", "trust", "best", "plateau", "last", "lift", "smallest lift", "bytes", *names]
+        harder = ["hardened"] if labels == "soft" else []
+        headers = ["rank", "set", "of", "trust", "best", "plateau", "last", *harder, "lift", "smallest lift", "bytes", *names]
         body = [
             [
                 rank_text(row) if row.rank else row.why_unranked,
@@ -81,6 +82,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
                 with_std(row.best, row.std if rule == "best" else None),
                 percent(row.plateau),
                 with_std(row.last, row.std if rule == "last" else None),
+                *([percent(row.hardened)] if harder else []),
                 lift_text(row),
                 percent(row.worst_lift, signed=True),
                 "-" if row.bytes is None else f"{row.bytes:,}",
