@@ -290,6 +290,7 @@ def said_elsewhere() -> dict[str, list[str]]:
             "the paper's ConvNet is 44.60 and ours 45.05",  # compared with its record in test_docs.py
         ],
         "scoring.md": [
+            f"one-hot to within {labelling.ONE_HOT} are hard labels",
             "best 52.93 at epoch 1,770, plateau 51.17, last 49.51.",  # compared with its record in test_docs.py
             "spread by 1.5 points, a gap of 5 points is found in 77 of 100 cases and one of 8 points in 98.",  # simulated in test_uncertainty.py
         ],
