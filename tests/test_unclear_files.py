@@ -50,6 +50,21 @@ def test_contents_that_could_be_two_things_are_asked_about(name: str, tmp_path: 
         readers.read(tmp_path / "cifar10.pt", dataset="cifar10" if name.startswith("nine") else None)
 
 
+def test_noise_in_a_fixed_range_is_not_taken_for_whitened_images(tmp_path: Path) -> None:
+    """Whitened values have long tails. A folder of DATM's three files is read with its learned rate; with long tails it is asked about."""
+    noise = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    for name, images in {"cifar10_flat": noise, "cifar10_tails": ROUGH[:10]}.items():
+        (tmp_path / name).mkdir()
+        torch.save(images, tmp_path / name / "images_best.pt")
+        torch.save(torch.eye(10) * 6, tmp_path / name / "labels_best.pt")
+        torch.save(torch.tensor(0.0188), tmp_path / name / "lr_best.pt")
+    read = readers.read(tmp_path / "cifar10_flat")
+    assert read.learning_rate == pytest.approx(0.0188)
+    assert read.label_kind == "soft"
+    with pytest.raises(MabenchError, match="--space .*zca"):
+        readers.read(tmp_path / "cifar10_tails")
+
+
 def test_a_step_that_is_named_is_read(tmp_path: Path) -> None:
     ordered = X[torch.argsort(Y, stable=True)]
     torch.save([ordered + step * 1e-3 for step in range(3)], tmp_path / "cifar10.pt")
