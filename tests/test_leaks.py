@@ -40,7 +40,7 @@ def test_correlation_is_that_of_numpy_where_nothing_is_undone() -> None:
     inner = leaks._soft(first)[:, :, 2:30, 2:30]
     inner = torch.nn.functional.interpolate(inner, size=leaks.FINE, mode="bilinear")[:, 0].flatten(1)
     plain = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]).expand(3, 1, 2, 3)
-    found, seen = leaks._correlations(inner, leaks._soft(second), leaks._grid(plain, 2))
+    found, seen = leaks._correlations(inner, leaks._soft(second), leaks._grid(plain, 2), torch.ones_like(inner))
     other = torch.nn.functional.interpolate(leaks._soft(second)[:, :, 2:30, 2:30], size=leaks.FINE, mode="bilinear")[
         :, 0
     ].flatten(1)
@@ -59,6 +59,21 @@ def test_digits_in_disguise_are_found_and_train_digits_are_not() -> None:
     honest = pixels(train, list(range(0, 200, 4)))
     assert not leaks.find(honest, *splits).leaks
     assert not leaks.find(honest.flip(-1) * 0.7 + 0.1, *splits).leaks
+
+
+def test_features_of_a_pretrained_network_report_and_refuse_nothing(real_data: Path) -> None:
+    """Faded test digits are nearer to the test split, by name; train digits are not."""
+    from mabench.board import features
+
+    test, train = data.load("digits", "test"), data.load("digits", "train")
+    planted = pixels(test, list(range(0, 500, 25))) * 0.8 + 0.1
+    found = features.report(planted, test, train)
+    assert found.nearer > 15 and found.chance < 0.01, str(found)
+    assert sum(image * 25 == place for image, place, _, _ in found.first) >= 3
+    honest = features.report(pixels(train, list(range(0, 1297, 60))), test, train)
+    assert honest.chance > 0.05, str(honest)
+    gate = features.as_gate(planted, test, train)
+    assert not gate.refusals and "nearer to a test image" in gate.found, "a report, not a refusal"
 
 
 @pytest.mark.slow

@@ -59,12 +59,14 @@ def review(
     before: Submission | None = None,
     account: str | None = None,
     images: bool = True,
+    features: bool = False,
     board: Path | None = None,
 ) -> Review:
     """Review the submission in `folder`.
 
     before: the submission as the board has it; None for a new one. account: who sends the change, where that is known: then
     every new line of the log must be his. images: also run the gates that look at the set, with torch and the real dataset.
+    features: with them, report what the images are like in the features of a pretrained network.
     board: the folder of all submissions, where that is not the folder's own.
     """
     try:
@@ -84,13 +86,15 @@ def review(
     ]
     if images:
         here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
-        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha)]
+        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
         passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
     return Review(submission.slug, tuple(passed), submission.tier)
 
 
-def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
+def _of_images(submission: Submission, place: Path, sha256: str, features: bool) -> list[Gate]:
+    from mabench import data
+    from mabench.board import features as likeness
     from mabench.board import probes, rechecks
     from mabench.sets import synthetic
 
@@ -101,6 +105,11 @@ def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
         )
     except MabenchError as error:
         return [Gate("set", "refused", (str(error),))]
+
+    def like_real() -> Gate:
+        splits = (data.load(synthetic_set.dataset, split) for split in ("test", "train"))
+        return likeness.as_gate(synthetic_set.decoded()[0], *splits)
+
     records = [r for r in submission.records.values() if r.cell.set_sha256 == sha256]
     soft = {name for name, record in submission.records.items() if record.cell.set_sha256 == sha256}
     harder = [r for n, r in submission.hardened.items() if n in soft and synthetic_set.label_kind == "soft"]
@@ -108,6 +117,7 @@ def _of_images(submission: Submission, place: Path, sha256: str) -> list[Gate]:
         probes.pixels(synthetic_set, place),
         *probes.of_set(synthetic_set, records, submission.card),
         gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, records)),
+        *([gates.attempted(likeness.NAME, like_real)] if features else []),
         *([hardened.same_images(synthetic_set.hardened().sha256, harder)] if harder else []),
     ]
 

@@ -250,7 +250,10 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
     "--post", is_flag=True, help="With --repo: also post the review to the pull request, as one comment that is updated."
 )
 @click.option("--no-images", is_flag=True, help="Skip the gates that compare the set's images.")
-def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, post: bool, no_images: bool) -> Any:
+@click.option("--features", is_flag=True, help="With FOLDER: report likeness to test images in a pretrained network's features.")
+def review(
+    folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, post: bool, no_images: bool, features: bool
+) -> Any:
     """Run every gate on a submission in FOLDER, or on pull requests of a Hub repository. Exits with 1 where one is closed."""
     import tempfile
 
@@ -262,7 +265,7 @@ def review(folder: Path | None, repo: str | None, pr: int | None, comment: Path 
             "name a FOLDER, or a repository on the Hub with --repo ORG/NAME, and --pr N for one pull request of it."
         )
     if folder is not None:
-        found = [reviews.review(folder, images=not no_images)]
+        found = [reviews.review(folder, images=not no_images, features=features)]
     else:
         assert repo is not None
         numbers, found = [pr] if pr else reviews.opened(repo), []

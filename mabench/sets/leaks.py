@@ -29,6 +29,11 @@ COARSE, FINE = 8, 16
 """Pixels a side at which candidates are found and at which they are compared."""
 CANDIDATES = 8  # ours: images of a split that are compared closely with each image
 FRAMES = (2, 4)  # ours: pixels at the border that are not looked at; shifts and frames change them
+FLAT, STEP = 5, 0.02  # ours: side of a square that is flat, and how far its values may lie apart
+LEAST_FLAT, MOST_FLAT = (
+    0.06,
+    0.65,
+)  # ours: parts of an image that are flat and not looked at; cutout of 16 and a shift by 4 leave 53 %
 MOST = 5000  # ours: images of a set that are searched for disguises, 20 to a second
 VALUES = 3_000_000  # ours: of a split, in memory at once; 1,000 images of CIFAR-10
 PARTS = 64  # ours: images that are compared at once
@@ -147,6 +152,8 @@ def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
 
 WINDOWS = ((28, (0,)), (24, (-4, 0, 4)), (20, (0,)))
 """Of a real image that a training image may show: its side, and shifts of its middle. Smaller ones undo a zoom."""
+BETWEEN = (24, (-4, -2, 0, 2, 4))
+"""More of them, for images that are flat in places, as a shift leaves them."""
 ZOOMS, TURNS, SHIFTS = (0.75, 0.875, 1.0, 1.125), (-0.2, 0.0, 0.2), (-4, -2, 0, 2, 4)
 """What is undone when two images are compared closely: enlargement, rotation in radians, and a shift in pixels."""
 
@@ -156,48 +163,87 @@ class Looks:
 
     def __init__(self, real: RealData) -> None:
         self.grey = torch.cat([_grey(pixels) for _, pixels in _chunks(real.images)])
-        middle = SIDE // 2
-        self.windows = [
-            _small(self.grey[:, middle + y - w // 2 : middle + y + w // 2, middle + x - w // 2 : middle + x + w // 2], COARSE)
-            for w, shifts in WINDOWS
-            for y in shifts
-            for x in shifts
-        ]
+        self.windows = [self._window(w, y, x) for w, shifts in WINDOWS for y in shifts for x in shifts]
+        side, shifts = BETWEEN
+        steps = [(y, x) for y in shifts for x in shifts if y % 4 or x % 4]
+        self.between = [self._window(side, y, x) for y, x in steps]
+
+    def _window(self, side: int, y: int, x: int) -> Tensor:
+        top, left = (SIDE // 2 + shift - side // 2 for shift in (y, x))
+        return _small(self.grey[:, top : top + side, left : left + side], COARSE)
 
     def likeness(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Largest absolute correlation of every image [M,C,S,S] with one of the split, and that one's index."""
-        parts = [self._of_part(_grey(part), frame) for part in torch.split(images, PARTS) for frame in FRAMES]
-        step = len(FRAMES)
-        values = [torch.stack([value for value, _ in parts[i : i + step]]) for i in range(0, len(parts), step)]
-        places = [torch.stack([index for _, index in parts[i : i + step]]) for i in range(0, len(parts), step)]
-        value, index = torch.cat(values, 1), torch.cat(places, 1)
-        best = value.argmax(0, keepdim=True)
-        return value.gather(0, best)[0], index.gather(0, best)[0]
+        grey, seen = _seen(images)
+        flat = (seen < 1).any(2).any(1)
+        value, index = torch.zeros(len(images)), torch.zeros(len(images), dtype=torch.int64)
+        for group in (torch.nonzero(flat).flatten(), torch.nonzero(~flat).flatten()):
+            for rows in torch.split(group, PARTS):
+                for frame in FRAMES if len(rows) else ():
+                    values, places = self._of_part(grey[rows], seen[rows], frame)
+                    better = values > value[rows]
+                    value[rows[better]], index[rows[better]] = values[better], places[better]
+        return value, index
 
-    def _of_part(self, grey: Tensor, frame: int) -> tuple[Tensor, Tensor]:
-        turned = torch.stack(_turned(grey), 1)  # [M,8,SIDE,SIDE]
-        which, candidates = self._candidates(turned, frame)
+    def _of_part(self, grey: Tensor, seen: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+        turned, kept = (torch.stack(_turned(each), 1) for each in (grey, seen))  # [M,8,SIDE,SIDE]
+        which, candidates = self._candidates(turned, kept, frame)
         rows = torch.arange(len(grey))
         values = torch.stack(
-            [_compared(turned[rows, which[:, k]], self.grey[candidates[:, k]], frame) for k in range(candidates.shape[1])],
+            [
+                _compared(turned[rows, which[:, k]], kept[rows, which[:, k]], self.grey[candidates[:, k]], frame)
+                for k in range(candidates.shape[1])
+            ],
             1,
         )
         best = values.argmax(1)
         return values[rows, best], candidates[rows, best]
 
-    def _candidates(self, turned: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+    def _candidates(self, turned: Tensor, kept: Tensor, frame: int) -> tuple[Tensor, Tensor]:
         """[M, CANDIDATES] twice: which way an image is turned, and the image of the split that is then like it from afar."""
         values, images = [], []
+        inner, plain = slice(frame, SIDE - frame), bool((kept == 1).all())
         for k in range(turned.shape[1]):
-            asked = _small(turned[:, k, frame : SIDE - frame, frame : SIDE - frame], COARSE)
+            asked, weights = _pooled(turned[:, k, inner, inner], kept[:, k, inner, inner], COARSE)
             best = torch.zeros(len(turned), len(self.grey))
-            for window in self.windows:
-                torch.maximum(best, (asked @ window.T).abs_(), out=best)
+            for window in self.windows if plain else (*self.windows, *self.between):
+                torch.maximum(best, _from_afar(asked, weights, window), out=best)
             top = best.topk(min(CANDIDATES, len(self.grey)), 1)
             values.append(top.values)
             images.append(top.indices)
         order = torch.cat(values, 1).topk(values[0].shape[1], 1).indices
         return order // values[0].shape[1], torch.cat(images, 1).gather(1, order)
+
+
+def _seen(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Grey images [M,SIDE,SIDE], and as many weights: 0 where an image is flat, as under cutout and where a shift left nothing.
+
+    Of an image that would lose more than `MOST_FLAT` every pixel counts: there a flat sky is the picture.
+    """
+    grey = _grey(images)
+    pixels = F.adaptive_avg_pool2d(images, SIDE)
+    high, low = (F.max_pool2d(sign * pixels, FLAT, 1, FLAT // 2) for sign in (1, -1))
+    flat = ((high + low).amax(1, keepdim=True) < STEP).float()  # the middle of a flat square
+    flat = F.max_pool2d(flat, FLAT, 1, FLAT // 2)[:, 0]  # all of it
+    flat = flat * ((flat.mean((1, 2)) > LEAST_FLAT) & (flat.mean((1, 2)) < MOST_FLAT))[:, None, None]
+    return grey, 1 - flat
+
+
+def _pooled(grey: Tensor, kept: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """[M,H,W] -> [M,side**2]: mean of what counts in each cell, and how much of it counts."""
+    weights = F.adaptive_avg_pool2d(kept[:, None], side).flatten(1)
+    return F.adaptive_avg_pool2d((grey * kept)[:, None], side).flatten(1) / weights.clamp_min(1e-6), weights
+
+
+def _from_afar(asked: Tensor, weights: Tensor, window: Tensor) -> Tensor:
+    """[M,N]: absolute correlation of images [M,D], weighted [M,D], with all windows [N,D] of a split."""
+    if bool((weights == 1).all()):
+        return (_standardised(asked) @ window.T).abs_()
+    shares = weights / weights.sum(1, keepdim=True)
+    middle = asked - (shares * asked).sum(1, keepdim=True)
+    spread = (shares * middle**2).sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+    of_window = (shares @ (window**2).T - (shares @ window.T) ** 2).clamp_min(1e-12).sqrt_()
+    return ((shares * middle / spread) @ window.T).abs_() / of_window
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -216,9 +262,12 @@ def _small(grey: Tensor, side: int) -> Tensor:
     return _standardised(F.adaptive_avg_pool2d(grey[:, None], side).flatten(1))
 
 
-def _standardised(flat: Tensor) -> Tensor:
-    flat = flat - flat.mean(-1, keepdim=True)
-    return F.normalize(flat, dim=-1, eps=1e-6)
+def _standardised(flat: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean 0 and length 1 along the last axis; with weights, so that products of two sum to the weighted correlation."""
+    if weights is None:
+        return F.normalize(flat - flat.mean(-1, keepdim=True), dim=-1, eps=1e-6)
+    middle = (weights * flat).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
+    return F.normalize((flat - middle) * weights.sqrt(), dim=-1, eps=1e-6)
 
 
 def _views(shifts: tuple[int, ...], zooms: tuple[float, ...] = ZOOMS, turns: tuple[float, ...] = TURNS) -> Tensor:
@@ -234,19 +283,24 @@ def _views(shifts: tuple[int, ...], zooms: tuple[float, ...] = ZOOMS, turns: tup
     )  # fmt: skip
 
 
-def _compared(grey: Tensor, real: Tensor, frame: int) -> Tensor:
-    """[M]: the largest absolute correlation of each image with the one beside it, over all views and with any part covered."""
-    inner = F.interpolate(_soft(grey)[:, :, frame : SIDE - frame, frame : SIDE - frame], size=FINE, mode="bilinear")[
-        :, 0
-    ].flatten(1)
+def _compared(grey: Tensor, kept: Tensor, real: Tensor, frame: int) -> Tensor:
+    """[M]: the largest absolute correlation of each image with the one beside it, over all views and with any part covered.
+
+    `kept` [M,SIDE,SIDE]: weights of the pixels of `grey`.
+    """
+    inside = slice(frame, SIDE - frame)
+    inner, weights = (
+        F.interpolate(each[:, :, inside, inside], size=FINE, mode="bilinear")[:, 0].flatten(1)
+        for each in (_soft(grey), 1 - F.max_pool2d(1 - kept[:, None], 3, 1, 1))
+    )
     soft = _soft(real)
     rows = torch.arange(len(real))
     coarse = _views(SHIFTS)
-    view = coarse[_correlations(inner, soft, _coarse_grid(frame).expand(len(real), -1, -1, -1))[0].argmax(1)]
+    view = coarse[_correlations(inner, soft, _coarse_grid(frame).expand(len(real), -1, -1, -1), weights)[0].argmax(1)]
     near = view[:, None] + (_views((-1, 0, 1), (1.0,), (0.0,)) * torch.tensor([[0.0, 0.0, 1.0]]))[None]
-    products, seen = _correlations(inner, soft, _grid(near, frame))
+    products, seen = _correlations(inner, soft, _grid(near, frame), weights)
     best = products.argmax(1)
-    return torch.maximum(products[rows, best], _with_a_hole(inner, seen[rows, best]))
+    return torch.maximum(products[rows, best], _with_a_hole(inner, seen[rows, best], weights))
 
 
 def _soft(grey: Tensor) -> Tensor:
@@ -268,14 +322,17 @@ def _coarse_grid(frame: int) -> Tensor:
     return _grid(_views(SHIFTS)[None], frame)
 
 
-def _correlations(inner: Tensor, soft: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+def _correlations(inner: Tensor, soft: Tensor, grid: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """(absolute correlations [M,V], pixels [M,V,FINE**2]) of images with views, by their grid, of the images beside them."""
     seen = F.grid_sample(soft, grid, align_corners=False).reshape(len(soft), -1, FINE**2)
-    return (_standardised(inner)[:, None] * _standardised(seen)).sum(-1).abs(), seen
+    return (_standardised(inner, weights)[:, None] * _standardised(seen, weights[:, None])).sum(-1).abs(), seen
 
 
-def _with_a_hole(first: Tensor, second: Tensor) -> Tensor:
-    """[M]: the largest correlation with a quarter of the picture left out, wherever it lies: cutout covers no more."""
+def _with_a_hole(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """[M]: the largest correlation with a quarter of the picture left out, wherever it lies: cutout covers no more.
+
+    Where something is left out already (`weights` below 1), nothing more is.
+    """
     best = torch.zeros(len(first))
     half = FINE // 2
     for top in range(0, half + 1, 2):
@@ -285,4 +342,4 @@ def _with_a_hole(first: Tensor, second: Tensor) -> Tensor:
             rows = kept.flatten()
             value = (_standardised(first[:, rows]) * _standardised(second[:, rows])).sum(-1).abs()
             best = torch.maximum(best, value)
-    return best
+    return best * (weights > 1 - 1e-3).all(1)
