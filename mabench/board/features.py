@@ -1,8 +1,8 @@
 """Which real images a set is like in the features of a pretrained network: a report for reviewers, which refuses nothing.
 
 Of as many test as train images, an honest set is nearest to a test image for at most half of its images: what was made from the
-train split is like train images, and what is like neither falls to either side by chance. Disguises that the gate for test images
-cannot undo still leave features behind (`docs/evidence/leaks.md`). Needs torch and the weights of `NETWORK`.
+train split is like train images, and what is like neither falls to either side by chance. Weak evidence: `docs/evidence/leaks.md`
+has how little it tells of single disguises. Needs torch and the weights of `NETWORK`.
 """
 
 from __future__ import annotations
