@@ -333,7 +333,6 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({1 + round(i * (count - 1) / max(1, most - 1)) for i in range(most)}) if count else []
 
 
-@pytest.mark.xfail(strict=False, reason="not yet run to its end since its expectation of the tier was corrected")
 @pytest.mark.slow
 def test_the_whole_way_killed_in_every_stage_and_repeated(
     tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
