@@ -482,7 +482,7 @@ def test_what_was_never_finished_is_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "s" / ".git").mkdir()
     arguments = ["leaderboard", "build", "--submissions", str(tmp_path / "s"), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, [*arguments, "--methods", str(tmp_path)])
-    assert result.exit_code == 0 and "1 rows, 1 ranked" in result.output, result.output
+    assert result.exit_code == 0 and "1 of 1 rows ranked: " in result.output, result.output
     assert [line.split(":")[1].rsplit("/", 1)[1] for line in result.output.splitlines() if line.startswith("left out")] == [
         "Two_Copy",
         "killed",

@@ -74,7 +74,9 @@ def build(
     if readme is not None:
         _into_readme(readme, rows)
     ranked, page = sum(row.rank is not None for row in rows), out / "index.html"
-    console.say(f"{len(rows)} rows, {ranked} ranked: {page}")
+    reported = sum(row.tier == "reported" for row in rows)
+    papers_too = f", {reported} more from papers" if reported else ""
+    console.say(f"{ranked} of {len(rows) - reported} rows ranked{papers_too}: {page}")
     console.say(
         f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
     )

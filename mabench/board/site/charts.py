@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 AXIS_WIDTH, AXIS_HEIGHT, MARGIN = 210, 28, 7
-BAR_HEIGHT, FULL_SCALE, TRACK_GAP = 15, 0.15, 8  # ours: a gain of 15 points fills a bar; larger ones are cut
+BAR_HEIGHT, FULL_SCALE, TRACK_GAP = 17, 0.10, 8  # ours: a gain of 10 points fills a bar; larger ones are cut
 
 
 @dataclass(frozen=True)

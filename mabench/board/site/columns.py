@@ -90,7 +90,7 @@ NOTES = (
     ("95 % interval", "The same on one axis for the whole table. Dashed: random real images of the same budget. Solid: the whole "
      "training set, where it was run."),
     ("Gain by family", "Accuracy minus that of random real images, by family of networks and for every track of the suite: up "
-     "and blue = the set teaches more than random images, down and orange = less. A full bar is 15 points."),
+     "and blue = the set teaches more than random images, down and orange = less. A full bar is 10 points or more."),
     ("Lift", "Score minus that of random real images, in points: of those packed like the set or of those that take its bytes, "
      "whichever learn more. ± is half of its 95 % interval over seeds and draws. At or below 0, condensing did not help."),
 )  # fmt: skip

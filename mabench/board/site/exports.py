@@ -122,7 +122,8 @@ def rank_text(row: Standing) -> str:
     """`2 (1-3)`, or `2` where one seed gives no interval, or a dash."""
     if row.rank is None:
         return "-"
-    return f"{row.rank}" if row.rank_low is None else f"{row.rank} ({row.rank_low}-{row.rank_high})"
+    sure = row.rank_low is None or row.rank_low == row.rank_high
+    return f"{row.rank}" if sure else f"{row.rank} ({row.rank_low}-{row.rank_high})"
 
 
 def with_std(mean: float | None, std: float | None) -> str:

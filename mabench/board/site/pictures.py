@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TILE, IN_STRIP = 32, 10  # ours: ten classes of CIFAR-10 side by side in three kilobytes
-SHEET_WIDTH = 1184  # ours: pixels of a set's page that pictures may take
+SHEET_WIDTH = 848  # ours: pixels of a set's page that pictures take, beside the results
 MOST_ROWS = 100
 
 
@@ -67,7 +67,7 @@ def _sheet(stored: Stored) -> Image.Image:
     gap, font, ink = 4, ImageFont.load_default(size=15), (112, 122, 132)
     if most == 1:
         columns = min(5, len(classes))
-        side, label_height = (SHEET_WIDTH - gap * (columns - 1)) // columns, 26
+        side, label_height = _whole((SHEET_WIDTH - gap * (columns - 1)) // columns, stored), 26
         height = -(-len(classes) // columns) * (side + label_height)
         sheet = Image.new("RGBA", (columns * (side + gap) - gap, height), (0, 0, 0, 0))
         draw_ = ImageDraw.Draw(sheet)
@@ -77,7 +77,7 @@ def _sheet(stored: Stored) -> Image.Image:
             draw_.text((x + 2, y + side + 3), plain(stored.class_name(label), 40), fill=ink, font=font)
         return sheet
     margin = 92
-    side = min(104, (SHEET_WIDTH - margin) // most - gap)
+    side = _whole(min(104, (SHEET_WIDTH - margin) // most - gap), stored)
     sheet = Image.new("RGBA", (margin + most * (side + gap), len(classes) * (side + gap)), (0, 0, 0, 0))
     draw_ = ImageDraw.Draw(sheet)
     for row, (label, indices) in enumerate(zip(classes, shown, strict=True)):
@@ -85,6 +85,12 @@ def _sheet(stored: Stored) -> Image.Image:
         for column, index in enumerate(indices):
             sheet.paste(_tile(stored, index, side), (margin + column * (side + gap), row * (side + gap)))
     return sheet
+
+
+def _whole(side: int, stored: Stored) -> int:
+    """The largest multiple of the images' width up to `side`, so that every pixel is drawn equally large; `side` for larger images."""
+    width = int(stored.pixels.shape[2])
+    return side // width * width or side
 
 
 def _background(stored: Stored) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -19,11 +20,13 @@ from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
 from mabench.networks.families import family_of
+from mabench.results import ranking as ranking_
 from mabench.results.baselines import measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
 
 OWN = ("board.js", "board.css")
+OUTDATED = (ranking_.EARLIER, ranking_.ANOTHER)  # why a row of another edition of its suite has no rank
 SHOWN = 50  # ours: lines of one table on the landing page; the suite's page has them all
 
 
@@ -117,6 +120,7 @@ def _landing(board: Board) -> dict[str, Any]:
     return {
         "answers": answers.best_sets(board.tables),
         "tables": ranking,
+        "outdated": len({line.row.key for table in ranking for line in table.lines if line.row.why_unranked in OUTDATED}),
         "first": first,
         "waiting": waiting,
         "columns": EXTRA,
@@ -163,9 +167,15 @@ def _sets(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         same = [r for r in of_set[sheet.set_sha256] if r.key != sheet.slug]
         yield page(
             "set.html.j2", f"{folder}/index.html", **sheet.about, rows=rows, runs=sheet.runs, prints=prints, rivals=rivals,
-            curves=sheet.curves(), has_pictures=bool(drawn), nearest=nearest.facts(drawn.get(nearest.FACTS)), same=list({r.key: r for r in same}.values()),
+            curves=sheet.curves(), has_pictures=bool(drawn), sheet_size=_png_size(drawn.get("preview.png")), nearest=nearest.facts(drawn.get(nearest.FACTS)), same=list({r.key: r for r in same}.values()),
             claims=[c for c in board.claims if c.row.key == sheet.slug],
         )  # fmt: skip
+
+
+def _png_size(content: bytes | None) -> tuple[int, int]:
+    """Width and height of a PNG, from its header: a page that names them does not move when the image arrives."""
+    width, height = struct.unpack(">II", content[16:24]) if content else (0, 0)
+    return width, height
 
 
 def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:

@@ -137,6 +137,11 @@ class Table:
         return any(line.fingerprint for line in self.lines)
 
     @cached_property
+    def has_scores(self) -> bool:
+        """Whether any of its sets has a score."""
+        return any(line.row.score is not None for line in self.lines)
+
+    @cached_property
     def lines(self) -> tuple[Line, ...]:
         return tuple(line for group in self.groups for line in group.lines)
 
