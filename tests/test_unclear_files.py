@@ -61,6 +61,10 @@ def test_noise_in_a_fixed_range_is_not_taken_for_whitened_images(tmp_path: Path)
     read = readers.read(tmp_path / "cifar10_flat")
     assert read.learning_rate == pytest.approx(0.0188)
     assert read.label_kind == "soft"
+    torch.save(torch.rand(10), tmp_path / "cifar10_flat" / "lr_best.pt")
+    read = readers.read(tmp_path / "cifar10_flat")
+    assert read.learning_rate is None
+    assert [finding.value for finding in read.findings if finding.field == "not used"] == ["lr_best.pt"]
     with pytest.raises(MabenchError, match="--space .*zca"):
         readers.read(tmp_path / "cifar10_tails")
 

@@ -63,6 +63,8 @@ def complete(draft: Draft, path: Path, content_of: Callable[[Path], Any]) -> Dra
         value = torch.tensor(number) if isinstance(number, int | float) else as_array(number)
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             set_rate(draft, (rates[0].name, float(value)))
+        else:
+            draft.note("not used", rates[0].name, "holds no single learned rate", "--learned-rate")
     return draft
 
 
