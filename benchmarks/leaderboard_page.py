@@ -33,6 +33,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from mabench import suites
+from mabench.board import audit_log
 from mabench.board import submission as submissions
 from mabench.digests import digest
 from mabench.schema import Card, Cell, RunRecord, SetSummary
@@ -78,7 +79,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
                         initial_weights_sha256="1" * 64, first_losses=(2.3,) * 10,
                     )  # fmt: skip
                     files[submissions.record_name(record)] = submissions.record_bytes(record)
-        entry = submissions.make_entry(
+        entry = audit_log.make_entry(
             who="A. Generator", action="submitted", tier="self-run", why="generated", set_sha256=sha,
             records={name: submissions.sha256(content) for name, content in files.items()},
         )  # fmt: skip
@@ -87,7 +88,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
         for name, content in files.items():
             (place / submissions.RECORDS / f"{name}.json").write_bytes(content)
         (place / submissions.CARD).write_text(Card(title=f"Generated {index}", authors=(f"Author {index % 97}",)).toml())
-        (place / submissions.AUDIT).write_bytes(submissions.appended((), entry))
+        (place / submissions.AUDIT).write_bytes(audit_log.appended((), entry))
         made, index = made + len(files), index + 1
     return index, made
 

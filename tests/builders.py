@@ -13,6 +13,7 @@ import torch
 
 import mabench as package
 from mabench import data, suites
+from mabench.board import audit_log
 from mabench.board import submission as submissions
 from mabench.data import DATASETS
 from mabench.digests import digest
@@ -222,7 +223,7 @@ def put(
     There is no set: the board's list says that it is published elsewhere.
     """
     named, harder = ({name: submissions.sha256(content) for name, content in each.items()} for each in (records, hard or {}))
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who="A. Submitter",
         action="submitted",
         why="made",
@@ -231,10 +232,10 @@ def put(
         card_sha256=submissions.sha256(card),
         **({"hardened": harder} if harder else {}),
     )
-    log = submissions.appended((), entry)
+    log = audit_log.appended((), entry)
     if tier is not None:
-        more = submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=sha)
-        log = submissions.appended(submissions.parse_audit(log, path), more)
+        more = audit_log.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=sha)
+        log = audit_log.appended(audit_log.parse(log, path), more)
     files = {f"{submissions.RECORDS}{name}.json": content for name, content in records.items()}
     files |= {f"{submissions.HARDENED}{name}.json": content for name, content in (hard or {}).items()}
     submissions.write(path, files | {submissions.CARD: card, submissions.AUDIT: log})

@@ -13,8 +13,8 @@ import pytest
 from builders import BUNDLED, Command, tree, write_card
 from support.hub_server import Hub, machine
 
+from mabench.board import audit_log, submit, verify
 from mabench.board import submission as submissions
-from mabench.board import submit, verify
 from mabench.board.submission import AUDIT, CARD
 
 REPO, SPACE, SLUG = "board/results", "board/page", "digits-kmeans"
@@ -146,6 +146,6 @@ def test_a_board_from_nothing_to_a_raised_tier(
             and "spot-checked" in shown(server, "index.html")
             and "third" in shown(server, "changes/index.html")
         )
-        log = submissions.parse_audit((tmp_path / "owner" / "pulled" / SLUG / AUDIT).read_bytes(), Path("log"))
+        log = audit_log.parse((tmp_path / "owner" / "pulled" / SLUG / AUDIT).read_bytes(), Path("log"))
         assert [(e.who, e.action) for e in log] == [("stranger", "submitted"), ("third", "re-run")]
         assert (tmp_path / "owner" / "pulled" / SLUG / CARD).is_file()

@@ -35,7 +35,7 @@ from support.hostile import numpy_file, torch_file
 
 import mabench as package
 from mabench import data, suites, training
-from mabench.board import cells, submit
+from mabench.board import audit_log, cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub import cards
@@ -136,13 +136,13 @@ CARD_TEXT = Card(
 
 
 def log_of(records: Files, card: bytes = CARD_TEXT) -> bytes:
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who="A. Author", action="submitted", tier="self-run", why="made", set_sha256=MADE.sha256,
         records={Path(n).stem: submissions.sha256(c) for n, c in records.items()}, card_sha256=submissions.sha256(card),
     )  # fmt: skip
-    again = submissions.make_entry(who="B. Reader", action="tier", tier="challenged", why="a doubt", set_sha256=MADE.sha256)
-    first = submissions.appended((), entry)
-    return submissions.appended(submissions.parse_audit(first, Path("x")), again)
+    again = audit_log.make_entry(who="B. Reader", action="tier", tier="challenged", why="a doubt", set_sha256=MADE.sha256)
+    first = audit_log.appended((), entry)
+    return audit_log.appended(audit_log.parse(first, Path("x")), again)
 
 
 def record_files() -> dict[str, bytes]:
@@ -266,7 +266,7 @@ def read_submission(folder: Path) -> None:
 
 
 def read_log(folder: Path) -> None:
-    submissions.parse_audit(read_bytes(folder / AUDIT, MAX_RECORD_BYTES, "Fetch it again."), folder / AUDIT)
+    audit_log.parse(read_bytes(folder / AUDIT, MAX_RECORD_BYTES, "Fetch it again."), folder / AUDIT)
 
 
 def read_manifest(folder: Path) -> None:

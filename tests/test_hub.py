@@ -22,7 +22,7 @@ from builders import write_submission as make_submission
 from support import hub_server
 from support.hub_server import Blob, Fault, Hub
 
-from mabench.board import cells, submit
+from mabench.board import audit_log, cells, submit
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
@@ -402,7 +402,7 @@ def test_the_whole_way_killed_in_every_stage_and_repeated(
             return {n: server.content(b) for n, b in files.items() if not n.endswith(AUDIT)}
 
         def log(content: bytes) -> list[tuple[str, str, str, str]]:
-            return [(e.who, e.action, e.tier, e.why) for e in submissions.parse_audit(content, Path("log"))]
+            return [(e.who, e.action, e.tier, e.why) for e in audit_log.parse(content, Path("log"))]
 
         def hub_log(ref: str = "main") -> list[tuple[str, str, str, str]]:
             return log(server.content(server.repos[REPO].files(ref)[f"submissions/digits-kmeans/{AUDIT}"]))
@@ -455,7 +455,7 @@ def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) 
     found = submissions.read(submission)
     assert found is not None
     card = found.card.model_copy(update={"method": "k-means"})
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who="alice",
         action="changed",
         tier="self-run",

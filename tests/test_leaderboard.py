@@ -20,6 +20,7 @@ from builders import DIGITS, HOSTILE, LITE, PAPER, made_record, put, records_of
 from builders import write_submission as submit
 from click.testing import CliRunner
 
+from mabench.board import audit_log
 from mabench.board import cells as table
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
@@ -357,7 +358,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     edited(path, free_text)
     found = submissions.read(path)
     assert found is not None
-    entry = submissions.make_entry(who=HOSTILE, action="tier", tier="self-run", why=HOSTILE, set_sha256=found.set_sha256)
+    entry = audit_log.make_entry(who=HOSTILE, action="tier", tier="self-run", why=HOSTILE, set_sha256=found.set_sha256)
     submissions.write(path, submissions.with_entry(found, entry))
     out = tmp_path / "out"
     leaderboard.build(tmp_path / "s", out)

@@ -12,7 +12,7 @@ from builders import DIGITS, made_record
 from scipy import stats
 
 from mabench import data
-from mabench.board import gates, site, submit, verify
+from mabench.board import audit_log, gates, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
@@ -121,7 +121,7 @@ def test_what_does_not_belong_together_is_refused(root: Path) -> None:
         add(root, condensed(0, ipc=10), 0.6)
     found = submissions.read(root / "made-ipc5")
     assert found is not None
-    foreign = submissions.make_entry(who="Anybody", action="re-run", why="x", set_sha256="9" * 64)
+    foreign = audit_log.make_entry(who="Anybody", action="re-run", why="x", set_sha256="9" * 64)
     submissions.write(root / "made-ipc5", submissions.with_entry(found, foreign))
     with pytest.raises(MabenchError, match="names a set that was not submitted here"):
         submissions.read(root / "made-ipc5")

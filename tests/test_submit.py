@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mabench import data, suites
+from mabench.board import audit_log, submit
 from mabench.board import submission as submissions
-from mabench.board import submit
 from mabench.errors import MabenchError
 from mabench.results import lifts, scoring
 from mabench.runs.folder import read_records
@@ -533,11 +533,11 @@ def test_the_log_is_append_only(mabench: Command, folder: Path) -> None:
     log = folder / "audit.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     assert len(lines) == 3
-    forged = submissions.parse_audit(lines[0].encode(), log)[0].model_copy(update={"who": "B. Author"})
+    forged = audit_log.parse(lines[0].encode(), log)[0].model_copy(update={"who": "B. Author"})
     edits = (
         lines[1:],
         [lines[0], lines[2]],
-        [submissions.audit_line(forged) + "\n", *lines[1:]],  # with a checksum of its own: the next line tells
+        [audit_log.line(forged) + "\n", *lines[1:]],  # with a checksum of its own: the next line tells
         [*lines[:2], lines[2].replace("after all", "at all")],  # nothing follows the last line: its own checksum tells
         [*lines[:2], lines[2].replace('"why":"', '"why":"not ')],
     )

@@ -15,7 +15,7 @@ import pytest
 from builders import DIGITS, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
-from mabench.board import gates, names, pull_request, site, tiers, verify
+from mabench.board import audit_log, gates, names, pull_request, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.cli.main import main
@@ -67,9 +67,7 @@ def test_a_line_of_the_log_raises_nothing(folder: Path) -> None:
     found = submissions.read(folder)
     assert found is not None
     for action in ("re-run", "tier"):
-        forged = submissions.make_entry(
-            who="Prof. X", action=action, tier="verified", why="all agree", set_sha256=found.set_sha256
-        )
+        forged = audit_log.make_entry(who="Prof. X", action=action, tier="verified", why="all agree", set_sha256=found.set_sha256)
         submissions.write(folder, submissions.with_entry(found, forged))
         found = submissions.read(folder)
         assert found is not None and found.tier == "self-run"
@@ -79,7 +77,7 @@ def test_only_owner_and_maintainers_decide_and_it_can_be_taken_back(folder: Path
     def decide(who: str, tier: Tier) -> Tier:
         found = submissions.read(folder)
         assert found is not None
-        entry = submissions.make_entry(who=who, action="tier", tier=tier, why="x", set_sha256=found.set_sha256)
+        entry = audit_log.make_entry(who=who, action="tier", tier=tier, why="x", set_sha256=found.set_sha256)
         submissions.write(folder, submissions.with_entry(found, entry))
         changed = submissions.read(folder)
         assert changed is not None
@@ -139,7 +137,7 @@ def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pyte
     found = submissions.read(folder)
     assert found is not None
     monkeypatch.setattr(submissions, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
-    entry = submissions.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
+    entry = audit_log.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
     with pytest.raises(MabenchError, match="Nothing was written"):
         submissions.with_entry(found, entry)
 
@@ -303,7 +301,7 @@ def test_a_review_refuses_what_only_a_comparison_shows(folder: Path) -> None:
     submissions.write(folder, {submissions.AUDIT: before.files[submissions.AUDIT]})
     assert "the log was shortened or changed" in "\n".join(reviewed(folder, before=longer))
     card = before.files[submissions.CARD].replace(b"Made", b"SUPERSEDED, use ours")
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who="mallory", action="changed", why="card", set_sha256=before.set_sha256, card_sha256=submissions.sha256(card)
     )
     submissions.write(folder, {submissions.CARD: card} | submissions.with_entry(before, entry))
@@ -321,12 +319,12 @@ def test_the_same_set_under_a_slug_of_somebody_else_is_found(folder: Path) -> No
     stolen = folder.parent / "stolen"
     records = {p.stem: p.read_bytes() for p in (folder / "records").iterdir()}
     put(stolen, (folder / submissions.CARD).read_bytes(), records, digest("made"))
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who="mallory", action="submitted", why="mine", set_sha256=digest("made"),
         records={k: submissions.sha256(v) for k, v in records.items()},
         card_sha256=submissions.sha256((folder / submissions.CARD).read_bytes()),
     )  # fmt: skip
-    submissions.write(stolen, {submissions.AUDIT: submissions.appended((), entry)})
+    submissions.write(stolen, {submissions.AUDIT: audit_log.appended((), entry)})
     assert "the same set is copy0 by A. Author" in "\n".join(reviewed(stolen))
 
 

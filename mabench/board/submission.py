@@ -12,18 +12,16 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.board import names, tiers
+from mabench.board import audit_log, names, tiers
 from mabench.board.tiers import Rerun
-from mabench.digests import canonical_json, digest
 from mabench.errors import MabenchError, first_line
 from mabench.files import parse_toml, read_toml, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
@@ -207,73 +205,10 @@ def make_card(fields: Mapping[str, Any], path: Path) -> Card:
         raise MabenchError(f"{path}: {'; '.join(problems)}. Fix these fields; a card may have {known}.") from error
 
 
-# -- the log -------------------------------------------------------------------------------------------------------
-
-
-def now() -> str:
-    """UTC to the second, as the log writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def make_entry(**fields: Any) -> AuditEntry:
-    """A log entry of this moment. Raises MabenchError for text that no log may hold."""
-    try:
-        return AuditEntry(when=now(), **fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise MabenchError(
-            f"audit log: {'.'.join(map(str, first['loc']))}: {first['msg']}. Say it in one line of up to 300 characters."
-        ) from error
-
-
-def audit_line(entry: AuditEntry) -> str:
-    """One line of JSON without its line end, checksum filled in: canonical, so that its sha256 is a property of the entry."""
-    bare = entry.model_dump(mode="json", exclude_unset=True) | {"checksum": ""}
-    return canonical_json(bare | {"checksum": digest(bare)})
-
-
-def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
-    """The log's bytes with one more entry, chained to the last. Raises MabenchError for a log that nobody would read again."""
-    lines = [audit_line(e) for e in audit]
-    last = sha256(lines[-1].encode()) if lines else ""
-    lines.append(audit_line(entry.model_copy(update={"previous": last})))
-    content = "".join(line + "\n" for line in lines).encode()
-    if len(content) > MAX_RECORD_BYTES:
-        raise MabenchError(
-            f"audit log: would have {len(content):,} bytes; at most {MAX_RECORD_BYTES:,} are read. Nothing was written: ask the "
-            "board's maintainers to begin a new slug for this set."
-        )
-    return content
-
-
 def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
     """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
     last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
-    return {} if last == entry else {AUDIT: appended(submission.audit, entry)}
-
-
-def parse_audit(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
-    """The log's entries. Raises MabenchError where a line was changed after it was written, or lines are missing between two."""
-    entries: list[AuditEntry] = []
-    last = ""
-    for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-        try:
-            entry = AuditEntry.model_validate_json(line)
-        except ValidationError as error:
-            raise MabenchError(
-                f"{path}: line {number} is not an audit entry ({error.errors()[0]['msg']}). Fetch the log again."
-            ) from error
-        if entry.previous != last or line != audit_line(entry):
-            what = "does not follow from the line before it" if entry.previous != last else "has another checksum than it says"
-            raise MabenchError(
-                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: get it again, and add what "
-                "you have to say with mabench audit."
-            )
-        last = sha256(line.encode())
-        entries.append(entry)
-    if not entries:
-        raise MabenchError(f"{path}: is empty. Fetch the submission again.")
-    return tuple(entries)
+    return {} if last == entry else {AUDIT: audit_log.appended(submission.audit, entry)}
 
 
 # -- the folder ----------------------------------------------------------------------------------------------------
@@ -289,7 +224,7 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     missing = [name for name in (CARD, AUDIT) if name not in files]
     if missing:
         raise MabenchError(f"{place}: has no {first_line(missing)}, so the submission is incomplete. Submit or pull it again.")
-    audit = parse_audit(files[AUDIT], place / AUDIT)
+    audit = audit_log.parse(files[AUDIT], place / AUDIT)
     named = {entry.set_sha256 for entry in audit if entry.action in ("submitted", "changed")}
     if named != {entry.set_sha256 for entry in audit}:
         raise MabenchError(f"{place / AUDIT}: names a set that was not submitted here. Fetch the log again.")

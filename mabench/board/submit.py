@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mabench.board import gates, hardened, labels, names, probes, rechecks
+from mabench.board import audit_log, gates, hardened, labels, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -326,7 +326,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
     files |= {f"{HARDENED_RECORDS}{n}.json": content for n, content in harder.items()}
     if not files:
         return {}
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who=who,
         action="submitted" if existing is None else "changed",
         why=f"{f'set {number}: ' if number > 1 else ''}{len(records) + len(harder)} records, all gates passed"
@@ -338,7 +338,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         **({"hardened": {n: submissions.sha256(content) for n, content in harder.items()}} if harder else {}),
     )
     # an entry that is there already comes from a write that was killed before the card
-    return files | ({AUDIT: submissions.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
+    return files | ({AUDIT: audit_log.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
 
 
 def _replayed(case: Examination, existing: Submission | None, number: int) -> dict[str, bytes]:

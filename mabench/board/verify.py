@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mabench import data, suites
-from mabench.board import labels, tiers
+from mabench.board import audit_log, labels, tiers
 from mabench.board import submission as submissions
 from mabench.board.names import skeleton
 from mabench.board.submission import RERUNS, Submission, set_file
@@ -131,7 +131,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
         why += f"; largest difference {percent(largest.difference, signed=True)} points"
     if len(reruns) > len(found):
         why += f"; {len(reruns) - len(found)} under fresh seeds"
-    entry = submissions.make_entry(
+    entry = audit_log.make_entry(
         who=who,
         action="re-run",
         why=why,
@@ -152,4 +152,4 @@ def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> Audit
     if not maintainer and (skeleton(who) not in submission.owners or tier == "challenged"):
         cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue for a maintainer."
         raise MabenchError(f"{submission.slug}: only {submission.audit[0].who}, who submitted it, may take it back. {cure}")
-    return submissions.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)
+    return audit_log.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)
