@@ -136,7 +136,7 @@ def test_the_error_of_a_rerun_is_that_of_the_panel_and_not_the_submitters(folder
 def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = submissions.read(folder)
     assert found is not None
-    monkeypatch.setattr(submissions, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
+    monkeypatch.setattr(audit_log, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
     entry = audit_log.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
     with pytest.raises(MabenchError, match="Nothing was written"):
         submissions.with_entry(found, entry)
