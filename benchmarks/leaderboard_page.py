@@ -1,12 +1,14 @@
 """How large a board may grow: python benchmarks/leaderboard_page.py [RECORDS] [--suite NAME] [--keep FOLDER] (needs Chromium and Playwright)
 
 Generates submissions with every cell of a suite until there are RECORDS of them, runs `mabench leaderboard build` on them in a
-process of its own, twice (the second must give the same bytes), opens the board from a file and types eight searches.
+process of its own, twice (the second must give the same bytes), opens the board from a file, sorts it three times and types eight searches.
 `build_seconds`: the whole command. `peak_MiB`: resident memory of the command, and of it with its helpers, shared pages counted
 once. First render: from the start of the navigation until the table is there. Filter: from the key until the frame with the new
 rows. Prints JSON.
 
-    python benchmarks/leaderboard_page.py 18000                           # 2,000 rows a table: aims 1,500 ms and 150 ms
+    python benchmarks/leaderboard_page.py --real submissions              # the board as it is
+    python benchmarks/leaderboard_page.py 720                             # 40 rows: the landing page under 300 KB
+    python benchmarks/leaderboard_page.py 36000                           # 2,000 rows a table: aims 1,500 ms and 150 ms
     python benchmarks/leaderboard_page.py 100000                          # aims: 60 s, 2,048 MiB, 200 ms
     python benchmarks/leaderboard_page.py 100000 --suite cifar10-agnostic # fewer rows, records of 200 test passes
 
@@ -21,6 +23,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +49,15 @@ TYPE = """async (text) => {
   await new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
   return performance.now() - start;
 }"""
+SORT = """async (column) => {
+  const start = performance.now();
+  document.querySelector(`th.${column} button`).click();
+  await new Promise((next) => requestAnimationFrame(() => setTimeout(next)));
+  return performance.now() - start;
+}"""
+WATCH = """window.moved = 0;
+new PerformanceObserver((list) => { for (const entry of list.getEntries()) window.moved += entry.value; })
+  .observe({type: "layout-shift", buffered: true});"""
 SEARCHES = ("generated 1", "7", "", "author 5", "nobody", "author", "42", "")
 TEST_IMAGES = 10_000
 
@@ -134,8 +146,10 @@ def _proportional(pid: int) -> int:
 
 
 def weight(out: Path) -> dict[str, Any]:
-    """Bytes of what is read to open the page, and of the whole board."""
-    opened = [out / "index.html", *(out / "assets" / name for name in ("board.css", "board.js", "icon.svg"))]
+    """Bytes of what is read to open the landing page, its pictures with it, and of the whole board."""
+    names = {"assets/board.css", "assets/board.js", "assets/icon.svg"}
+    names |= set(re.findall(r'src="((?:sets|assets)/[^"]+)"', (out / "index.html").read_text()))
+    opened = [out / "index.html", *(out / name for name in names)]
     files = [path for path in out.rglob("*") if path.is_file()]
     return {
         "files": len(files),
@@ -163,13 +177,17 @@ def use(out: Path, suite: str) -> dict[str, Any]:
             page.wait_for_selector("body[data-ready]")
             renders.append(page.evaluate("performance.now()"))
         page.wait_for_timeout(3000)
+        sorts = {column: round(page.evaluate(SORT, column)) for column in ("c-set", "c-score", "c-set")}
         for text in SEARCHES:
             filters.append(page.evaluate(TYPE, text))
             page.wait_for_timeout(1000)
         heap = page.evaluate("performance.memory.usedJSHeapSize")
         shown = page.locator("table.board tbody tr:visible").count()
+        painted = {name: paint(browser, out / name) for name in ("index.html", f"suites/{suites.load(suite).id}/index.html")}
         browser.close()
     return {
+        "paint": painted,
+        "sort_ms": sorts,
         "first_render_ms": [round(x) for x in renders],
         "first_render_ms_median": round(median(renders)),
         "filter_ms": {f"{i + 1}: {text!r}": round(x) for i, (text, x) in enumerate(zip(SEARCHES, filters, strict=True))},
@@ -180,12 +198,32 @@ def use(out: Path, suite: str) -> dict[str, Any]:
     }
 
 
-def main(suite: str, records: int, keep: Path | None) -> None:
+def paint(browser: Any, page: Path) -> dict[str, Any]:
+    """First contentful paint, least, median and most of five, and the layout shift summed over a second, the most of five."""
+    paints, shifts = [], []
+    for _ in range(5):
+        tab = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab.add_init_script(WATCH)
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("body[data-ready]")
+        tab.wait_for_timeout(1000)
+        paints.append(tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+        shifts.append(tab.evaluate("window.moved"))
+        tab.close()
+    return {
+        "first_contentful_paint_ms": [round(x) for x in (min(paints), median(paints), max(paints))],
+        "layout_shift": round(max(shifts), 4),
+    }
+
+
+def main(suite: str, records: int, keep: Path | None, real: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = keep or Path(scratch)
+        if real is not None:
+            shutil.copytree(real, root / "submissions")
         if not (root / "submissions").exists():
             generate(root / "submissions", suite, records)
-        number = sum(1 for path in (root / "submissions").iterdir())
+        number = sum(1 for path in (root / "submissions").iterdir() if path.is_dir())
         found = sum(1 for path in (root / "submissions").glob("*/records/*.json"))
         load = os.getloadavg()[0]
         for place in ("out", "again"):
@@ -221,5 +259,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--keep", type=Path, help="generate and build here, and leave it there; records that are there already are used"
     )
+    parser.add_argument("--real", type=Path, help="these submissions instead of generated ones")
     chosen = parser.parse_args()
-    main(chosen.suite, chosen.records, chosen.keep)
+    main(chosen.suite, chosen.records, chosen.keep, chosen.real)
