@@ -175,7 +175,8 @@ class Recipe(Finite):
     decay_momentum: Fraction | None = None
     """Momentum after the decay; None = unchanged."""
     accumulate: Count = 1
-    """A batch passes in this many parts whose gradients are added: batch norm sees a part at a time."""
+    """A batch passes in at most this many parts of equal size (the last may be smaller) whose weighted gradients add up to that of
+    the batch's mean; batch norm sees a part at a time."""
     augmentation: Augmentation = Augmentation()
     normalisation: Literal["evaluator", "dataset", "zca"] = "evaluator"
     """dataset = the dataset's mean and std even for pretrained weights (HMDC's released code); zca = whitened images, in whose space

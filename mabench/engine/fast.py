@@ -93,10 +93,10 @@ class FastEngine(Engine):
         arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
         return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
 
-    def parts(self, count: int) -> int:
+    def part_size(self, count: int) -> int:
         """Equal parts when compiled: every other size is another compilation."""
         if not self.train_compiled:
-            return super().parts(count)
+            return super().part_size(count)
         return -(-count // -(-count // self.train_batch))
 
     def graph(self, step: Callable[[Tensor], Tensor], generator: torch.Generator) -> GraphedStep | None:

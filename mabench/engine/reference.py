@@ -36,8 +36,8 @@ class Engine:
     """The reference: eager float32. Also the interface: `logits` while training, `begin_test_pass` then `predict` while testing.
 
     At most `train_batch` images go through one backward pass. A larger batch of the recipe is split and its gradients are added,
-    which is the same step, except where batch norm sees batch statistics: there a batch is never split. `test_batch` images go
-    through one forward pass. `dtype` is the type that prepared test images should have.
+    which is the same step, except where batch norm sees batch statistics: there the engine never splits a batch (a recipe's
+    `accumulate` does). `test_batch` images go through one forward pass. `dtype` is the type that prepared test images should have.
     """
 
     name: EngineName = "reference"
@@ -72,7 +72,7 @@ class Engine:
         """Return `step` as a CUDA graph if this engine uses them. `step` never waits for the device and draws from `generator` alone."""
         return None
 
-    def parts(self, count: int) -> int:
+    def part_size(self, count: int) -> int:
         """Return the images per backward pass of a batch of `count`."""
         return min(count, self.train_batch)
 

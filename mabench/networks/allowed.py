@@ -56,7 +56,8 @@ def check(evaluator: Evaluator) -> None:
     for name, value in evaluator.arguments.items():
         if name not in ARGUMENTS:
             raise MabenchError(
-                f"evaluator {evaluator.name}: argument '{printable(name, 80)}' is not allowed. Allowed: {', '.join(ARGUMENTS)}."
+                f"evaluator {evaluator.name}: argument '{printable(name, 80)}' is not allowed. Allowed: {', '.join(ARGUMENTS)}. "
+                "A network of mabench's own names its arguments in mabench/networks/allowed.py."
             )
         fits, allowed = ARGUMENTS[name]
         if not fits(value):

@@ -142,7 +142,8 @@ class Trainer:
         inputs, labels = self.view(images), self.material.targets[batch]
         self.state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.material.device)
-        size = self.engine.parts(-(-len(batch) // self.recipe.accumulate))  # gradients of the parts add up: accumulation
+        # cut the batch into parts: the recipe's accumulation, and as much as one backward pass takes
+        size = self.engine.part_size(-(-len(batch) // self.recipe.accumulate))
         parts = zip(*(torch.split(v, size) for v in (inputs, targets, labels, images, batch)), strict=True)
         for part, part_targets, part_labels, part_images, indices in parts:
             logits = self.engine.logits(part)
@@ -152,7 +153,7 @@ class Trainer:
                 loss = F.cross_entropy(logits, part_targets)
             if self.teacher is not None:
                 loss = self.teacher.mixed_loss(loss, logits, part_images, indices)
-            loss = loss * (len(part) / len(batch))
+            loss = loss * (len(part) / len(batch))  # a part's mean by its share: gradients add up to that of the batch's mean
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.state.optimizer.step()

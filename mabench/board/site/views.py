@@ -237,7 +237,7 @@ def _groups(measured: Sequence[Standing], line: object) -> list[Group]:
         ),
         Group(
             "Earlier edition of the suite",
-            "run before its rules changed: not comparable with other rows, and not ranked",
+            "run under other rules than today's: not comparable with other rows, and not ranked",
             _merged(sorted(outdated, key=lambda r: (-(r.score or 0), r.key)), line),
         ),
     ]
