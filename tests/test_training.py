@@ -214,7 +214,7 @@ def test_a_damaged_or_foreign_checkpoint_starts_the_cell_again(tmp_path: Path) -
 def test_splitting_a_batch_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for size in (3, 10**6):
-        monkeypatch.setattr(Engine, "parts", lambda self, count, size=size: size)
+        monkeypatch.setattr(Engine, "part_size", lambda self, count, size=size: size)
         record = training.run(small_set(), cell(evaluator="lenet-scratch"), TEST, device=CPU)
         losses.append([loss for _, loss in record.train_loss])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
