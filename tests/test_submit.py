@@ -82,7 +82,7 @@ def test_what_was_submitted_stands_on_the_board(mabench: Command, tmp_path: Path
     write_card(tmp_path / "card.toml", source_networks=["mlp"], decoder_bytes=1000, bibtex="@misc{own, title = {Own}}")
     assert mabench("submit", BUNDLED, "--records", digits_run).returncode == 0
     done = mabench("leaderboard", "build", "--out", "board")
-    assert done.returncode == 0 and "1 ranked" in done.stdout, done.stderr
+    assert done.returncode == 0 and "1 of 1 rows ranked" in done.stdout, done.stderr
     (row,) = [r for r in json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"] if r["key"] == "digits-kmeans"]
     loaded_suite, records = suites.load("digits-agnostic"), read_records(digits_run)
     lines = lifts.rows(loaded_suite, records)
