@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,27 @@ def test_what_is_no_run_with_hardened_labels_is_refused(
     (text,) = hardened.of_records({}, {name: harder[name]}).refusals
     assert "no record of it with soft ones" in text
     assert hardened.same_images("0" * 64, list(harder.values())).refusals
+
+
+def test_every_run_stands_under_its_own_name(run: Evaluation) -> None:
+    """Else the best hardened run under all names would be a column, and a set with soft labels be ranked without having run."""
+    records = {submissions.record_name(r): r for r in run.records}
+    refused = hardened.of_records(records, dict.fromkeys(records, run.hardened[0])).refusals
+    assert len(refused) == 1 and "holds the run" in refused[0]
+    earlier = [r.model_copy(update={"cell": r.cell.model_copy(update={"suite_digest": "0" * 64})}) for r in run.hardened]
+    refused = hardened.of_records(records, {submissions.record_name(r): r for r in earlier}).refusals
+    assert any("edition is another" in text for text in refused)
+
+
+def test_hardened_runs_that_nobody_ran_are_found(folder: Path, case: submit.Examination) -> None:
+    """Their first losses are repeated, on the submitter's machine and in a review."""
+    invented = [r.model_copy(update={"first_losses": tuple(2 * x for x in r.first_losses)}) for r in case.hardened]
+    forged = replace(case, hardened=tuple(invented))
+    shutil.rmtree(folder)
+    submissions.write(folder, submit.changes(forged, None, who="A. Author"))
+    refused = {gate.name for gate in pull_request.review(folder).gates if gate.refusals}
+    assert refused == {"hardened, first steps"}
+    assert "hardened, first steps" in {gate.name for gate in case.gates}
 
 
 def test_a_record_that_was_changed_is_found(folder: Path, run: Evaluation) -> None:

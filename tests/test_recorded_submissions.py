@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from builders import flipped, listed, records_of, small_set, tree, write_card
 
 from mabench import evaluation, suites
-from mabench.board import cells, gates, labels, pull_request, site, submit, verify
+from mabench.board import cells, gates, labels, pull_request, review, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.hub import client
 from mabench.errors import MabenchError
@@ -196,3 +197,45 @@ def test_records_of_other_labels_are_refused(made: Path, tmp_path: Path, monkeyp
         [record, record.model_copy(update={"cell": record.cell.model_copy(update={"labels_sha256": "0" * 64})})]
     ).refusals
     assert "2 different records of labels" in text
+
+
+def test_no_files_are_never_the_labels_that_records_replayed(tmp_path: Path) -> None:
+    """Records may say 0 bytes and the digest of nothing."""
+    for whole in (False, True):
+        assert "has no labels/" in labels.problem(tmp_path, labels.Needed("labels", labels._digest([]), 0), whole=whole)
+    assert "at most" in labels.problem(tmp_path, labels.Needed("labels", "0" * 64, labels.MAX_BYTES + 1), whole=False)
+
+
+def test_files_beside_the_labels_are_neither_sent_nor_accepted(folder: Path) -> None:
+    base = folder.parent.parent / "base"
+    base.mkdir()
+    assert review.review(base, folder.parent)[0].problems == ()
+    for name in (
+        "labels/labels-junk.safetensors",
+        "labels-2/labels-00000.safetensors",
+        "records/x/labels/labels-00000.safetensors",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"junk")
+        assert path not in labels.files(folder / "labels")
+        (one,) = review.review(base, folder.parent)
+        assert one.problems == (f"{name}: neither the log nor a record names it. Remove it.",)
+        assert [g.name for g in pull_request.review(folder, images=False).gates if g.refusals] == ["contents"]
+        path.unlink()
+    (folder / "labels" / "labels-00009.safetensors").symlink_to("/etc/hostname")
+    assert not pull_request.review(folder, images=False).accepted
+
+
+def test_labels_of_the_right_size_that_are_others_are_found_in_a_checkout(folder: Path) -> None:
+    _flip(folder)
+    (one,) = review.review(folder.parent.parent / "none", folder.parent)
+    assert len(one.problems) == 1 and "not the labels its records replayed" in one.problems[0]
+
+
+def test_labels_are_counted_together_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = [SimpleNamespace(path=f"submissions/a-slug/labels/labels-{k:05d}.safetensors", size=2**29) for k in range(3)]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", lambda *args, **named: tree)
+    assert "together" in client.too_large("org/board", "a-slug", None)["a-slug"]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", lambda *args, **named: tree[:2])
+    assert client.too_large("org/board", "a-slug", None) == {}

@@ -10,7 +10,9 @@ import pytest
 from builders import HOSTILE, write_submission
 from click.testing import CliRunner
 
-from mabench.board.review import comment, review
+from mabench.board import audit_log
+from mabench.board import submission as submissions
+from mabench.board.review import MAX_SET_BYTES, comment, review
 from mabench.cli.main import main
 from mabench.errors import MabenchError
 
@@ -80,3 +82,27 @@ def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:
     assert "<script>" not in text and "refused" in text
     with pytest.raises(MabenchError, match="no such folder"):
         review(base, head / "missing")
+
+
+def test_one_that_cannot_be_read_does_not_hide_the_others(folders: tuple[Path, Path]) -> None:
+    base, head = folders
+    write_submission(head, "beta", 0.6)
+    with (head / "alpha" / "labels.bin").open("wb") as file:
+        file.truncate(MAX_SET_BYTES + 1)
+    first, second = review(base, head)
+    assert (first.slug, first.accepted) == ("alpha", False) and "are read" in first.problems[0]
+    assert (second.slug, second.accepted) == ("beta", True)
+
+
+def test_a_request_does_not_appoint_maintainers(folders: tuple[Path, Path]) -> None:
+    """Its own board.toml counts for nothing in who may decide."""
+    base, head = folders
+    alpha = submissions.read(head / "alpha")
+    assert alpha is not None
+    entry = audit_log.make_entry(who="Mallory", action="tier", tier="challenged", why="a rival", set_sha256=alpha.set_sha256)
+    submissions.write(head / "alpha", submissions.with_entry(alpha, entry))
+    board = (head / "board.toml").read_text()
+    (head / "board.toml").write_text(board.replace('"a maintainer"', '"Mallory"'))
+    (one,) = review(base, head)
+    assert len(one.problems) == 1 and "only 'A. Submitter' or a maintainer may" in one.problems[0]
+    assert "tier self-run" in one.notes[0]

@@ -29,12 +29,21 @@ def of_records(records: Mapping[str, RunRecord], hardened: Mapping[str, RunRecor
     Both by name, the same for the same run; `kept` as for `gates.suites_known`.
     """
     every = list(hardened.values())
-    problems = [text for each in (gates.suites_known(every, kept=kept), gates.curves(every)) for text in each.refusals]
+    problems = [
+        text
+        for each in (gates.suites_known(every, kept=kept), gates.curves(every), gates.plausible(every))
+        for text in each.refusals
+    ]
     partner: dict[str, str] = {}
     for name, record in hardened.items():
         soft = records.get(name)
         if soft is None or soft.synthetic_set.labels != "soft":
             problems.append(f"{name}: a run with hardened labels, but no record of it with soft ones. Submit both.")
+            continue
+        if record.cell.model_copy(update={"set_sha256": soft.cell.set_sha256}) != soft.cell:
+            problems.append(
+                f"{name}: holds the run {record.cell.name}, or its suite's edition is another. Run mabench eval again."
+            )
             continue
         wrong = [field for field in SAME if getattr(soft.synthetic_set, field) != getattr(record.synthetic_set, field)]
         wrong += ["labels"] if record.synthetic_set.labels != "hard" else []

@@ -16,6 +16,7 @@ from mabench.digests import digest
 from mabench.errors import MabenchError
 
 MAX_BYTES = 2**30  # ours: recorded labels of one set; CIFAR-10 at IPC 50 takes 19 MB for 1,000 epochs
+MAX_FILES = 10_000  # ours: of a whole submission; a large one has some hundred records
 FILES = "labels-*.safetensors"
 _PATH = re.compile(r"(.*/)?labels(-[1-9]\d{0,3})?/labels-\d{5,9}\.safetensors")
 
@@ -51,18 +52,22 @@ def needed(submission: Submission) -> list[Needed]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of recorded labels in a folder, first epoch first."""
-    return sorted(path for path in folder.glob(FILES) if path.is_file()) if folder.is_dir() else []
+    """The files of recorded labels in a folder, first epoch first; as `sets.recorded.files`, which needs torch."""
+    return sorted(p for p in folder.glob(FILES) if p.stem[7:].isdecimal() and p.is_file()) if folder.is_dir() else []
 
 
 def problem(place: Path, wanted: Needed, *, whole: bool) -> str:
     """What is wrong with these labels in a submission's folder, empty where nothing is; `whole`: every byte is looked at."""
+    if wanted.bytes > MAX_BYTES:
+        return (
+            f"{wanted.folder}/: its records replayed {wanted.bytes:,} bytes of labels; a submission holds at most {MAX_BYTES:,}."
+        )
     found = files(place / wanted.folder)
+    if not found:  # whatever size and digest the records name: no files have a digest, too
+        return f"has no {wanted.folder}/, the recorded labels ({wanted.bytes:,} bytes) that its records replayed. Get it again."
     size = sum(path.stat().st_size for path in found)
     if size == wanted.bytes and not (whole and _digest(found) != wanted.sha256):
         return ""
-    if not found:
-        return f"has no {wanted.folder}/, the recorded labels ({wanted.bytes:,} bytes) that its records replayed. Get it again."
     return (
         f"{wanted.folder}/: {size:,} bytes that are not the labels its records replayed ({wanted.bytes:,} bytes). Get it again."
     )

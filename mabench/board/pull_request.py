@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench.board import gates, hardened, labels
+from mabench.board import gates, labels
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton
@@ -83,6 +83,7 @@ def review(
         grown(submission, before),
         allowed(submission, before, account),
         unique(submission, board or folder.parent, is_new=before is None),
+        contents(folder, submission),
     ]
     if images:
         here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
@@ -118,8 +119,25 @@ def _of_images(submission: Submission, place: Path, sha256: str, features: bool)
         *probes.of_set(synthetic_set, records, submission.card),
         gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, records)),
         *([gates.attempted(likeness.NAME, like_real)] if features else []),
-        *([hardened.same_images(synthetic_set.hardened().sha256, harder)] if harder else []),
+        *(rechecks.of_hardened(synthetic_set.hardened(), harder) if harder else []),
     ]
+
+
+def contents(folder: Path, submission: Submission) -> Gate:
+    """The submission's folder holds plain files that the log or the records name, and nothing else."""
+    named = {*submission.files, *submission.set_files}
+    places = {each.folder for each in labels.needed(submission)}
+    problems, count = [], 0
+    for count, path in enumerate(folder.rglob("*"), 1):
+        name = path.relative_to(folder).as_posix()
+        if count > labels.MAX_FILES:
+            problems = [f"more than {labels.MAX_FILES:,} files. Remove those that the log does not name."]
+            break
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            problems.append(f"{name}: not a plain file. Remove it.")
+        elif path.is_file() and name not in named and not (name.rpartition("/")[0] in places and labels.is_file_of_labels(name)):
+            problems.append(f"{name}: neither the log nor a record names it. Remove it.")
+    return gate("contents", f"{count} files and folders, all of them named", problems)
 
 
 def grown(after: Submission, before: Submission | None) -> Gate:
@@ -179,6 +197,7 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    from mabench.board.hub import client
     from mabench.board.hub.errors import explained
 
     api, revision = HfApi(), f"refs/pr/{number}"
@@ -194,9 +213,11 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
                 f"{repo}#{number}", (gate("files", "", [f"touches {len(slugs)} submissions: {first_line(slugs) or 'none'}"]),)
             )
         slug = submissions.check_slug(slugs[0])
+        if why := client.too_large(repo, slug, revision).get(slug):  # before anything is fetched
+            return Review(slug, (gate("files", "", [why]),))
         for side, at in (("main", "main"), ("request", revision)):
-            # the board's own list is main's: a request cannot bring maintainers along
-            patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else [f"{submissions.FOLDER}/*"]
+            # the board's own list is main's: a request cannot bring maintainers along; main's sets and labels stay where they are
+            patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else client.small_files("*")
             snapshot_download(repo, repo_type="dataset", revision=at, allow_patterns=patterns, local_dir=scratch / side)
     base, place = scratch / "main" / submissions.FOLDER, scratch / "request" / submissions.FOLDER
     if (base / BOARD).is_file():

@@ -6,11 +6,13 @@ What it cannot see: a run whose first steps are real and whose curve was invente
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from mabench import data, training
-from mabench.board.gates import Gate, gate
+from mabench.board import hardened
+from mabench.board.gates import Gate, attempted, gate
 from mabench.errors import MabenchError
 from mabench.networks import sizes
 from mabench.schema import RunRecord
@@ -49,6 +51,12 @@ def first_steps(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Ga
         largest = max(largest, difference)
     names = f"{cheapest[0].cell.evaluator.name}, {len(cheapest)} seeds"
     return gate(NAME, f"{names}: the first losses are the same within {100 * largest:.2g} %", problems)
+
+
+def of_hardened(hard: SyntheticSet, records: Sequence[RunRecord]) -> list[Gate]:
+    """The runs with hardened labels are about the hardened set, and begin as their records say: they are shown beside the score."""
+    found = attempted(NAME, lambda: first_steps(hard, records))
+    return [hardened.same_images(hard.sha256, records), replace(found, name=f"hardened, {NAME}")]
 
 
 def compared(record: RunRecord, losses: Sequence[float]) -> tuple[str, float]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mabench.board import gates, pull_request
-from mabench.board.submission import AUDIT, SLUG, read
+from mabench.board import gates, labels, pull_request
+from mabench.board.submission import AUDIT, BOARD, SLUG, read, read_board
 from mabench.errors import MabenchError
 from mabench.files import read_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -36,21 +38,35 @@ def review(base: Path, head: Path) -> list[Judged]:
     if not head.is_dir():
         raise MabenchError(f"{head}: no such folder. Name the folder of submissions of the pull request.")
     names = sorted({path.name for root in (base, head) if root.is_dir() for path in root.iterdir() if path.is_dir()})
-    return [_judged(name, base, head) for name in names if _files(base / name) != _files(head / name)]
+    judged = []
+    for name in names:
+        try:
+            now = _files(head / name)
+            if _files(base / name) != now:
+                judged.append(_judged(name, base, head, now))
+        except MabenchError as error:  # one that cannot be read does not hide the others
+            judged.append(Judged(name[:80], not (base / name).is_dir(), (str(error),)))
+    return judged
 
 
-def _files(folder: Path) -> dict[str, bytes | None]:
-    """Path -> content of every file under `folder`; None for what is not a plain file."""
-    found: dict[str, bytes | None] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
+def _files(folder: Path) -> dict[str, str | None]:
+    """Path -> sha256 of every file under `folder`; None for what is not a plain file. Raises MabenchError where it is too much."""
+    found: dict[str, str | None] = {}
+    for path in folder.rglob("*") if folder.is_dir() and not folder.is_symlink() else ():
+        name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            found[path.relative_to(folder).as_posix()] = None
+            found[name] = None
         elif path.is_file():
-            found[path.relative_to(folder).as_posix()] = read_bytes(path, MAX_SET_BYTES, "Keep sets small.")
+            if path.stat().st_size > MAX_SET_BYTES:
+                raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_SET_BYTES:,} are read. Keep sets small.")
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        if len(found) > labels.MAX_FILES:
+            raise MabenchError(f"{folder}: more than {labels.MAX_FILES:,} files. Remove those that the log does not name.")
     return found
 
 
-def _judged(slug: str, base: Path, head: Path) -> Judged:
+def _judged(slug: str, base: Path, head: Path, files: Mapping[str, str | None]) -> Judged:
     is_new = not (base / slug).is_dir()
     if not SLUG.fullmatch(slug):
         return Judged(slug[:80], is_new, ("the folder's name must be 3 to 64 of a-z, 0-9 and '-'.",))
@@ -58,7 +74,9 @@ def _judged(slug: str, base: Path, head: Path) -> Judged:
         return Judged(
             slug, False, ("the submission was removed. Withdraw it instead: mabench audit " + slug + " --tier withdrawn",)
         )
-    links = [name for name, content in _files(head / slug).items() if content is None]
+    if (head / slug).is_symlink():
+        return Judged(slug, is_new, ("not a plain folder.",))
+    links = sorted(name for name, content in files.items() if content is None)
     if links:
         return Judged(slug, is_new, (f"{', '.join(links[:3])}: not a plain file.",))
     problems, notes = [], []
@@ -67,6 +85,15 @@ def _judged(slug: str, base: Path, head: Path) -> Judged:
         if submission is None:
             problems.append(f"it has no {AUDIT}: it was never finished. Run mabench submit again.")
         else:
+            if (submission.board.external.get(slug),) != submission.sets:  # else its authors publish set and labels themselves
+                labels.check(head / slug, submission)
+            problems += pull_request.contents(head / slug, submission).refusals
+            listed = read_board(base)  # a request does not say who maintains the board, nor bring its own list along unseen
+            submission = replace(submission, board=replace(submission.board, maintainers=listed.maintainers))
+            if submission.board.external.get(slug) != listed.external.get(slug):
+                notes.append(
+                    f"{BOARD} of this request, not the board's, says where the set is published: a maintainer has to agree"
+                )
             notes.append(f"{len(submission.records)} runs of {', '.join(submission.suites)}, tier {submission.tier}")
             others = [other for other in gates.same_set(head, slug, submission.sets)]
             before = None if is_new else read(base / slug)

@@ -101,7 +101,7 @@ def _hardened(synthetic_set: SyntheticSet, records: Sequence[RunRecord], harder:
     passed = hardened.of_records({record_name(r): r for r in records}, {record_name(r): r for r in harder})
     if passed.refusals:
         return [passed]
-    return [hardened.same_images(synthetic_set.hardened().sha256, harder)]
+    return rechecks.of_hardened(synthetic_set.hardened(), harder)
 
 
 UNREAD = "not checked, because the set could not be read: fix the set first"

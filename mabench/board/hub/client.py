@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pushed", "may_write", "pull", "pull_all", "push", "refresh", "whoami"]
 
-MAX_FILES = 10_000  # ours: of a submission; a large one has some hundred records
+MAX_BYTES = 2**34  # ours: of all files of a submission; ten sets of CIFAR-10 at IPC 50 with recorded labels take 0.4 GB
 
 Make = Callable[["Submission | None"], Mapping[str, bytes]]
 """What is there -> the files that change, by path in the submission's folder; empty for nothing."""
@@ -94,32 +94,26 @@ def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str
     """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there; why some are not."""
     from huggingface_hub import snapshot_download
 
-    patterns = [
-        f"{FOLDER}/{slug}/{name}"
-        for name in (
-            CARD,
-            AUDIT,
-            f"{RECORDS}*.json",
-            f"{RERUNS}*.json",
-            f"{HARDENED}*.json",
-            SET,
-            "set-*.safetensors",
-            f"labels*/{labels.FILES}",
-        )
-    ]
-    patterns.append(f"{FOLDER}/{BOARD}")
+    large = [f"{FOLDER}/{slug}/{name}" for name in (SET, "set-*.safetensors", f"labels*/{labels.FILES}")]
+    patterns = [*small_files(slug), *large]
     with explained(repo):
-        too_large = _too_large(repo, slug, revision)
-        if too_large and slug != "*":
-            raise MabenchError(f"{repo}: {next(iter(too_large.values()))} Nothing was fetched: tell the repository's owners.")
-        left_out = [f"{FOLDER}/{glob.escape(name)}/*" for name in too_large]
+        refused = too_large(repo, slug, revision)
+        if refused and slug != "*":
+            raise MabenchError(f"{repo}: {next(iter(refused.values()))} Nothing was fetched: tell the repository's owners.")
+        left_out = [f"{FOLDER}/{glob.escape(name)}/*" for name in refused]
         place = snapshot_download(
             repo, repo_type="dataset", revision=revision, allow_patterns=patterns, ignore_patterns=left_out or None
         )
-        return Path(place) / FOLDER, list(too_large.values())
+        return Path(place) / FOLDER, list(refused.values())
 
 
-def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
+def small_files(slug: str) -> list[str]:
+    """Patterns of a submission's card, log and records, and of the board's own file: without sets and labels."""
+    parts = (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", f"{HARDENED}*.json")
+    return [*(f"{FOLDER}/{slug}/{name}" for name in parts), f"{FOLDER}/{BOARD}"]
+
+
+def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
     """Submissions that are not fetched, and why: sizes are looked at before anything is. Empty where the Hub is not reachable: then
     only its cache is read."""
     from huggingface_hub import HfApi
@@ -127,9 +121,9 @@ def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
 
     from mabench.sets.synthetic import MAX_BYTES
 
-    place = FOLDER if slug == "*" else f"{FOLDER}/{slug}"
+    root = FOLDER if slug == "*" else f"{FOLDER}/{slug}"
     try:
-        tree = list(HfApi().list_repo_tree(repo, place, recursive=True, repo_type="dataset", revision=revision))
+        tree = list(HfApi().list_repo_tree(repo, root, recursive=True, repo_type="dataset", revision=revision))
     except EntryNotFoundError:
         return {}
     except failures() as error:
@@ -138,6 +132,7 @@ def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
         raise
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for entry in tree:
         parts, size = entry.path.split("/"), getattr(entry, "size", 0)
         limit = MAX_BYTES if submissions.is_set_file(parts[-1]) else MAX_RECORD_BYTES
@@ -147,8 +142,14 @@ def _too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
         counts[parts[1]] += 1
         if size > limit:
             found[parts[1]] = f"{entry.path} has {size:,} bytes; at most {limit:,} are read."
-        if counts[parts[1]] > MAX_FILES:
-            found[parts[1]] = f"{'/'.join(parts[:2])} has more than {MAX_FILES:,} files."
+        together = {"/".join(parts[:2]): MAX_BYTES}
+        together |= {entry.path.rpartition("/")[0]: labels.MAX_BYTES} if labels.is_file_of_labels(entry.path) else {}
+        for place, most in together.items():
+            sizes[place] += size
+            if sizes[place] > most:
+                found[parts[1]] = f"{place} has more than {most:,} bytes together; so many are read at most."
+        if counts[parts[1]] > labels.MAX_FILES:
+            found[parts[1]] = f"{'/'.join(parts[:2])} has more than {labels.MAX_FILES:,} files."
     return found
 
 
