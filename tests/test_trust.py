@@ -225,7 +225,12 @@ def test_the_command_says_who_is_left_out_and_exits_with_one(folder: Path) -> No
     result = CliRunner().invoke(
         main, ["leaderboard", "build", "--submissions", str(folder.parent), "--out", str(folder.parent.parent / "o")]
     )
-    assert result.exit_code == 1 and "left out: " in result.output and "ghost" in result.output and "1 of 1 rows ranked" in result.output
+    assert (
+        result.exit_code == 1
+        and "left out: " in result.output
+        and "ghost" in result.output
+        and "1 of 1 rows ranked" in result.output
+    )
 
 
 def test_a_row_without_its_set_needs_the_boards_list(folder: Path) -> None:
