@@ -19,7 +19,6 @@ sets are kept on the Hub: no previews are drawn.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -38,7 +37,8 @@ from playwright.sync_api import sync_playwright
 from mabench import suites
 from mabench.board import audit_log
 from mabench.board import submission as submissions
-from mabench.digests import digest
+from mabench.digests import digest, sha256
+from mabench.files import sha256_of
 from mabench.schema import Card, Cell, RunRecord, SetSummary
 
 TYPE = """async (text) => {
@@ -93,7 +93,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
                     files[submissions.record_name(record)] = submissions.record_bytes(record)
         entry = audit_log.make_entry(
             who="A. Generator", action="submitted", tier="self-run", why="generated", set_sha256=sha,
-            records={name: submissions.sha256(content) for name, content in files.items()},
+            records={name: sha256(content) for name, content in files.items()},
         )  # fmt: skip
         place = folder / f"generated-{index:06d}"
         (place / submissions.RECORDS).mkdir(parents=True)
@@ -160,8 +160,8 @@ def weight(out: Path) -> dict[str, Any]:
     }
 
 
-def digests(out: Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.rglob("*") if p.is_file()}
+def contents(out: Path) -> dict[str, str]:
+    return {str(p.relative_to(out)): sha256_of(p) for p in out.rglob("*") if p.is_file()}
 
 
 def use(out: Path, suite: str) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def main(suite: str, records: int, keep: Path | None, real: Path | None) -> None
         for place in ("out", "again"):
             shutil.rmtree(root / place, ignore_errors=True)
         first, second = build(root / "submissions", root / "out"), build(root / "submissions", root / "again")
-        same = digests(root / "out") == digests(root / "again")
+        same = contents(root / "out") == contents(root / "again")
         onto = build(root / "submissions", root / "out")
         result = {
             "suite": suite,

@@ -178,6 +178,12 @@ MAX_TOML_BYTES = 64 * 1024  # ours: a card, a suite, a paper's tables are pages 
 MAX_TOML_DOTS = 4000  # ours: the standard library takes 20 s for one key of 32,000 dotted parts, 0.6 s for one of 4,000
 
 
+def sha256_of(path: Path) -> str:
+    """sha256 (64 hex digits) of a file's bytes, read as a stream."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def size_of(path: Path) -> int:
     """Bytes of a regular file, links followed. Raises MabenchError for a folder, a pipe or a device (a reader would wait for ever, or
     never come to an end) and OSError where there is nothing."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import mabench as package
-from mabench import data, suites
+from mabench import data, digests, suites
 from mabench.board import audit_log
 from mabench.board import submission as submissions
 from mabench.data import DATASETS
@@ -222,14 +222,14 @@ def put(
 
     There is no set: the board's list says that it is published elsewhere.
     """
-    named, harder = ({name: submissions.sha256(content) for name, content in each.items()} for each in (records, hard or {}))
+    named, harder = ({name: digests.sha256(content) for name, content in each.items()} for each in (records, hard or {}))
     entry = audit_log.make_entry(
         who="A. Submitter",
         action="submitted",
         why="made",
         set_sha256=sha,
         records=named,
-        card_sha256=submissions.sha256(card),
+        card_sha256=digests.sha256(card),
         **({"hardened": harder} if harder else {}),
     )
     log = audit_log.appended((), entry)

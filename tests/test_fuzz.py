@@ -34,7 +34,7 @@ from support.fuzzing import HANG_SECONDS, NAMES, Files, Reader, fuzz, invisible,
 from support.hostile import numpy_file, torch_file
 
 import mabench as package
-from mabench import data, suites, training
+from mabench import data, digests, suites, training
 from mabench.board import audit_log, cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
@@ -138,7 +138,7 @@ CARD_TEXT = Card(
 def log_of(records: Files, card: bytes = CARD_TEXT) -> bytes:
     entry = audit_log.make_entry(
         who="A. Author", action="submitted", tier="self-run", why="made", set_sha256=MADE.sha256,
-        records={Path(n).stem: submissions.sha256(c) for n, c in records.items()}, card_sha256=submissions.sha256(card),
+        records={Path(n).stem: digests.sha256(c) for n, c in records.items()}, card_sha256=digests.sha256(card),
     )  # fmt: skip
     again = audit_log.make_entry(who="B. Reader", action="tier", tier="challenged", why="a doubt", set_sha256=MADE.sha256)
     first = audit_log.appended((), entry)

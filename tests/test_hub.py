@@ -22,6 +22,7 @@ from builders import write_submission as make_submission
 from support import hub_server
 from support.hub_server import Blob, Fault, Hub
 
+from mabench import digests
 from mabench.board import audit_log, cells, submit
 from mabench.board import site as leaderboard
 from mabench.board import submission as submissions
@@ -461,7 +462,7 @@ def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) 
         tier="self-run",
         why="card changed",
         set_sha256=found.set_sha256,
-        card_sha256=submissions.sha256(card.toml().encode()),
+        card_sha256=digests.sha256(card.toml().encode()),
     )
     submissions.write(submission, {CARD: card.toml().encode(), **submissions.with_entry(found, entry)})
     stored = set(server.storage)

@@ -15,6 +15,7 @@ import pytest
 from builders import DIGITS, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
+from mabench import digests
 from mabench.board import audit_log, gates, names, pull_request, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
@@ -307,7 +308,7 @@ def test_a_review_refuses_what_only_a_comparison_shows(folder: Path) -> None:
     assert "the log was shortened or changed" in "\n".join(reviewed(folder, before=longer))
     card = before.files[submissions.CARD].replace(b"Made", b"SUPERSEDED, use ours")
     entry = audit_log.make_entry(
-        who="mallory", action="changed", why="card", set_sha256=before.set_sha256, card_sha256=submissions.sha256(card)
+        who="mallory", action="changed", why="card", set_sha256=before.set_sha256, card_sha256=digests.sha256(card)
     )
     submissions.write(folder, {submissions.CARD: card} | submissions.with_entry(before, entry))
     assert "only 'A. Submitter' or a maintainer may" in "\n".join(reviewed(folder, before=before, account="mallory"))
@@ -326,8 +327,8 @@ def test_the_same_set_under_a_slug_of_somebody_else_is_found(folder: Path) -> No
     put(stolen, (folder / submissions.CARD).read_bytes(), records, digest("made"))
     entry = audit_log.make_entry(
         who="mallory", action="submitted", why="mine", set_sha256=digest("made"),
-        records={k: submissions.sha256(v) for k, v in records.items()},
-        card_sha256=submissions.sha256((folder / submissions.CARD).read_bytes()),
+        records={k: digests.sha256(v) for k, v in records.items()},
+        card_sha256=digests.sha256((folder / submissions.CARD).read_bytes()),
     )  # fmt: skip
     submissions.write(stolen, {submissions.AUDIT: audit_log.appended((), entry)})
     assert "the same set is copy0 by A. Author" in "\n".join(reviewed(stolen))

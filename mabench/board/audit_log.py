@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from mabench.digests import canonical_json, digest
+from mabench.digests import canonical_json, digest, sha256
 from mabench.errors import MabenchError
 from mabench.runs.folder import MAX_RECORD_BYTES
 from mabench.schema import AuditEntry
@@ -41,7 +40,7 @@ def line(entry: AuditEntry) -> str:
 def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
     """The log's bytes with one more entry, chained to the last. Raises MabenchError for a log that nobody would read again."""
     lines = [line(e) for e in audit]
-    last = sha256(lines[-1].encode()).hexdigest() if lines else ""
+    last = sha256(lines[-1].encode()) if lines else ""
     lines.append(line(entry.model_copy(update={"previous": last})))
     content = "".join(f"{each}\n" for each in lines).encode()
     if len(content) > MAX_RECORD_BYTES:
@@ -69,7 +68,7 @@ def parse(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
                 f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: get it again, and add what "
                 "you have to say with mabench audit."
             )
-        last = sha256(text.encode()).hexdigest()
+        last = sha256(text.encode())
         entries.append(entry)
     if not entries:
         raise MabenchError(f"{path}: is empty. Fetch the submission again.")

@@ -6,7 +6,6 @@ digest every record names. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from mabench.board.submission import Submission
 from mabench.digests import digest
 from mabench.errors import MabenchError
+from mabench.files import sha256_of
 
 MAX_BYTES = 2**30  # ours: recorded labels of one set; CIFAR-10 at IPC 50 takes 19 MB for 1,000 epochs
 MAX_FILES = 10_000  # ours: of a whole submission; a large one has some hundred records
@@ -93,8 +93,4 @@ def read(folder: Path, target: str) -> dict[str, bytes]:
 
 
 def _digest(paths: list[Path]) -> str:
-    hashes = []
-    for path in paths:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digest(hashes)
+    return digest([sha256_of(path) for path in paths])

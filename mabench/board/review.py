@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from mabench.board import gates, labels, pull_request
 from mabench.board.submission import AUDIT, BOARD, SLUG, read, read_board
 from mabench.errors import MabenchError
-from mabench.files import read_bytes
+from mabench.files import read_bytes, sha256_of
 from mabench.runs.folder import MAX_RECORD_BYTES
 
 MAX_SET_BYTES = 2**30  # ours: a condensed set in a git repository is small
@@ -59,8 +58,7 @@ def _files(folder: Path) -> dict[str, str | None]:
         elif path.is_file():
             if path.stat().st_size > MAX_SET_BYTES:
                 raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_SET_BYTES:,} are read. Keep sets small.")
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = sha256_of(path)
         if len(found) > labels.MAX_FILES:
             raise MabenchError(f"{folder}: more than {labels.MAX_FILES:,} files. Remove those that the log does not name.")
     return found

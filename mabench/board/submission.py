@@ -8,7 +8,6 @@ A submission exists from the moment that its audit log does: the log is always w
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 
 from mabench.board import audit_log, names, tiers
 from mabench.board.tiers import Rerun
+from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
 from mabench.files import parse_toml, read_toml, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
@@ -171,10 +171,6 @@ def has_sets(folder: Path, submission: Submission) -> bool:
 def record_bytes(record: RunRecord) -> bytes:
     """The record's file: the same record gives the same bytes."""
     return record_text(record).encode()
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def rerun_name(name: str, entry: int) -> str:

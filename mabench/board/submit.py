@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from mabench import digests
 from mabench.board import aggregates, audit_log, gates, hardened, labels, names, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
@@ -276,9 +277,9 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         if records or harder
         else "card changed",
         set_sha256=sha,
-        **({"card_sha256": submissions.sha256(text)} if CARD in files else {}),
-        records={n: submissions.sha256(content) for n, content in records.items()},
-        **({"hardened": {n: submissions.sha256(content) for n, content in harder.items()}} if harder else {}),
+        **({"card_sha256": digests.sha256(text)} if CARD in files else {}),
+        records={n: digests.sha256(content) for n, content in records.items()},
+        **({"hardened": {n: digests.sha256(content) for n, content in harder.items()}} if harder else {}),
     )
     # an entry that is there already comes from a write that was killed before the card
     return files | ({AUDIT: audit_log.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))

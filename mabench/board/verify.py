@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench import data, suites
+from mabench import data, digests, suites
 from mabench.board import audit_log, labels, tiers
 from mabench.board import submission as submissions
 from mabench.board.names import skeleton
@@ -117,7 +117,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
     MabenchError where the log would grow beyond what is read.
     """
     known = {digest for entry in submission.audit if entry.who == who for digest in entry.reruns.values()}
-    if reruns and all(submissions.sha256(submissions.record_bytes(record)) in known for record in reruns):
+    if reruns and all(digests.sha256(submissions.record_bytes(record)) in known for record in reruns):
         return {}
     found = comparisons(submission, reruns)
     number = len(submission.audit)
@@ -136,7 +136,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
         action="re-run",
         why=why,
         set_sha256=reruns[0].cell.set_sha256,
-        reruns={name.removeprefix(RERUNS).removesuffix(".json"): submissions.sha256(content) for name, content in files.items()},
+        reruns={name.removeprefix(RERUNS).removesuffix(".json"): digests.sha256(content) for name, content in files.items()},
     )
     return files | submissions.with_entry(submission, entry)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import mabench_methods
 from mabench import suites
 from mabench.digests import digest
 from mabench.errors import MabenchError
+from mabench.files import sha256_of
 from mabench.papers.compare import Line, compare
 from mabench.papers.condensing import condensation_seconds, condense, random_stand_in
 from mabench.papers.matching import Match, matches
@@ -322,10 +322,7 @@ def _given(from_set: str | PathLike[str] | None, sets: int, reading: Mapping[str
 def _file_sha256(from_set: str | PathLike[str] | None, reading: Mapping[str, Any]) -> str:
     """Digest of a given file, whose last set is what papers measured; empty for anything else."""
     path = Path(str(from_set))
-    if reading or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "" if reading or not path.is_file() else sha256_of(path)
 
 
 def _seeds_of(loaded_suite: LoadedSuite, asked: Sequence[int] | None, sets: int) -> list[int] | None:

@@ -18,7 +18,6 @@ they are used. Images are normalised by the dataset's mean and std before they a
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from torch import Tensor
 from mabench.data import augment
 from mabench.digests import digest
 from mabench.errors import MabenchError, one_line
-from mabench.files import CHECKSUM, check_header, is_intact, size_of, write_checksummed
+from mabench.files import CHECKSUM, check_header, is_intact, sha256_of, size_of, write_checksummed
 from mabench.schema import Recipe, Recorded
 
 FORMAT, VERSION = "mabench-labels", 1
@@ -192,8 +191,7 @@ class RecordedLabels:
         for path in self.files.values():
             if not is_intact(path):
                 raise MabenchError(f"{path}: was changed after it was written (its checksum differs). Fetch or make it again.")
-            with path.open("rb") as file:
-                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+            found.append(sha256_of(path))
         return digest(found)
 
     def check(self, recipe: Recipe, suite: str) -> None:
