@@ -256,6 +256,7 @@ def test_depthwise_convolutions_are_trained_as_they_come(monkeypatch: pytest.Mon
         assert ("trained in float32" in own.describe()) == plain and own.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     """A compiler that is there but fails is the harder case: no headers, for one."""
     broken = tmp_path / "bin" / "g++"

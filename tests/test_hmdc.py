@@ -500,7 +500,7 @@ def made(folder: Path | None, config: Config, stop_at: int | None = None) -> syn
 
 
 # stops: in the pretraining, inside an iteration, behind the first step of the second iteration
-@pytest.mark.parametrize(("side", "stops"), [("released", (1, 3, 5)), ("paper", (4,))])
+@pytest.mark.parametrize(("side", "stops"), [pytest.param("released", (1, 3, 5), marks=pytest.mark.slow), ("paper", (4,))])
 def test_interrupted_condensation_gives_the_same_set(tmp_path: Path, side: str, stops: tuple[int, ...]) -> None:
     config = replace(TINY, pretraining=2, **dict.fromkeys(CHOICES, side))  # type: ignore[arg-type]
     straight = made(tmp_path / "a", config)

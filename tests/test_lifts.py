@@ -110,6 +110,7 @@ def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.Mon
     assert "lift" in tables.table(DIGITS, lifts.rows(DIGITS, made), width=60), "lift is the last column to go"
 
 
+@pytest.mark.slow
 def test_the_script_measures_resumes_and_shares_its_draws(tmp_path: Path) -> None:
     """Killed after its first draw and started again as two shards: every draw has one record, and the package gets an entry."""
     command = [sys.executable, str(SCRIPT), "digits-agnostic", "--ipc", "1", "--forms", "plain", "packed", "--draws", "2"]
