@@ -49,8 +49,8 @@ from mabench.files import read_bytes
 from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES, Folder, read_record, read_records
 from mabench.schema import Card, Cell, RunRecord
+from mabench.sets import label_files, recorded, sandbox, synthetic
 from mabench.sets import readers as adapters
-from mabench.sets import recorded, sandbox, synthetic
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import state
 from mabench.training.loop import Trainer
@@ -215,7 +215,7 @@ def expert_file(folder: Path) -> None:
     made.save(folder / "expert-000.safetensors", {"seed": 1})
 
 
-def label_files(folder: Path) -> None:
+def files_of_labels(folder: Path) -> None:
     pixels, views = torch.zeros(2, 10, 4, dtype=torch.int16), torch.zeros(2, 10, dtype=torch.uint8)
     pixels[..., 2:] = 32
     tensors = {
@@ -223,7 +223,7 @@ def label_files(folder: Path) -> None:
         "partner": torch.zeros(2, 10, dtype=torch.int32), "mix": torch.zeros(2, 2, 4, dtype=torch.int16),
         "logits": torch.zeros(2, 10, 10, dtype=torch.float16),
     }  # fmt: skip
-    recorded.save(folder / recorded.file_name(0), tensors, recorded.header(MADE.sha256, 5, 0))
+    recorded.save(folder / label_files.file_name(0), tensors, recorded.header(MADE.sha256, 5, 0))
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ READERS = [
     Reader("parquet of a dataset", read_parquet, lambda: (saved(parquet_split),)),
     Reader("checkpoint of a cell", resume, lambda: (saved(checkpoint_file),), 0.02, strangers=False),
     Reader("expert", lambda folder: experts.load(folder / "expert-000.safetensors").rows(0, -1), lambda: (saved(expert_file),)),
-    Reader("labels of every epoch", read_labels, lambda: (saved(label_files),)),
+    Reader("labels of every epoch", read_labels, lambda: (saved(files_of_labels),)),
     Reader("network or statistics of a teacher", lambda folder: teachers._read(folder / "t.safetensors"), lambda: (
         saved(lambda folder: teachers._write(folder / "t.safetensors", {"a": X[0]}, {"sha256": "0" * 64})),), 0.5),
 ]  # fmt: skip

@@ -24,8 +24,8 @@ from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
 from mabench.runs.plan import plan
 from mabench.schema import Augmentation, Evaluator, Recipe, Recorded
+from mabench.sets import label_files, recorded
 from mabench.sets import readers as adapters
-from mabench.sets import recorded
 from mabench.sets.synthetic import SyntheticSet
 
 EPOCHS, BATCH = 6, 16  # of the records made here: 40 images, so the last batch has 8
@@ -65,7 +65,7 @@ def write(chosen: SyntheticSet, folder: Path, *, epochs: int = EPOCHS, batch: in
             one["logits"] = (F.adaptive_avg_pool2d(torch.cat(seen), 4).flatten(1) @ teach).half()
             made.append(one)
         facts = recorded.header(chosen.sha256, batch, first)
-        recorded.save(folder / recorded.file_name(first), {n: torch.stack([m[n] for m in made]) for n in made[0]}, facts)
+        recorded.save(folder / label_files.file_name(first), {n: torch.stack([m[n] for m in made]) for n in made[0]}, facts)
     return replace(chosen, labels_folder=folder)
 
 

@@ -19,7 +19,7 @@ from mabench.board import submission as submissions
 from mabench.board.hub import client
 from mabench.errors import MabenchError
 from mabench.evaluation import run_cells
-from mabench.sets import recorded
+from mabench.sets import label_files, recorded
 from mabench.sets.synthetic import SyntheticSet
 
 EPOCHS, BATCH = 4, 20
@@ -61,7 +61,7 @@ def recorded_for(synthetic_set: SyntheticSet, folder: Path, seed: int = 0) -> Sy
             "mix": torch.zeros(2, count // BATCH, 4, dtype=torch.int16),
             "logits": (4.0 * torch.eye(10)[synthetic_set.labels[order]] + torch.rand(2, count, 10, generator=draws)).half(),
         }
-        recorded.save(folder / recorded.file_name(first), tensors, recorded.header(synthetic_set.sha256, BATCH, first))
+        recorded.save(folder / label_files.file_name(first), tensors, recorded.header(synthetic_set.sha256, BATCH, first))
     return replace(synthetic_set, labels_folder=folder)
 
 
@@ -150,11 +150,11 @@ def _remove(place: Path) -> None:
 
 
 def _shorten(place: Path) -> None:
-    (place / "labels" / recorded.file_name(2)).unlink()
+    (place / "labels" / label_files.file_name(2)).unlink()
 
 
 def _flip(place: Path) -> None:
-    path = place / "labels" / recorded.file_name(0)
+    path = place / "labels" / label_files.file_name(0)
     path.write_bytes(flipped(path.read_bytes(), -1))
 
 
@@ -202,7 +202,7 @@ def test_records_of_other_labels_are_refused(made: Path, tmp_path: Path, monkeyp
 def test_no_files_are_never_the_labels_that_records_replayed(tmp_path: Path) -> None:
     """Records may say 0 bytes and the digest of nothing."""
     for whole in (False, True):
-        assert "has no labels/" in labels.problem(tmp_path, labels.Needed("labels", labels._digest([]), 0), whole=whole)
+        assert "has no labels/" in labels.problem(tmp_path, labels.Needed("labels", label_files.identity([]), 0), whole=whole)
     assert "at most" in labels.problem(tmp_path, labels.Needed("labels", "0" * 64, labels.MAX_BYTES + 1), whole=False)
 
 
@@ -212,13 +212,16 @@ def test_files_beside_the_labels_are_neither_sent_nor_accepted(folder: Path) -> 
     assert review.review(base, folder.parent)[0].problems == ()
     for name in (
         "labels/labels-junk.safetensors",
+        "labels/labels-0.safetensors",
+        "labels/labels-\u0660\u0660\u0660\u0660\u0660.safetensors",  # digits of another script
+        "labels/labels-000001.safetensors",
         "labels-2/labels-00000.safetensors",
         "records/x/labels/labels-00000.safetensors",
     ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"junk")
-        assert path not in labels.files(folder / "labels")
+        assert path not in label_files.find(folder / "labels").values()
         (one,) = review.review(base, folder.parent)
         assert one.problems == (f"{name}: neither the log nor a record names it. Remove it.",)
         assert [g.name for g in pull_request.review(folder, images=False).gates if g.refusals] == ["contents"]

@@ -1,7 +1,7 @@
 """Labels recorded for every epoch, as part of a submission: where they lie, and whether they are those that its records replayed.
 
 They lie in `labels/` beside the submission's first set, in `labels-2/` beside its second, ...: the files of `sets.recorded`, whose
-digest every record names. Imports no torch.
+identity every record names. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mabench.board.submission import Submission
-from mabench.digests import digest
 from mabench.errors import MabenchError
-from mabench.files import sha256_of
+from mabench.sets import label_files
 
 MAX_BYTES = 2**30  # ours: recorded labels of one set; CIFAR-10 at IPC 50 takes 19 MB for 1,000 epochs
-MAX_FILES = 10_000  # ours: of a whole submission; a large one has some hundred records
-FILES = "labels-*.safetensors"
-_PATH = re.compile(r"(.*/)?labels(-[1-9]\d{0,3})?/labels-\d{5,9}\.safetensors")
+_FOLDER = re.compile(r"(.*/)?labels(-[1-9][0-9]{0,3})?")
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,13 @@ class Needed:
 
 def folder_of(number: int) -> str:
     """The folder for the labels of a submission's first, second, ... set."""
-    return "labels" if number == 1 else f"labels-{number}"
+    return label_files.FOLDER if number == 1 else f"{label_files.FOLDER}-{number}"
 
 
 def is_file_of_labels(path: str) -> bool:
     """Whether a path in a submission is that of recorded labels."""
-    return _PATH.fullmatch(path) is not None
+    folder, _, name = path.rpartition("/")
+    return _FOLDER.fullmatch(folder) is not None and label_files.first_epoch(name) is not None
 
 
 def needed(submission: Submission) -> list[Needed]:
@@ -51,22 +49,17 @@ def needed(submission: Submission) -> list[Needed]:
     return [Needed(folder_of(submission.sets.index(sha) + 1), str(labels), size) for sha, labels, size in sorted(found, key=str)]
 
 
-def files(folder: Path) -> list[Path]:
-    """The files of recorded labels in a folder, first epoch first; as `sets.recorded.files`, which needs torch."""
-    return sorted(p for p in folder.glob(FILES) if p.stem[7:].isdecimal() and p.is_file()) if folder.is_dir() else []
-
-
 def problem(place: Path, wanted: Needed, *, whole: bool) -> str:
     """What is wrong with these labels in a submission's folder, empty where nothing is; `whole`: every byte is looked at."""
     if wanted.bytes > MAX_BYTES:
         return (
             f"{wanted.folder}/: its records replayed {wanted.bytes:,} bytes of labels; a submission holds at most {MAX_BYTES:,}."
         )
-    found = files(place / wanted.folder)
+    found = list(label_files.find(place / wanted.folder).values())
     if not found:  # whatever size and digest the records name: no files have a digest, too
         return f"has no {wanted.folder}/, the recorded labels ({wanted.bytes:,} bytes) that its records replayed. Get it again."
     size = sum(path.stat().st_size for path in found)
-    if size == wanted.bytes and not (whole and _digest(found) != wanted.sha256):
+    if size == wanted.bytes and not (whole and label_files.identity(found) != wanted.sha256):
         return ""
     return (
         f"{wanted.folder}/: {size:,} bytes that are not the labels its records replayed ({wanted.bytes:,} bytes). Get it again."
@@ -82,7 +75,7 @@ def check(place: Path, submission: Submission) -> None:
 
 def read(folder: Path, target: str) -> dict[str, bytes]:
     """Path in a submission -> content, of the labels in `folder`. Raises MabenchError where they are more than `MAX_BYTES`."""
-    found = files(folder)
+    found = list(label_files.find(folder).values())
     size = sum(path.stat().st_size for path in found)
     if size > MAX_BYTES:
         raise MabenchError(
@@ -90,7 +83,3 @@ def read(folder: Path, target: str) -> dict[str, bytes]:
             "suite that trains on the set's own labels."
         )
     return {f"{target}/{path.name}": path.read_bytes() for path in found}
-
-
-def _digest(paths: list[Path]) -> str:
-    return digest([sha256_of(path) for path in paths])

@@ -130,8 +130,8 @@ def contents(folder: Path, submission: Submission) -> Gate:
     problems, count = [], 0
     for count, path in enumerate(folder.rglob("*"), 1):
         name = path.relative_to(folder).as_posix()
-        if count > labels.MAX_FILES:
-            problems = [f"more than {labels.MAX_FILES:,} files. Remove those that the log does not name."]
+        if count > submissions.MAX_FILES:
+            problems = [f"more than {submissions.MAX_FILES:,} files. Remove those that the log does not name."]
             break
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             problems.append(f"{name}: not a plain file. Remove it.")

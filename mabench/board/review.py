@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mabench.board import gates, labels, pull_request
-from mabench.board.submission import AUDIT, BOARD, SLUG, read, read_board
+from mabench.board.submission import AUDIT, BOARD, MAX_FILES, SLUG, read, read_board
 from mabench.errors import MabenchError
 from mabench.files import read_bytes, sha256_of
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -59,8 +59,8 @@ def _files(folder: Path) -> dict[str, str | None]:
             if path.stat().st_size > MAX_SET_BYTES:
                 raise MabenchError(f"{path}: {path.stat().st_size:,} bytes; at most {MAX_SET_BYTES:,} are read. Keep sets small.")
             found[name] = sha256_of(path)
-        if len(found) > labels.MAX_FILES:
-            raise MabenchError(f"{folder}: more than {labels.MAX_FILES:,} files. Remove those that the log does not name.")
+        if len(found) > MAX_FILES:
+            raise MabenchError(f"{folder}: more than {MAX_FILES:,} files. Remove those that the log does not name.")
     return found
 
 

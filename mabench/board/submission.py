@@ -31,6 +31,7 @@ FOLDER = "submissions"
 """Where submissions lie, here and in a repository on the Hub."""
 CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
 RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
+MAX_FILES = 10_000  # ours: of one submission; a large one has some hundred records
 BOARD = "board.toml"
 """Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'

@@ -81,7 +81,7 @@ def describe(synthetic_set: SyntheticSet, err: bool = False) -> None:
 
 def facts(synthetic_set: SyntheticSet) -> dict[str, str]:
     """What there is to know of a set, by label."""
-    from mabench.sets import recorded
+    from mabench.sets import label_files
 
     summary, images = synthetic_set.summary(), synthetic_set.images
     channels, height, width = summary.image_shape
@@ -98,7 +98,7 @@ def facts(synthetic_set: SyntheticSet) -> dict[str, str]:
     if summary.learning_rate is not None:
         out["learned rate"] = f"{summary.learning_rate:.6g}"
     if synthetic_set.labels_folder is not None:
-        weight = sum(path.stat().st_size for path in recorded.files(synthetic_set.labels_folder).values())
+        weight = sum(path.stat().st_size for path in label_files.find(synthetic_set.labels_folder).values())
         out["recorded labels"] = f"{weight:,} bytes in {synthetic_set.labels_folder}, for suites that replay them"
     return out
 

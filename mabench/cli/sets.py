@@ -86,7 +86,7 @@ def pack(
 ) -> Any:
     """Convert a set to the canonical file: safetensors, pixel space, all metadata in its header."""
     from mabench.sets import fkd as archives
-    from mabench.sets import quantising, readers, recorded
+    from mabench.sets import label_files, quantising, readers
 
     synthetic_set = readers.read(set_path, **reading)
     if out.suffix != ".safetensors":
@@ -97,7 +97,7 @@ def pack(
     if quantised is not None:
         synthetic_set = quantised.synthetic_set
     if fkd is not None:
-        imported = archives.import_labels(fkd, synthetic_set, out.parent / recorded.FOLDER, seed=fkd_seed)
+        imported = archives.import_labels(fkd, synthetic_set, out.parent / label_files.FOLDER, seed=fkd_seed)
         synthetic_set = replace(synthetic_set, findings=(*synthetic_set.findings, *imported))
     synthetic_set.save(out)
     console.describe(synthetic_set)

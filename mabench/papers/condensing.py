@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import mabench_methods
 from mabench.errors import Interrupted
 from mabench.papers.presets import command, preset
-from mabench.sets import recorded
+from mabench.sets import label_files
 from mabench_methods import Method, Preset
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def condense(
     train = data.load(chosen.dataset, "train")
     run = Run(folder, on_progress, should_stop, command(chosen, seed, named))
     synthetic_set = method.condense(train, chosen.config, seed, device, run)
-    if folder is not None and recorded.files(folder / recorded.FOLDER):
-        synthetic_set = dataclasses.replace(synthetic_set, labels_folder=folder / recorded.FOLDER)
+    if folder is not None and label_files.find(folder / label_files.FOLDER):
+        synthetic_set = dataclasses.replace(synthetic_set, labels_folder=folder / label_files.FOLDER)
     return synthetic_set
 
 

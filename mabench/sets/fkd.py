@@ -134,7 +134,7 @@ def import_labels(folder: Path, synthetic_set: SyntheticSet, out: Path, *, seed:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
-    from mabench.sets import recorded
+    from mabench.sets import label_files, recorded
     from mabench.sets.sandbox import open_in_child
 
     count, side, classes = len(synthetic_set.images), synthetic_set.entry.image_size, synthetic_set.num_classes
@@ -170,7 +170,7 @@ def import_labels(folder: Path, synthetic_set: SyntheticSet, out: Path, *, seed:
             if first == 0:
                 agreement = _check_agreement(folder, synthetic_set, tensors, batch, source)
             facts = recorded.header(synthetic_set.sha256, batch, first, source="FKD archive", order=source)
-            recorded.save(partial / recorded.file_name(first), tensors, facts)
+            recorded.save(partial / label_files.file_name(first), tensors, facts)
             progress.advance(task, last - first)
         record = recorded.RecordedLabels(partial, synthetic_set.sha256, count, side, classes)
         for first in record.files:

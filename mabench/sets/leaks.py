@@ -9,22 +9,20 @@ has twins in both splits, and smooth images are like many. `benchmarks/leaks.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mabench.data import RealData
+from mabench.sets.copies import SIDE, chunks, nearest_real
 
 NEAR = 0.04  # ours: two thirds of the smallest distance of 600 real train images to a test image (digits .060, CIFAR-10 .067)
 ALIKE = 0.9  # ours, and the next: docs/evidence/leaks.md has what they catch
 RATIO = 0.5  # ours: a test image must leave half as much of an image unexplained as any train image does
-SIDE = 32  # ours: larger images are averaged down to this side; averaging never makes a distance larger
 COARSE, FINE = 8, 16
 """Pixels a side at which candidates are found and at which they are compared."""
 CANDIDATES = 8  # ours: images of a split that are compared closely with each image
@@ -35,7 +33,6 @@ LEAST_FLAT, MOST_FLAT = (
     0.65,
 )  # ours: parts of an image that are flat and not looked at; cutout of 16 and a shift by 4 leave 53 %
 MOST = 5000  # ours: images of a set that are searched for disguises, 20 to a second
-VALUES = 3_000_000  # ours: of a split, in memory at once; 1,000 images of CIFAR-10
 PARTS = 64  # ours: images that are compared at once
 
 
@@ -101,68 +98,23 @@ def unexplained(likeness: Tensor) -> Tensor:
     return 1 - likeness**2
 
 
-# -- copies ------------------------------------------------------------------------------------------------------------
-
-
-def nearest_real(images: Tensor, real: RealData, factor: int = 1) -> tuple[Tensor, Tensor]:
-    """Root-mean-square distance, 1.0 = black to white, of every image [M,C,S,S] to the nearest of a real split, and its index.
-
-    Mirrored images count too; for a set that stores grids, so do real images shrunk to a tile and enlarged again, with and
-    without antialiasing. Above 32 px both sides are averaged to 32 px, which can only make distances smaller.
-    """
-    side, size = min(images.shape[-1], SIDE), images.shape[-1]
-
-    def flat(batch: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(batch, side).flatten(1)
-
-    queries = torch.cat([flat(images), flat(images.flip(-1))])
-    best = torch.full((len(queries),), math.inf)
-    index = torch.zeros(len(queries), dtype=torch.int64)
-    norms = (queries**2).sum(1, keepdim=True)
-    for first, pixels in _chunks(real.images):
-        for variant in (pixels, *_through_a_tile(pixels, size, factor)):
-            candidates = flat(variant)
-            places = (norms + (candidates**2).sum(1)[None] - 2 * queries @ candidates.T).argmin(1)
-            # the expanded square cancels near zero: the winners' distances are taken again from their differences
-            exact = ((queries - candidates[places]) ** 2).mean(1).sqrt()
-            better = exact < best
-            best[better], index[better] = exact[better], places[better] + first
-    rows = torch.stack([best[: len(images)], best[len(images) :]])
-    return rows.min(0).values, torch.where(rows.argmin(0) == 0, index[: len(images)], index[len(images) :])
-
-
-def _through_a_tile(pixels: Tensor, size: int, factor: int) -> Iterator[Tensor]:
-    """As a grid of `factor` x `factor` stores and decodes them, shrunk with and without antialiasing."""
-    if factor > 1:
-        for antialias in (False, True):
-            small = F.interpolate(
-                pixels, size=(size // factor,) * 2, mode="bilinear", align_corners=not antialias, antialias=antialias
-            )
-            yield F.interpolate(small, size=(size, size), mode="bilinear", align_corners=True)
-
-
-def _chunks(images: npt.NDArray[np.uint8]) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first, pixels) of a split, some at a time."""
-    size = max(1, VALUES // images[0].size)
-    for first in range(0, len(images), size):
-        yield first, torch.from_numpy(np.array(images[first : first + size])).float() / 255
-
-
 # -- disguises ---------------------------------------------------------------------------------------------------------
 
 WINDOWS = ((28, (0,)), (24, (-4, 0, 4)), (20, (0,)))
 """Of a real image that a training image may show: its side, and shifts of its middle. Smaller ones undo a zoom."""
 BETWEEN = (24, (-4, -2, 0, 2, 4))
-"""More of them, for images that are flat in places, as a shift leaves them."""
+"""More of them, for images as they are or mirrored, and for those that are flat in places, as a large shift leaves them."""
 ZOOMS, TURNS, SHIFTS = (0.75, 0.875, 1.0, 1.125), (-0.2, 0.0, 0.2), (-4, -2, 0, 2, 4)
 """What is undone when two images are compared closely: enlargement, rotation in radians, and a shift in pixels."""
+EXACT = (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+"""Shifts without enlargement and rotation: the recipe crops by up to 4 of 32 pixels, and undoing exactly that leaves nothing unexplained."""
 
 
 class Looks:
     """A split, ready to be searched for images that look like others."""
 
     def __init__(self, real: RealData) -> None:
-        self.grey = torch.cat([_grey(pixels) for _, pixels in _chunks(real.images)])
+        self.grey = torch.cat([_grey(pixels) for _, pixels in chunks(real.images)])
         self.windows = [self._window(w, y, x) for w, shifts in WINDOWS for y in shifts for x in shifts]
         side, shifts = BETWEEN
         steps = [(y, x) for y in shifts for x in shifts if y % 4 or x % 4]
@@ -206,7 +158,7 @@ class Looks:
         for k in range(turned.shape[1]):
             asked, weights = _pooled(turned[:, k, inner, inner], kept[:, k, inner, inner], COARSE)
             best = torch.zeros(len(turned), len(self.grey))
-            for window in self.windows if plain else (*self.windows, *self.between):
+            for window in self.windows if plain and k not in UPRIGHT else (*self.windows, *self.between):
                 torch.maximum(best, _from_afar(asked, weights, window), out=best)
             top = best.topk(min(CANDIDATES, len(self.grey)), 1)
             values.append(top.values)
@@ -249,6 +201,10 @@ def _from_afar(asked: Tensor, weights: Tensor, window: Tensor) -> Tensor:
 def _grey(images: Tensor) -> Tensor:
     """[M,C,S,S] -> [M,SIDE,SIDE]."""
     return F.adaptive_avg_pool2d(images.mean(1, keepdim=True), SIDE)[:, 0]
+
+
+UPRIGHT = (0, 4)
+"""Of `_turned`: as it is, and mirrored left to right."""
 
 
 def _turned(grey: Tensor) -> list[Tensor]:
@@ -295,7 +251,7 @@ def _compared(grey: Tensor, kept: Tensor, real: Tensor, frame: int) -> Tensor:
     )
     soft = _soft(real)
     rows = torch.arange(len(real))
-    coarse = _views(SHIFTS)
+    coarse = _coarse_views()
     view = coarse[_correlations(inner, soft, _coarse_grid(frame).expand(len(real), -1, -1, -1), weights)[0].argmax(1)]
     near = view[:, None] + (_views((-1, 0, 1), (1.0,), (0.0,)) * torch.tensor([[0.0, 0.0, 1.0]]))[None]
     products, seen = _correlations(inner, soft, _grid(near, frame), weights)
@@ -317,9 +273,15 @@ def _grid(views: Tensor, frame: int) -> Tensor:
 
 
 @cache
+def _coarse_views() -> Tensor:
+    """[V,2,3]: the views that every pair of images is compared in."""
+    return torch.cat([_views(SHIFTS), _views(EXACT, (1.0,), (0.0,))])
+
+
+@cache
 def _coarse_grid(frame: int) -> Tensor:
-    """[1,V*FINE,FINE,2]: of the views that every pair of images is compared in."""
-    return _grid(_views(SHIFTS)[None], frame)
+    """[1,V*FINE,FINE,2]: where they take their pixels from."""
+    return _grid(_coarse_views()[None], frame)
 
 
 def _correlations(inner: Tensor, soft: Tensor, grid: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

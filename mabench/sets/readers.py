@@ -13,7 +13,7 @@ from torch import Tensor
 from mabench.data import DATASETS, Dataset, describe
 from mabench.errors import MabenchError, lookup, one_line
 from mabench.schema import Finding
-from mabench.sets import containers, hub_sources, labelling, packing, recognition, recorded, spaces, synthetic
+from mabench.sets import containers, hub_sources, label_files, labelling, packing, recognition, spaces, synthetic
 from mabench.sets.draft import READABLE, Draft, as_array
 from mabench.sets.synthetic import MAX_BYTES, SyntheticSet
 
@@ -47,11 +47,11 @@ def read(
     """
     source = hub_sources.resolve(str(path))
     path = Path(path) if source is None else source.path
-    folder = recorded_labels if recorded_labels is not None else path.parent / recorded.FOLDER
-    lies_beside = folder if recorded.files(folder) else None
+    folder = recorded_labels if recorded_labels is not None else path.parent / label_files.FOLDER
+    lies_beside = folder if label_files.find(folder) else None
     if recorded_labels is not None and lies_beside is None:
         raise MabenchError(
-            f"--recorded-labels {recorded_labels}: no recorded labels ({recorded.file_name(0)}) are there. Name their folder."
+            f"--recorded-labels {recorded_labels}: no recorded labels ({label_files.file_name(0)}) are there. Name their folder."
         )
     entry = _named_dataset(dataset)
     try:

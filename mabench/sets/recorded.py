@@ -30,13 +30,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mabench.data import augment
-from mabench.digests import digest
 from mabench.errors import MabenchError, one_line
-from mabench.files import CHECKSUM, check_header, is_intact, sha256_of, size_of, write_checksummed
+from mabench.files import CHECKSUM, check_header, is_intact, size_of, write_checksummed
 from mabench.schema import Recipe, Recorded
+from mabench.sets import label_files
 
 FORMAT, VERSION = "mabench-labels", 1
-FOLDER = "labels"
 CHUNK_BYTES = 64 * 2**20  # ours: a file is written and read in one piece, so this much work is lost and memory taken at most
 MAX_FILE_BYTES = 2**31  # ours: a file that is larger is refused before anything is allocated
 CURE = (
@@ -85,20 +84,6 @@ def loss(logits: Tensor, taught: Tensor, truth: Tensor, wanted: Recorded) -> Ten
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-
-
-def files(folder: Path) -> dict[int, Path]:
-    """First epoch -> file, in order; empty where no record lies."""
-    try:
-        paths = [p for p in sorted(folder.glob("labels-*.safetensors")) if p.is_file()]  # a link can lead nowhere
-    except OSError:  # a name that is too long
-        return {}
-    return {int(stem): p for p in paths if (stem := p.stem[7:]).isdecimal()}
-
-
-def file_name(first_epoch: int) -> str:
-    """Of the file that begins with this epoch."""
-    return f"labels-{first_epoch:05d}.safetensors"
 
 
 def epochs_per_file(count: int, num_classes: int) -> int:
@@ -154,9 +139,9 @@ class RecordedLabels:
 
     def __init__(self, folder: Path, set_sha256: str, count: int, side: int, num_classes: int) -> None:
         self.folder, self.count, self.side, self.num_classes = folder, count, side, num_classes
-        self.files = files(folder)
+        self.files = label_files.find(folder)
         if not self.files:
-            raise MabenchError(f"{folder}: no record of labels ({file_name(0)}) is there. {CURE}")
+            raise MabenchError(f"{folder}: no record of labels ({label_files.file_name(0)}) is there. {CURE}")
         self.epochs, self.batch = 0, 0
         for first, path in self.files.items():
             facts = read_header(path)
@@ -187,12 +172,10 @@ class RecordedLabels:
     @cached_property
     def sha256(self) -> str:
         """Identity: of the files' own sha256, in order. Raises MabenchError for a file that was changed after it was written."""
-        found = []
         for path in self.files.values():
             if not is_intact(path):
                 raise MabenchError(f"{path}: was changed after it was written (its checksum differs). Fetch or make it again.")
-            found.append(sha256_of(path))
-        return digest(found)
+        return label_files.identity(self.files.values())
 
     def check(self, recipe: Recipe, suite: str) -> None:
         """Raise MabenchError unless this record can be replayed under the recipe."""

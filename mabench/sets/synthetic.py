@@ -22,7 +22,7 @@ from mabench.digests import canonical_json
 from mabench.errors import MabenchError, first_line, lookup, one_line, printable
 from mabench.files import check_header, check_own_kind, size_of, write_bytes
 from mabench.schema import Finding, SetSummary
-from mabench.sets import recorded
+from mabench.sets import label_files, recorded
 from mabench.sets.recorded import RecordedLabels
 from mabench.sets.writing import bytes_of, write_tensors
 
@@ -223,7 +223,7 @@ class SyntheticSet:
         if self.labels_folder is None:
             raise MabenchError(
                 f"{self.name}: this suite replays labels that were recorded for every epoch, and none lie beside the set "
-                f"({recorded.FOLDER}/{recorded.file_name(0)}). {recorded.CURE}"
+                f"({label_files.FOLDER}/{label_files.file_name(0)}). {recorded.CURE}"
             )
         count = len(self.images) * self.factor**2
         return RecordedLabels(self.labels_folder, self.sha256, count, self.entry.image_size, self.num_classes)

@@ -32,7 +32,7 @@ from mabench.errors import MabenchError
 from mabench.files import write_text
 from mabench.networks import compiling
 from mabench.schema import Card, Finding
-from mabench.sets import recorded as recorded_labels
+from mabench.sets import label_files
 from mabench.sets.synthetic import SyntheticSet
 
 from .. import kit
@@ -169,7 +169,7 @@ def condense(
         size = labels.record(
             made,
             labelling,
-            run.folder / recorded_labels.FOLDER,
+            run.folder / label_files.FOLDER,
             epochs=recorded,
             batch=config.record_batch,
             logit_normalisation=config.logit_normalisation,

@@ -16,7 +16,7 @@ from torch import Tensor
 from mabench.errors import MabenchError
 from mabench.files import is_intact, write_text
 from mabench.schema import Finding
-from mabench.sets import recorded
+from mabench.sets import label_files, recorded
 from mabench.sets.recorded import Views
 from mabench.sets.synthetic import SyntheticSet
 
@@ -77,7 +77,7 @@ def record(
     per_file, total = recorded.epochs_per_file(len(made.images), made.num_classes), 0
     by = {t.name: t.sha256 for t in teachers}
     for first in range(0, epochs, per_file):
-        path, last = folder / recorded.file_name(first), min(epochs, first + per_file)
+        path, last = folder / label_files.file_name(first), min(epochs, first + per_file)
         header = recorded.header(made.sha256, batch, first, logit_normalisation=logit_normalisation, teachers=by)
         if recorded.read_header(path) != header or not is_intact(path):
             found = [_epoch(made, teachers, device, batch, logit_normalisation, seed, e, area) for e in range(first, last)]

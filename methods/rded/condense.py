@@ -27,7 +27,7 @@ from mabench.errors import MabenchError
 from mabench.files import write_text
 from mabench.networks import compiling
 from mabench.schema import Card, Finding
-from mabench.sets import recorded as recorded_labels
+from mabench.sets import label_files
 from mabench.sets.synthetic import SyntheticSet
 
 from .. import kit
@@ -108,7 +108,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         size = labels.record(
             made,
             [teacher],
-            run.folder / recorded_labels.FOLDER,
+            run.folder / label_files.FOLDER,
             epochs=recorded,
             batch=config.record_batch,
             area=(1 / config.factor, 1.0),  # released code

@@ -23,6 +23,7 @@ from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECOR
 from mabench.errors import MabenchError
 from mabench.files import write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES
+from mabench.sets import label_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -94,7 +95,7 @@ def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str
     """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there; why some are not."""
     from huggingface_hub import snapshot_download
 
-    large = [f"{FOLDER}/{slug}/{name}" for name in (SET, "set-*.safetensors", f"labels*/{labels.FILES}")]
+    large = [f"{FOLDER}/{slug}/{name}" for name in (SET, "set-*.safetensors", f"labels*/{label_files.PATTERN}")]
     patterns = [*small_files(slug), *large]
     with explained(repo):
         refused = too_large(repo, slug, revision)
@@ -148,8 +149,8 @@ def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
             sizes[place] += size
             if sizes[place] > most:
                 found[parts[1]] = f"{place} has more than {most:,} bytes together; so many are read at most."
-        if counts[parts[1]] > labels.MAX_FILES:
-            found[parts[1]] = f"{'/'.join(parts[:2])} has more than {labels.MAX_FILES:,} files."
+        if counts[parts[1]] > submissions.MAX_FILES:
+            found[parts[1]] = f"{'/'.join(parts[:2])} has more than {submissions.MAX_FILES:,} files."
     return found
 
 
