@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from functools import cache
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 from scipy.stats import norm, t
+from support.figures import RESULTS, ROOT, record, unexplained
 
 from mabench import suites
 from mabench.data import DATASETS
@@ -20,30 +17,9 @@ from mabench.schema import Cell
 from mabench.sets import labelling, zca
 from mabench.sets.synthetic import MAX_BYTES
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-FIGURE = re.compile(
-    r"(?<![\w.,@-])\d[\d,]*\.\d+(?![\w.-])"  # any decimal
-    r"|(?<![\w.,-])\d[\d,]*(?=(?: to [\d,.]+)? (?:s|ms|seconds|minutes|hours|GiB|MiB|MB|GB|kB|%|points|core-hours|GPU-hours|cores|GPUs)\b)"
-)
-
-
-@cache
-def record(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
 
 def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
-
-
-def unexplained(text: str, said: list[str]) -> set[str]:
-    """Figures of a page that are in none of the sentences and rows that were computed. Raises AssertionError for one not found."""
-    for sentence in said:
-        assert sentence in text, sentence
-        text = text.replace(sentence, "")
-    text = re.sub(r"^```.*?^```|`[^`\n]+`|\]\([^)]+\)", "", text, flags=re.M | re.S)
-    return set(FIGURE.findall(text))
 
 
 def test_a_figure_without_a_record_is_found() -> None:
