@@ -154,7 +154,7 @@ class Recipe(Finite):
     epochs: Count
     batch_size: Count
     test_every: Count
-    """Epochs between looks at the test split; the last epoch is always looked at."""
+    """Epochs between test passes; the last epoch always ends with one."""
     score: Literal["best", "last"]
     learning_rate: Positive | None = None
     """None = the evaluator's own."""
@@ -339,11 +339,11 @@ class RunRecord(Frozen):
     test_sha256: str
     """Order-independent content digest of the real test split that was used."""
     total: Count
-    """Number of test images in one look."""
+    """Number of test images in one test pass."""
     curve: tuple[tuple[Whole, Whole], ...]
-    """(epoch, correct) for every look, epochs counted from 1."""
+    """(epoch, correct) of every test pass, epochs counted from 1."""
     train_loss: tuple[tuple[Whole, float], ...] = ()
-    """(epoch, mean training loss of that epoch) for every look; -1 where it was not finite."""
+    """(epoch, mean training loss of that epoch) at every test pass; -1 where it was not finite."""
     diverged_epoch: Whole | None = None
     """First epoch whose loss, or the last one whose weights, were not finite; None = it did not happen. Such a cell counts as
     chance level (`scoring.score`), its curve stays what was observed."""
@@ -352,7 +352,7 @@ class RunRecord(Frozen):
     upper_bounds: tuple[int, ...] = ()
     """Epochs whose look stopped when the best so far could not be beaten: there the curve holds an upper bound."""
     images_tested: Whole | None = None
-    """Test images that went through the network, all looks together; None = all of every look."""
+    """Test images that went through the network, all test passes together; None = all of every pass."""
     initial_weights_sha256: str = ""
     """Of the network's parameters and buffers before the first step; empty in records of before the field."""
     first_losses: tuple[float, ...] = ()

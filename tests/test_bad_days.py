@@ -98,7 +98,7 @@ def test_a_network_that_does_not_fit_is_named_and_the_panel_continues(
     )
     assert result.missing == (failed.cell.name,) and result.missing == ("scratch--lenet-scratch--seed0",)
     monkeypatch.setattr(training, "run", real)
-    assert len(package.evaluate(BUNDLED, **how).records) == 2, "and the same call goes on"
+    assert len(package.evaluate(BUNDLED, **how).records) == 2, "and the same call continues"
 
 
 def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_schedulers_signals_leave_a_checkpoint(number: signal.Signals, tmp_path:
 
 
 def test_nohup_stays_nohup(tmp_path: Path) -> None:
-    """A command that was told to ignore a closed terminal goes on when the terminal closes."""
+    """A command that was told to ignore a closed terminal continues when the terminal closes."""
     (tmp_path / "long.toml").write_text(LONG)
     words = f"{sys.executable} -m mabench.cli.main eval {BUNDLED} --suite ./long.toml --device cpu --out out"
     process = subprocess.Popen(["bash", "-c", f"trap '' HUP; exec {words}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -9,8 +9,10 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from fnmatch import filter as matching
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType
@@ -18,9 +20,11 @@ from types import ModuleType
 import click
 import pytest
 
+import mabench
 from mabench import suites
 from mabench.cli.main import main
 from mabench.results import paper_tables as papers
+from mabench.results import works
 from mabench.results.scoring import half_width, spread
 from mabench_methods import METHODS, presets
 
@@ -33,11 +37,13 @@ PAGES = sorted(
         "docs/evidence/*.md",
         "methods/README.md",
         "methods/*/README.md",
+        "benchmarks/*.md",
         "leaderboard/README.md",
         "submissions/*.md",
     )
     for p in ROOT.glob(pattern)
 )
+REFERENCE = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/reference/*.md"))
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 STARTERS = {"time", "nohup", "exec", "srun", "do", "then", "env", "sudo"}  # words that run what follows
 
@@ -46,8 +52,8 @@ def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def spoken(line: str) -> Iterator[list[str]]:
-    """The arguments of every call of mabench in one line of shell."""
+def calls(line: str) -> Iterator[list[str]]:
+    """The words of every command in one line of shell, without variables and words like `time` before it."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
     lexer.whitespace_split = True
     lexer.commenters = "#"
@@ -57,11 +63,19 @@ def spoken(line: str) -> Iterator[list[str]]:
             words = list(call)
             while words and (words[0] in STARTERS or re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0].startswith("-")):
                 words.pop(0)
-            if words and words[0].rpartition("/")[2] == "mabench":
-                yield words[1:]
+            if words:
+                yield words
             call = []
         else:
             call.append(token)
+
+
+def spoken(line: str) -> Iterator[list[str]]:
+    """The arguments of every call of mabench in one line of shell."""
+    for words in calls(line):
+        place = next((i for i, word in enumerate(words) if word.rpartition("/")[2] == "mabench"), -1)
+        if place == 0 or (place > 0 and words[0] == "timeout"):
+            yield words[place + 1 :]
 
 
 def commands(text: str) -> Iterator[tuple[list[str], bool]]:
@@ -98,6 +112,14 @@ def parse(arguments: list[str], *, whole: bool) -> click.Context:
         if whole:
             raise
         return context
+
+
+def commands_of(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command of a group and of the groups in it."""
+    for key, command in group.commands.items():
+        yield f"{name} {key}", command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{name} {key}")
 
 
 def placeholder(text: str) -> bool:
@@ -147,6 +169,109 @@ def test_there_are_commands_to_check() -> None:
     assert sum(1 for name in PAGES for _ in commands(page(name))) > 50
 
 
+# -- other commands ----------------------------------------------------------------------------------------------------------
+
+CHECKED = ("make", "python", ".venv/bin/python", "pip", "bash", ".ci/run")
+SHELL = {"cd", "eval", "hf", "ray", "scontrol", "sleep", "source", "trap", "wait", "hostname", "cut", "head", "docker"}
+"""Commands of other programs in blocks; what is typed of them is short, and read here by a person when the list grows."""
+
+
+def other_commands(text: str) -> Iterator[list[str]]:
+    """The words of every command but mabench's, in blocks of shell, and in prose where it begins with one that is checked."""
+    text = re.sub(r"^    (?=[a-z])", "", text, flags=re.M)  # an indented block
+    for language, block in FENCE.findall(text):
+        if language in ("", "bash", "sh", "shell", "console"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"(\$ )?[.A-Za-z]", line) and not re.match(r"\S+ {4,}\S", line):  # not a printed table
+                    yield from calls(line.strip().removeprefix("$ "))
+    for line in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)):
+        words = line.split()
+        if words[0] in CHECKED and len(words) > 1:
+            yield from calls(line)
+
+
+def script(words: list[str]) -> None:
+    """Check a call of Python: the file is there and takes these flags, the module can be found, the test exists."""
+    if words[:2] == ["-m", "pytest"]:
+        for word in words[2:]:
+            assert not word.startswith("tests/") or (ROOT / word).is_file(), word
+        if "-k" in words:
+            (file,) = [word for word in words if word.startswith("tests/")]
+            assert words[words.index("-k") + 1] in page(file), words
+    elif words[0] == "-m":
+        assert find_spec(words[1]) is not None, words[1]
+    else:
+        source = page(words[0])
+        for flag in (word for word in words[1:] if word.startswith("--") and word != "--help"):
+            assert f'"{flag}"' in source, f"{words[0]} {flag}"
+
+
+def installation(words: list[str]) -> None:
+    """Check a call of pip: this package under its own name, version and extras, and files that are there."""
+    project = tomllib.loads(page("pyproject.toml"))["project"]
+    for word in words[1:]:
+        if word.startswith(("dist/", ".[")):
+            extras = re.findall(r"\[(.+)\]$", word)
+            assert set(extras) <= set(project["optional-dependencies"]), word
+            assert not word.startswith("dist/") or word.startswith(
+                f"dist/{project['name']}-{mabench.__version__}-py3-none-any.whl"
+            )
+        elif word == "constraints.txt":
+            assert (ROOT / word).is_file()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_other_command_is_known(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.M))
+    for words in other_commands(page(name)):
+        program, rest = words[0], words[1:]
+        if program == "make":
+            assert set(rest) <= targets, f"{name}: {shlex.join(words)}"
+        elif program in ("python", ".venv/bin/python"):
+            script(rest)
+        elif program == "pip":
+            installation(rest)
+        elif program == ".ci/run":
+            assert (ROOT / program).is_file()
+        else:
+            known = program in SHELL or program.rpartition("/")[2] in ("mabench", "timeout") or program.startswith("--")
+            assert known or not program[0].isalpha() or "(" in program or "=" in program or "$" in program, (
+                f"{name}: {shlex.join(words)}"
+            )
+
+
+def test_a_wrong_command_of_another_program_would_be_noticed() -> None:
+    text = "```\nmake demos\nVERBOSE=1 python benchmarks/rates.py SUITE OUT --trak scratch\n```\n`python -m mabench.nothing` and `pip`\n"
+    made, ran, module = other_commands(text)
+    assert made == ["make", "demos"]
+    with pytest.raises(AssertionError, match="--trak"):
+        script(ran[1:])
+    with pytest.raises(AssertionError, match=r"mabench\.nothing"):
+        script(module[1:])
+    with pytest.raises(AssertionError, match="rays"):
+        installation(["install", ".[rays]"])
+
+
+def test_the_script_for_slurm_is_valid_shell() -> None:
+    (block,) = [block for _, block in FENCE.findall(page("docs/cluster.md")) if block.startswith("#!/bin/bash")]
+    assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list(commands_of(main, "mabench")), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_the_examples_of_help_parse(name: str, command: click.Command) -> None:
+    """Every command has examples, each of them of this command."""
+    if isinstance(command, click.Group):
+        return
+    text = command.get_help(click.Context(command, info_name=name)).partition("Example:\n")[2]
+    examples = list(commands(f"```\n{text}\n```"))
+    assert examples
+    assert any(f"mabench {shlex.join(arguments)}".startswith(name) for arguments, _ in examples)
+    for arguments, whole in examples:
+        parse(arguments, whole=whole)
+
+
 # -- links -------------------------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +292,25 @@ def test_every_relative_link_leads_somewhere(name: str) -> None:
         assert path.exists(), f"{name}: {target}"
         if anchor and path.suffix == ".md":
             assert anchor in anchors(path.read_text(encoding="utf-8")), f"{name}: {target}"
+
+
+PLACES = {
+    "http://127.0.0.1:8000/",
+    "https://arxiv.org/abs/0000.00000",
+    "https://github.com/me/my-method",
+    "https://my-lab-leaderboard.static.hf.space",
+}
+"""Addresses for the reader to replace, and that of a page served on this machine."""
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_address_is_that_of_a_work_it_names(name: str) -> None:
+    """Papers are cited by the addresses that `paper.toml` has; a link that is a method's name leads to that method's paper."""
+    known = {work.url: work.name for work in works.read(papers.INSTALLED)}
+    text = page(name)
+    assert set(re.findall(r"https?://[^\s)>\"'`;]+", text)) <= set(known) | PLACES, name
+    for label, address in re.findall(r"\[([^\]]+)\]\((https?://[^)\s]+)\)", text):
+        assert label == known[address] or label not in known.values(), f"{name}: {label}"
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------------
@@ -190,8 +334,6 @@ def test_every_block_of_python_runs(name: str, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", [name for name in PAGES if "```toml" in page(name)])
 def test_every_block_of_toml_is_toml(name: str, tmp_path: Path) -> None:
-    import tomllib
-
     for language, block in FENCE.findall(page(name)):
         if language == "toml":
             value = tomllib.loads(block)
@@ -318,19 +460,11 @@ UNUSED = re.compile(
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in PAGES if name not in ("CONTRIBUTING.md", "docs/results.md")],
+    [name for name in PAGES + REFERENCE if name not in ("CONTRIBUTING.md", "docs/results.md")],
 )
 def test_the_words_are_plain(name: str) -> None:
     found = [m[0] for m in UNUSED.finditer(re.sub(r"`[^`\n]+`", "", FENCE.sub("", page(name))))]
     assert not found, f"{name}: {found}"
-
-
-def commands_of(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
-    """Every command of a group and of the groups in it."""
-    for key, command in group.commands.items():
-        yield f"{name} {key}", command
-        if isinstance(command, click.Group):
-            yield from commands_of(command, f"{name} {key}")
 
 
 @pytest.mark.parametrize("name", suites.released())

@@ -303,11 +303,20 @@ def test_the_public_names_are_there_and_lazy() -> None:
         mabench.evaluat  # noqa: B018
 
 
-@pytest.mark.parametrize("module", [evaluation, probe, synthetic])
-def test_the_examples_in_docstrings_run(module: Any) -> None:
+@pytest.mark.parametrize(
+    "module", [evaluation, probe, synthetic, readers, suites, importlib.import_module("mabench.papers.reproduce")]
+)
+def test_the_examples_in_docstrings_run(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     failed, tried = doctest.testmod(module, optionflags=flags)
     assert tried > 0 and failed == 0
+
+
+def test_what_is_called_has_an_example() -> None:
+    """Everything public that a user calls; results and errors are made for them."""
+    made = {"Evaluation", "MabenchError", "Report", "RunRecord", "__version__"}
+    assert [name for name in mabench.__all__ if name not in made and ">>>" not in (getattr(mabench, name).__doc__ or "")] == []
 
 
 def test_a_condensation_with_a_probe_every_few_steps(real: tuple[Tensor, Tensor]) -> None:

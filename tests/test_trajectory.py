@@ -421,7 +421,7 @@ def test_an_interruption_changes_nothing(
     with pytest.raises(Interrupted):
         AST.condense(DIGITS, config, 0, CPU, Run(tmp_path, count, lambda: steps == stop_at))
     resumed = AST.condense(DIGITS, config, 0, CPU, Run(tmp_path, lambda at, total, losses: done.append(at)))
-    assert done == list(range(stop_at + 1, 13)), "goes on where it stopped"
+    assert done == list(range(stop_at + 1, 13)), "continues where it stopped"
     whole = synthetic.load(uninterrupted / "set.safetensors")
     assert resumed.sha256 == whole.sha256 and resumed.learning_rate == whole.learning_rate
     assert f'note = "learned rate {whole.learning_rate:.6g}"' in (uninterrupted / "card.toml").read_text()

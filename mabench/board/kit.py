@@ -41,7 +41,7 @@ class Made:
 def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = False) -> Made:
     """Make the dataset `repo` and the static Space `page`, and write the workflows to `out`; what is there already is kept.
 
-    Raises MabenchError for a name that is no ORG/NAME and for everything that the Hub may answer.
+    Raises MabenchError for a name that is not ORG/NAME and for everything that the Hub may answer.
     """
     if repo == page:
         raise MabenchError(f"{repo}: is named for both. Give the Space another name with --space ORG/NAME.")

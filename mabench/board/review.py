@@ -32,7 +32,7 @@ class Judged:
 def review(base: Path, head: Path) -> list[Judged]:
     """Judge every submission that differs between two folders of submissions: `base` as it is, `head` as it would be.
 
-    Files are compared and read, links refused, nothing is run. Raises MabenchError where `head` is no folder.
+    Files are compared and read, links refused, nothing is run. Raises MabenchError where `head` is not a folder.
     """
     if not head.is_dir():
         raise MabenchError(f"{head}: no such folder. Name the folder of submissions of the pull request.")

@@ -77,7 +77,7 @@ def evaluate(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         engine: `auto`, `reference` or `fast`.
         launcher: a `mabench.runs.ray_cluster.Ray`; None = here.
-        minutes: a budget. What fits is run, cheapest first; what is left is named and goes on with the next call.
+        minutes: a budget. What fits is run, cheapest first; what is left is named and continues with the next call.
         part: (i, n) runs the i-th of n parts, for job arrays; i counts from 1.
         on_event: a function that hears of events (`mabench.runs.events`), the name of a listener (`tensorboard`, `wandb`), or several.
         should_stop: asked between steps; once it answers True a checkpoint is saved and `Interrupted` is raised.

@@ -27,7 +27,7 @@ def matches(method: Method, chosen: Preset, file_sha256: str | None = None) -> l
     """Return, for every suite and evaluator with a row about the preset's dataset and budget, the row that agrees, else the nearest.
 
     A row agrees with a set that was made here when the whole configurations are equal; with a given one (`file_sha256`, empty where it
-    is no file) when that is the file whose images the paper measured.
+    is not a file) when that is the file whose images the paper measured.
     """
     about = [table for table in tables(method) if (table.dataset, table.ipc) == (chosen.dataset, chosen.config.ipc)]
     compared = [_compared(method, chosen, table) if file_sha256 is None else _given(table, file_sha256) for table in about]

@@ -104,7 +104,7 @@ def reproduce(
 
     Raises:
         MabenchError: something asked for is not there. Nothing was written.
-        Interrupted: `should_stop()` returned True; the same call goes on from there.
+        Interrupted: `should_stop()` returned True; the same call continues from there.
     """
     planned = plan(
         method, preset=preset, ipc=ipc, changes=changes, seed=seed, sets=sets, from_set=from_set, reading=reading, suites=suites,

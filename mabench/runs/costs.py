@@ -48,7 +48,7 @@ def flops(cell: Cell, dataset: Dataset, decoded_images: int, test_images: int) -
 def panel_work(cells: Sequence[Cell], dataset: Dataset, decoded_images: int, test_images: int) -> dict[str, float]:
     """Of every cell, by name: the floating-point operations of all cells that use the same compiled programs, its own included.
 
-    Finished cells count too, so that a run that goes on compiles what it would have compiled without the interruption.
+    Finished cells count too, so that a resumed run compiles what it would have compiled without the interruption.
     """
     shared: dict[str, float] = {}
     for cell in cells:

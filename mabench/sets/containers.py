@@ -22,7 +22,7 @@ PICTURES_AT_ONCE = 4000  # ours: a child opens so many images
 
 
 def head_of(path: Path) -> bytes:
-    """The first bytes of a file. Raises MabenchError for what is no set at a glance."""
+    """The first bytes of a file. Raises MabenchError for what is clearly not a set."""
     size = size_of(path)
     with path.open("rb") as file:
         head = file.read(512)

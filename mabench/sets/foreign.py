@@ -26,7 +26,7 @@ _TEXT = bytes(range(32, 127)) + b"\t\r\n"
 
 
 def check(path: Path, head: bytes) -> None:
-    """Raise MabenchError that names what a file is where its first 512 bytes say that it is no set."""
+    """Raise MabenchError that names what a file is where its first 512 bytes say that it is not a set."""
     if head.lstrip()[:1] == b"<":
         raise MabenchError(
             f"{path}: is an HTML page, not a set: the download was answered with a web page. Fetch the file itself."

@@ -39,6 +39,12 @@ def read(
 ) -> SyntheticSet:
     """Return the condensed set in `path`, a file, a folder, or an address on the Hub (org/name), whatever project wrote it.
 
+    >>> import mabench, torch
+    >>> torch.save({"images": torch.rand(20, 3, 32, 32), "labels": torch.arange(20) % 10}, "mine_cifar10.pt")
+    >>> mine = mabench.load_set("mine_cifar10.pt")
+    >>> mine.dataset, mine.ipc, tuple(mine.images.shape)
+    ('cifar10', 2, (20, 3, 32, 32))
+
     Arguments override what would be detected: `dataset` (a name, or a TOML file that describes one), `set_index` (of several sets in a
     file), `layout` nchw | nhwc, `space` (one of `spaces.SPACES`) or `mean` and `std` by channel, `decode` none | grid2.., `ipc`,
     `learned_rate`, `recorded_labels` (folder of the labels recorded for every epoch; default: `labels/` beside the file),

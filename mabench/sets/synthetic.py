@@ -36,7 +36,13 @@ IMAGE_DTYPES = {torch.uint8: "uint8", torch.float16: "float16", torch.float32: "
 
 @dataclass(frozen=True, eq=False)
 class SyntheticSet:
-    """A validated condensed set. Raises MabenchError for anything that could not be trained on as it stands."""
+    """A validated condensed set. Raises MabenchError for anything that could not be trained on as it stands.
+
+    >>> import mabench, torch
+    >>> mine = mabench.SyntheticSet(torch.rand(20, 3, 32, 32), torch.arange(20) % 10, "cifar10", ipc=2, name="mine")
+    >>> mine.num_classes, mine.class_counts[:3]
+    (10, (2, 2, 2))
+    """
 
     images: Tensor
     """[N,C,H,W] in PIXEL space: uint8 (255 = white), float16 or float32 (1.0 = white; may leave [0,1])."""

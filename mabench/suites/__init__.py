@@ -86,7 +86,12 @@ def released() -> dict[str, Path]:
 
 
 def names(dataset: str | None = None) -> list[str]:
-    """The released suites, `name@version`; with `dataset`, those about it."""
+    """The released suites, `name@version`; with `dataset`, those about it.
+
+    >>> import mabench
+    >>> mabench.list_suites("digits")
+    ['digits-agnostic@1']
+    """
     return [name for name in released() if dataset is None or load(name).suite.dataset == dataset]
 
 
@@ -98,6 +103,11 @@ def small(dataset: str) -> str | None:
 
 def load(name: str) -> LoadedSuite:
     """The suite called `name@version`, or `name` for its newest version, or the one in a user's TOML file.
+
+    >>> import mabench
+    >>> suite = mabench.load_suite("digits-agnostic")
+    >>> suite.id, suite.suite.seeds, [evaluator.name for evaluator in suite.evaluators["scratch"]][:2]
+    ('digits-agnostic@1', (0, 1, 2), ['convnet3-scratch', 'mlp-scratch'])
 
     Raises MabenchError for an unknown name (with the nearest), an unreadable file, or fields that do not fit.
     """

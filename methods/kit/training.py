@@ -23,7 +23,7 @@ class Training:
             for every batch: backward(rows, step) leaves gradients in the network; the optimizer steps
 
     `state` is what a checkpoint needs beside the generators that `order` and `backward` draw from. Nothing else is kept, so a
-    training that was resumed goes on with the same batches.
+    resumed training continues with the same batches.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = re.compile(
-    r"(?<![\w.,@-])\d[\d,]*\.\d+(?![\w.-])"  # any decimal
+    r"(?<![\w.,@-])-?\d[\d,]*\.\d+(?![\w-]|\.\d)"  # any decimal
     r"|(?<![\w.,-])\d[\d,]*(?=(?: to [\d,.]+)? (?:s|ms|seconds|minutes|hours|GiB|MiB|MB|GB|kB|%|points|core-hours|GPU-hours|cores|GPUs)\b)"
 )
 

@@ -22,8 +22,8 @@ def publish(repo: str, folder: Path, *, private: bool = False, dry_run: bool = F
     """Bring a static Space up to date with the board built in `folder`: what its manifest names, the manifest and README.md.
 
     A Space that does not exist is made. Only files that differ are sent, what an earlier board left there is removed, other files
-    of the Space are kept, all in one commit. `dry_run` reads and changes nothing. Raises MabenchError for a folder that is no
-    intact board, for a Space of another kind or of something else, and for everything that the Hub may answer.
+    of the Space are kept, all in one commit. `dry_run` reads and changes nothing. Raises MabenchError for a folder that
+    does not hold an intact board, for a Space of another kind or of something else, and for everything that the Hub may answer.
     """
     board = _board(folder)
 

@@ -104,7 +104,7 @@ def record_of(row: Standing) -> dict[str, Any]:
 
 
 def board_frame(rows: Sequence[Standing]) -> pandas.DataFrame:
-    """A line a row and evaluator (tidy), the row's own values repeated; text that a spreadsheet would run is quoted."""
+    """One line per row and evaluator (tidy), the row's own values repeated; text that a spreadsheet would run is quoted."""
     flat = []
     for row in rows:
         value = record_of(row)
