@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a 
 if TYPE_CHECKING:
     from mabench.board.pull_request import Review
     from mabench.board.submission import Submission
+    from mabench.board.verify import Comparison
     from mabench.engine import EngineName
     from mabench.schema import Cell, RunRecord
 
@@ -127,7 +128,6 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path
     """Re-run and show how the cells compare."""
     from mabench.board import verify as reruns
     from mabench.evaluation import run_cells
-    from mabench.results.tables import draw, percent
     from mabench.runs.process import resolve_device, stop_on_signal
 
     resolve_device(device)
@@ -143,12 +143,21 @@ def _rerun(submission: Submission, folder: Path, chosen: list[Cell], place: Path
         found = reruns.rerun(submission, folder, chosen, place, evaluate)
     except Interrupted as error:
         stopped(place, error)
-    body = [
-        [c.name, percent(c.recorded), percent(c.again), percent(c.difference, signed=True), "identical" if c.identical else ""]
-        for c in reruns.comparisons(submission, found)
-    ]
-    console.say(draw(["cell", "recorded %", "again %", "difference", ""], body, "text"))
+    console.say(rerun_table(reruns.comparisons(submission, found)))
     return found
+
+
+def rerun_table(compared: Iterable[Comparison]) -> str:
+    """Every cell that was run again, as it was recorded and as it came out."""
+    from mabench.results.tables import draw, percent
+
+    groups: dict[str, list[list[str]]] = {}
+    for each in compared:
+        suite, track, *cell = each.name.split("--")
+        outcome = "identical" if each.identical else percent(each.difference, signed=True)
+        groups.setdefault(f"{suite}, {track}", []).append([" ".join(cell), percent(each.recorded), percent(each.again), outcome])
+    headers = ["cell", "recorded %", "again %", "difference"]
+    return "\n\n".join(f"{title}\n{draw(headers, body, 'text')}" for title, body in groups.items())
 
 
 def _local(slug: str, root: Path) -> Submission:

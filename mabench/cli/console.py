@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,11 @@ def say(text: str = "", *, err: bool = False, **style: Any) -> None:
     """Print a line, styled as `click.secho` does. Whatever names, cards and records hold, the terminal only shows it."""
     if err or not is_muted():
         click.secho(printable(text), err=err, **style)
+
+
+def paragraph(text: str) -> None:
+    """Print text in lines that end between words."""
+    say(textwrap.fill(text, width(), break_on_hyphens=False, break_long_words=False))
 
 
 def width() -> int:
@@ -236,13 +242,13 @@ def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:
     from mabench.results.tables import duration
 
     seconds, runs = sum(line.seconds for line in lines), sum(line.runs for line in lines)
-    say(
-        f"\n{runs} {'run' if runs == 1 else 'runs'} to do ({finished} finished), about {duration(seconds)} on this device (from a few seconds of calibration)"
-    )
+    say()
+    count = f"{runs} {'run' if runs == 1 else 'runs'} to do ({finished} finished)"
+    paragraph(f"{count}, about {duration(seconds)} on this device (from a few seconds of calibration)")
     if seconds > DAYS_SECONDS:
         small = suites.small(dataset)
         first = f" A first number in minutes: --suite {small}." if small else ""
-        say(
-            f"This would take days here.{first} For the whole suite use a GPU, or run part of it "
+        paragraph(
+            f"This would take more than a day here.{first} For the whole suite use a GPU, or run part of it "
             "with --track, --evaluator, --seeds, or --minutes."
         )

@@ -1,4 +1,4 @@
-"""What there is: one line a thing, and everything about one. Imports no torch, but for the presets of a method."""
+"""What there is: one line per thing, and everything about one. Imports no torch, but for the presets of a method."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def names(kind: str) -> list[str]:
     return list(tables[kind])
 
 
-# -- one line a thing --------------------------------------------------------------------------------------------------
+# -- one line per thing ----------------------------------------------------------------------------------------------
 
 
 def _suite_lines() -> Iterable[str]:
@@ -145,7 +145,9 @@ def _fields(title: str, fields: dict[str, Any]) -> None:
     console.say(title, bold=True)
     for label, value in fields.items():
         if value not in (None, "", ()):
-            text = textwrap.fill(str(value), WIDTH, initial_indent=f"  {label:<16}", subsequent_indent=" " * 18)
+            text = textwrap.fill(
+                str(value), WIDTH, initial_indent=f"  {label:<16}", subsequent_indent=" " * 18, break_on_hyphens=False
+            )
             console.say(text)
 
 
@@ -205,8 +207,8 @@ def show_dataset(dataset: Dataset) -> Any:
         f"{dataset.name}: {dataset.title}",
         {
             "images": f"{dataset.channels} x {dataset.image_size} x {dataset.image_size}",
-            "train, test": f"{dataset.train_size or 'not printed'}, {dataset.test_size}",
-            "mean, std": f"{dataset.mean}, {dataset.std}",
+            "train, test": f"{f'{dataset.train_size:,}' if dataset.train_size else 'not printed'} and {dataset.test_size:,} images",
+            "mean, std": f"{dataset.mean} and {dataset.std}",
             "source": dataset.hub_repo or "bundled with scikit-learn",
             "suites": ", ".join(suites.names(dataset.name)),
         },

@@ -113,7 +113,7 @@ class _Screen:
 
 def _show(report: Report) -> Any:
     """The comparison; a number outside ends the command with 1."""
-    console.say(("\n" + report.text() + "\n") if report.lines else "")
+    console.say(("\n" + report.text(console.width()) + "\n") if report.lines else "")
     for note in report.notes():
         console.say(f"  {note}")
     console.say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ class Line:
         about = f"{self.baseline_name} ({self.baseline:.2f})" if self.baseline is not None else ""
         return {True: f"inside; {about} would not be", False: f"inside, but so would be {about}", None: "inside"}[self.telling]
 
+    @property
+    def short_verdict(self) -> str:
+        """The outcome in a word or two, for a narrow terminal."""
+        return "no verdict" if self.inside is None else self.verdict.partition(";")[0].partition(",")[0]
+
 
 def compare(matches: Sequence[Match], loaded_suite: LoadedSuite, records: Sequence[RunRecord]) -> list[Line]:
     """Return every number of these rows that this suite's records can be held against, in the paper's order."""
@@ -120,36 +126,53 @@ def outside(lines: Sequence[Line]) -> list[str]:
     return [f"{line.evaluator} ({line.table})" for line in lines if line.inside is False]
 
 
-def number(mean: float, std: float | None, runs: int | None) -> str:
+def number(mean: float, std: float | None, runs: int | None, sign: str = "±") -> str:
     """Return a mean as tables print it: `30.78 ± 0.34 (10)`."""
-    spread = "" if std is None else f" ± {std:.2f}"
+    spread = "" if std is None else f" {sign} {std:.2f}"
     return f"{mean:.2f}{spread}" + ("" if runs is None else f" ({runs})")
 
 
-def text(lines: Sequence[Line], style: str = "simple") -> str:
-    """Return the comparison as a table; `style` is a tabulate format."""
-    body = [
-        [
-            line.table,
-            line.evaluator,
-            number(line.paper, line.paper_std, line.paper_runs),
-            number(line.ours, line.ours_std, line.ours_runs),
-            f"{line.difference:+.2f}",
-            "-" if line.allowed is None or line.differs else f"{line.allowed:.2f}",
-            line.verdict,
-        ]
-        for line in lines
+def markdown(lines: Sequence[Line]) -> str:
+    """Return the comparison as one table."""
+    headers = ["paper's table", "evaluator", *(f"{whose}: % ± std (runs)" for whose in ("paper", "ours"))]
+    headers += ["difference", "allowed", "verdict"]
+    body = [[line.table, *_cells(line, "±"), line.verdict] for line in lines]
+    return tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=["left", "left", *["right"] * 4, "left"])
+
+
+def text(lines: Sequence[Line], width: int | None = None) -> str:
+    """Return the comparison as text, a table under the title of each of the paper's.
+
+    What does not fit into `width` is left out: first the reasons of verdicts, then what is allowed.
+    """
+    titles = list(dict.fromkeys(line.table for line in lines))
+    for reasons, allowed in ((True, True), (False, True), (False, False)):
+        parts = [_text([line for line in lines if line.table == title], reasons, allowed, width) for title in titles]
+        if width is None or max(len(row) for part in parts for row in part.splitlines()) <= width:
+            break
+    return "\n\n".join(parts)
+
+
+def _text(lines: Sequence[Line], reasons: bool, allowed: bool, width: int | None) -> str:
+    headers = ["evaluator", "paper % (runs)", "ours % (runs)", *(["difference", "allowed"] if allowed else ["diff"]), "verdict"]
+    body = []
+    for line in lines:
+        cells = _cells(line, "+-")[: 5 if allowed else 4]
+        body.append([*cells, line.verdict if reasons else line.short_verdict])
+    align = ["left", *["right"] * (len(headers) - 2), "left"]
+    title = textwrap.fill(lines[0].table, width or 10_000, break_on_hyphens=False)
+    return f"{title}\n{tabulate(body, headers, tablefmt='simple', disable_numparse=True, colalign=align)}"
+
+
+def _cells(line: Line, sign: str) -> list[str]:
+    """Evaluator, paper, ours, difference and what is allowed."""
+    return [
+        line.evaluator,
+        number(line.paper, line.paper_std, line.paper_runs, sign),
+        number(line.ours, line.ours_std, line.ours_runs, sign),
+        f"{line.difference:+.2f}",
+        "-" if line.allowed is None or line.differs else f"{line.allowed:.2f}",
     ]
-    headers = [
-        "paper's table",
-        "evaluator",
-        "paper: % ± std (runs)",
-        "ours: % ± std (runs)",
-        "difference",
-        "allowed",
-        "verdict",
-    ]
-    return tabulate(body, headers, tablefmt=style, disable_numparse=True, colalign=["left", "left"] + ["right"] * 4 + ["left"])
 
 
 def plot(path: Path, lines: Sequence[Line]) -> None:

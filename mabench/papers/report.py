@@ -47,9 +47,9 @@ class Report:
         """One row per evaluator of a suite, and the panel means where they are complete."""
         return lifts.rows(self.loaded_suites[suite], self.records[suite])
 
-    def text(self, style: str = "simple") -> str:
-        """The comparison as a table; empty where the paper has no row about this dataset, budget and suite."""
-        return compare.text(self.lines, style) if self.lines else ""
+    def text(self, width: int | None = None) -> str:
+        """The comparison as text of `width` columns; empty where the paper has no row about this dataset, budget and suite."""
+        return compare.text(self.lines, width) if self.lines else ""
 
     def notes(self) -> list[str]:
         """What a reader has to know to trust the comparison."""
@@ -79,7 +79,7 @@ class Report:
         if self.preset.changes:
             parts.append(f"Changed: {', '.join(f'`{change}`' for change in self.preset.changes)}")
         if self.lines:
-            parts.append("## Beside the paper\n\n" + self.text("github"))
+            parts.append("## Beside the paper\n\n" + compare.markdown(self.lines))
         parts.append("\n".join(f"- {note}" for note in self.notes()))
         for suite, loaded_suite in self.loaded_suites.items():
             parts.append(f"## {suite}: {loaded_suite.suite.title}\n\n{tables.table(loaded_suite, self.rows(suite), 'markdown')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,9 @@ class Comparison:
             return text
         spread = f"standard deviation over seeds ({plus_minus_sign(style)})"
         title = f"{self.suite}, {self.track}: accuracy in %, mean and {spread}{self._incomplete(style)}"
-        return {"latex": f"% {title}\n{text}", "markdown": f"{title}\n\n{text}"}.get(style, f"{title}\n\n{text}")
+        if style == "text" and width is not None:
+            title = textwrap.fill(title, width, break_on_hyphens=False)
+        return f"% {title}\n{text}" if style == "latex" else f"{title}\n\n{text}"
 
     def _cells(self, style: str) -> tuple[list[str], list[list[str]]]:
         headers = ["set", "IPC", *self.networks]
@@ -55,7 +58,7 @@ class Comparison:
                 "track",
                 "set",
                 "ipc",
-                *(f"{name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
+                *(f"{'panel' if name == MEAN else name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
             ]
             return headers, [self._plain(line) for line in self.lines]
         body = []
