@@ -172,6 +172,12 @@ def write_bytes(path: Path, content: bytes, cure: str = WRITABLE) -> None:
         file.write(content)
 
 
+def copy(source: Path, path: Path, cure: str = WRITABLE) -> None:
+    """Copy a file's content, whole or not at all, in pieces: it may be larger than memory."""
+    with atomic_write(path, cure) as target, source.open("rb") as file:
+        shutil.copyfileobj(file, target, 2**20)
+
+
 # -- reading what strangers wrote ------------------------------------------------------------------------------------------
 
 MAX_TOML_BYTES = 64 * 1024  # ours: a card, a suite, a paper's tables are pages of text

@@ -72,14 +72,16 @@ class Warm:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(
-        self, arguments: list[str], cwd: Path, environment: dict[str, str], scratch: Path
+        self, arguments: list[str], cwd: Path, environment: dict[str, str], scratch: Path, *, program: str = "", typed: str = ""
     ) -> subprocess.CompletedProcess[str]:
         if self.process is None:
             command = [sys.executable, str(Path(__file__).parent / "support" / "warm.py")]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         assert self.process.stdin and self.process.stdout
         out, err = scratch / "out", scratch / "err"
-        request = {"arguments": arguments, "cwd": str(cwd), "environment": environment, "out": str(out), "err": str(err)}
+        (scratch / "in").write_text(typed)
+        request = {"arguments": arguments, "program": program, "cwd": str(cwd), "environment": environment}
+        request |= {name: str(scratch / name) for name in ("in", "out", "err")}
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         if not select.select([self.process.stdout], [], [], TIMEOUT)[0]:
             raise subprocess.TimeoutExpired(arguments, TIMEOUT)
@@ -104,16 +106,29 @@ def warm() -> Iterator[Warm]:
 def mabench(tmp_path: Path, warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """`mabench(*arguments)` runs the real program in an empty folder and returns the finished process.
 
-    `fresh`: started by the operating system instead of forked, for variables that Python or PyTorch reads as it starts.
+    `typed`: what the user types. `fresh`: started by the operating system instead of forked, for variables that Python or PyTorch
+    reads as it starts.
     """
 
     def call(
-        *arguments: object, cwd: Path = tmp_path, fresh: bool = False, **environment: str
+        *arguments: object, cwd: Path = tmp_path, fresh: bool = False, typed: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         words, whole = [str(a) for a in arguments], os.environ | environment
         if not fresh and whole.get("OMP_NUM_THREADS") == warm.threads:
-            return warm.run(words, cwd, dict(whole), tmp_path_factory.mktemp("streams"))
+            return warm.run(words, cwd, dict(whole), tmp_path_factory.mktemp("streams"), typed=typed)
         command = [sys.executable, "-m", "mabench.cli.main", *words]
-        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=TIMEOUT)
+        return subprocess.run(command, cwd=cwd, env=whole, input=typed, capture_output=True, text=True, timeout=TIMEOUT)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def python(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """`python(program, *arguments)` runs Python text in a process of its own and an empty folder, as `python -c` does."""
+
+    def call(program: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        words, scratch = [str(a) for a in arguments], tmp_path_factory.mktemp("streams")
+        (scratch / "cwd").mkdir()
+        return warm.run(words, scratch / "cwd", dict(os.environ | environment), scratch, program=program)
 
     return call

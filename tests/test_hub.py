@@ -20,7 +20,7 @@ import yaml
 from builders import BUNDLED, Command, tree, write_card
 from builders import write_submission as make_submission
 from support import hub_server
-from support.hub_server import Blob, Fault, Hub
+from support.hub_server import Blob, Fault, Hub, Repo
 
 from mabench import digests
 from mabench.board import audit_log, cells, submit
@@ -70,26 +70,52 @@ def environment(tmp_path: Path) -> Callable[..., dict[str, str]]:
     return make
 
 
-@pytest.fixture
-def submission(digits_run: Path, tmp_path: Path) -> Path:
-    """A written submission: all 12 cells of the bundled digits set."""
-    case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml", title="k-means's <script>|[x](y)"))
+@pytest.fixture(scope="module")
+def written(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A written submission, for reading only: all 12 cells of the bundled digits set."""
+    place = tmp_path_factory.mktemp("written")
+    case = submit.examine(BUNDLED, [digits_run], write_card(place / "card.toml", title="k-means's <script>|[x](y)"))
     assert not case.refusals
-    submissions.write(tmp_path / "made" / case.slug, submit.changes(case, None, who="alice"))
-    return tmp_path / "made" / case.slug
+    submissions.write(place / case.slug, submit.changes(case, None, who="alice"))
+    return place / case.slug
 
 
 @pytest.fixture
-def push(submission: Path, environment: Callable[..., dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`push(server, *flags)`: a fresh process sends the written submission."""
+def submission(written: Path, tmp_path: Path) -> Path:
+    """A copy of the written submission."""
+    return Path(shutil.copytree(written, tmp_path / "made" / written.name))
 
-    def call(server: Hub, *flags: str, slug: str = "digits-kmeans", folder: Path = submission, **who: Any) -> Any:
-        return subprocess.run(
-            [sys.executable, "-c", PUSH, REPO, slug, str(folder), *flags],
-            env=os.environ | environment(server, **who), capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+
+@pytest.fixture
+def push(submission: Path, python: Command, environment: Callable[..., dict[str, str]]) -> Client:
+    """`push(server, *flags)`: a process of its own sends the written submission; `meanwhile` while another does."""
+
+    def call(
+        server: Hub, *flags: str, slug: str = submission.name, folder: Path = submission, meanwhile: bool = False, **who: Any
+    ) -> subprocess.CompletedProcess[str]:
+        arguments, variables = [REPO, slug, str(folder), *flags], environment(server, **who)
+        if not meanwhile:
+            return python(PUSH, *arguments, **variables)
+        command = [sys.executable, "-c", PUSH, *arguments]
+        return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=300)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def state(written: Path, python: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Repo], dict[str, bytes]]:
+    """What a server holds after the written submission was pushed to it."""
+    with Hub() as server:
+        done = python(PUSH, REPO, written.name, written, **hub_server.machine(server, tmp_path_factory.mktemp("home")))
+        assert done.returncode == 0, done.stderr
+        return server.repos, server.storage
+
+
+@pytest.fixture
+def pushed(server: Hub, state: tuple[dict[str, Repo], dict[str, bytes]]) -> Hub:
+    """A server to which the written submission was pushed."""
+    server.repos, server.storage = copy.deepcopy(state)
+    return server
 
 
 def whole(server: Hub, folder: Path, slug: str = "digits-kmeans") -> None:
@@ -147,7 +173,7 @@ XET = pytest.mark.skipif(NO_XET, reason="this huggingface_hub came without hf_xe
     "storage", ["lfs", *(pytest.param(kind, marks=[pytest.mark.slow, XET]) for kind in ("xet", "xet-client-lfs-server"))]
 )
 def test_round_trip(
-    mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]], storage: str
+    mabench: Command, python: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]], storage: str
 ) -> None:
     """Pull request, merge, refresh, load_dataset, pull on a clean machine, re-run there, load again."""
     with Hub(xet=storage == "xet") as server:
@@ -164,17 +190,14 @@ def test_round_trip(
         assert again.returncode == 0 and "nothing to send" in again.stdout and len(server.repos[REPO].pulls) == 1, again.stderr
         bob = environment(server, "bob", "b", xet=storage == "xet")
         merge = f"from huggingface_hub import HfApi; HfApi().merge_pull_request({REPO!r}, 1, repo_type='dataset')"
-        subprocess.run([sys.executable, "-c", merge], env=os.environ | bob, check=True, capture_output=True)
+        assert python(merge, **bob).returncode == 0
         assert "data/cells.parquet" not in server.repos[REPO].files()
         fresh = mabench("refresh", "--repo", REPO, **bob)
         assert fresh.returncode == 0 and "sent: 4 files" in fresh.stdout, fresh.stderr
         assert "nothing to send" in mabench("refresh", "--repo", REPO, **bob).stdout
 
         def load() -> list[str]:
-            command = [sys.executable, "-c", LOAD, REPO, ",".join(CellRow._fields)]
-            shown = subprocess.run(
-                command, env=os.environ | environment(server, "", "c"), capture_output=True, text=True, timeout=300
-            )
+            shown = python(LOAD, REPO, ",".join(CellRow._fields), **environment(server, "", "c"))
             assert shown.returncode == 0, shown.stderr
             return shown.stdout.split()
 
@@ -220,26 +243,28 @@ def race(server: Hub) -> Callable[[], None]:
 COMMIT, BATCH, STORE = r"/commit/main$", r"objects/batch$", r"^/storage/"
 FAULTS: dict[str, Callable[[Hub], list[Fault]]] = {
     "somebody else was faster (412)": lambda s: [Fault("POST", COMMIT, before=race(s))],
+    "429 at the commit": lambda s: [Fault("POST", COMMIT, status=429, headers={"Retry-After": "1"})],
+    "500 at the commit": lambda s: [Fault("POST", COMMIT, status=500)],
+    "cut in the middle of an upload": lambda s: [Fault("PUT", STORE, cut=True)],
+    "answer to the commit lost": lambda s: [Fault("POST", COMMIT, lost=True)],
+}
+RARE_FAULTS: dict[str, Callable[[Hub], list[Fault]]] = {
     "three times": lambda s: [Fault("POST", COMMIT, before=race(s), times=3)],
     "409": lambda s: [Fault("POST", COMMIT, status=409)],
     "412": lambda s: [Fault("POST", COMMIT, status=412)],
-    "429 at the commit": lambda s: [Fault("POST", COMMIT, status=429, headers={"Retry-After": "1"})],
     "429 before": lambda s: [Fault("POST", "/preupload/", status=429, headers={"Retry-After": "1"})],
-    "500 at the commit": lambda s: [Fault("POST", COMMIT, status=500)],
     "500 at the batch": lambda s: [Fault("POST", BATCH, status=500)],
     "500 in storage": lambda s: [Fault("PUT", STORE, status=500)],
     "500 when reading": lambda s: [Fault("GET", "/api/datasets/board/results$", status=500)],
-    "cut in the middle of an upload": lambda s: [Fault("PUT", STORE, cut=True)],
     "cut in the middle of the commit": lambda s: [Fault("POST", COMMIT, cut=True)],
-    "answer to the commit lost": lambda s: [Fault("POST", COMMIT, lost=True)],
     "answer to the upload lost": lambda s: [Fault("PUT", STORE, lost=True)],
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE_FAULTS)])
 def test_a_push_survives(server: Hub, push: Client, submission: Path, name: str) -> None:
     server.create(REPO)
-    server.fault(*FAULTS[name](server))
+    server.fault(*(FAULTS | RARE_FAULTS)[name](server))
     done = push(server)
     assert done.returncode == 0, done.stderr
     assert not any(f.times for f in server.faults), "the fault happened"
@@ -255,7 +280,11 @@ def test_two_at_once_lose_nothing(server: Hub, push: Client, submission: Path, t
     server.create(REPO)
     answers = []
     server.fault(
-        Fault("POST", COMMIT, before=lambda: answers.append(push(server, slug="digits-again", folder=other, machine="n")))
+        Fault(
+            "POST",
+            COMMIT,
+            before=lambda: answers.append(push(server, slug="digits-again", folder=other, machine="n", meanwhile=True)),
+        )
     )
     done = push(server)
     assert done.returncode == answers[0].returncode == 0, done.stderr + answers[0].stderr
@@ -264,7 +293,7 @@ def test_two_at_once_lose_nothing(server: Hub, push: Client, submission: Path, t
     assert len(table(server)) == 24
 
 
-def test_endless_conflicts_and_a_dead_server_end_with_a_message(server: Hub, push: Client) -> None:
+def test_endless_conflicts_end_with_a_message(server: Hub, push: Client) -> None:
     server.create(REPO)
     server.fault(Fault("POST", COMMIT, status=412, times=99))
     done = push(server)
@@ -272,7 +301,13 @@ def test_endless_conflicts_and_a_dead_server_end_with_a_message(server: Hub, pus
     server.faults.clear()
     server.fault(Fault("POST", COMMIT, status=429, headers={"Retry-After": "7200"}, times=99))
     assert "asks for a pause" in push(server).stderr
-    server.faults.clear()
+    assert server.repos[REPO].files().keys() == {".gitattributes"}, "nothing half there"
+
+
+@pytest.mark.slow
+def test_a_server_in_trouble_ends_with_a_message(server: Hub, push: Client) -> None:
+    """Slow, since the client tries again and again."""
+    server.create(REPO)
     server.fault(Fault("POST", COMMIT, status=503, times=99))
     assert "the Hub answered 503" in push(server).stderr
     assert server.repos[REPO].files().keys() == {".gitattributes"}, "nothing half there"
@@ -473,8 +508,8 @@ def test_only_what_changed_is_sent(server: Hub, push: Client, submission: Path) 
     assert len(set(server.storage) - stored) == 1 and {r["method"] for r in table(server)} == {"k-means"}
 
 
-def test_the_readme_shows_strangers_text_and_keeps_the_owners(server: Hub, push: Client) -> None:
-    assert push(server).returncode == 0
+def test_the_readme_shows_strangers_text_and_keeps_the_owners(pushed: Hub, push: Client) -> None:
+    server = pushed
     text = server.repos[REPO].files()["README.md"].content.decode()
     assert "<script>" not in text and "&lt;script&gt;&#124;&#91;x&#93;&#40;y&#41;" in text and "[x](y)" not in text
     assert "&#x27;" not in text and "&#35;x27" not in text, "an apostrophe is an apostrophe"
@@ -523,14 +558,22 @@ def test_a_broken_submission_does_not_stop_the_others(
 # -- the board as a static Space -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two submissions and the board built of them, with the Space's card; for reading only."""
+    place = tmp_path_factory.mktemp("built")
+    make_submission(place / "made-up", "alpha", 0.7)
+    make_submission(place / "made-up", "beta", 0.6)
+    leaderboard.build(place / "made-up", place / "board")
+    shutil.copy(CARD_OF_THE_SPACE, place / "board")
+    return place
+
+
 @pytest.fixture
-def board(tmp_path: Path) -> Path:
-    """A built board of two submissions, with the Space's card."""
-    make_submission(tmp_path / "made-up", "alpha", 0.7)
-    make_submission(tmp_path / "made-up", "beta", 0.6)
-    leaderboard.build(tmp_path / "made-up", tmp_path / "board")
-    shutil.copy(CARD_OF_THE_SPACE, tmp_path / "board")
-    return tmp_path / "board"
+def board(built: Path, tmp_path: Path) -> Path:
+    """A copy of the board, beside a copy of its submissions."""
+    shutil.copytree(built / "made-up", tmp_path / "made-up")
+    return Path(shutil.copytree(built / "board", tmp_path / "board"))
 
 
 def space(server: Hub) -> dict[str, bytes]:
@@ -538,12 +581,12 @@ def space(server: Hub) -> dict[str, bytes]:
     return {name: server.content(blob) for name, blob in files.items() if name != ".gitattributes"}
 
 
-FETCH = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1], repo_type='space', local_dir='space')"
+FETCH = "import sys, huggingface_hub as h; h.snapshot_download(sys.argv[1], repo_type='space', local_dir=sys.argv[2])"
 
 
-@pytest.mark.parametrize("storage", ["lfs", "xet"])
+@pytest.mark.parametrize("storage", ["lfs", pytest.param("xet", marks=[pytest.mark.slow, XET])])
 def test_publish_makes_a_space_and_sends_only_what_differs(
-    mabench: Command, tmp_path: Path, board: Path, environment: Callable[..., dict[str, str]], storage: str
+    mabench: Command, python: Command, tmp_path: Path, board: Path, environment: Callable[..., dict[str, str]], storage: str
 ) -> None:
     with Hub(xet=storage == "xet") as server:
         bob = environment(server, "bob", "b", xet=storage == "xet")
@@ -556,7 +599,7 @@ def test_publish_makes_a_space_and_sends_only_what_differs(
         assert done.returncode == 0 and "/spaces/board/page/commit/" in done.stdout, done.stderr
         assert server.repos[f"spaces/{SPACE}"].sdk == "static"
         (board / "notes.txt").unlink()
-        subprocess.run([sys.executable, "-c", FETCH, SPACE], env=os.environ | bob, cwd=tmp_path, check=True, capture_output=True)
+        assert python(FETCH, SPACE, tmp_path / "space", **bob).returncode == 0
         fetched = {n: c for n, c in tree(tmp_path / "space").items() if not n.startswith((".cache/", ".gitattributes"))}
         assert fetched == tree(board), "a client gets the page, byte for byte"
         again = mabench(*publish, **bob)
@@ -589,7 +632,10 @@ SPACE_FAULTS: dict[str, list[Fault]] = {
 }
 
 
-@pytest.mark.parametrize("name", SPACE_FAULTS)
+RARE = ("500 when reading", "cut in the middle of an upload")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in RARE else ()) for name in SPACE_FAULTS])
 def test_publish_survives(
     server: Hub, mabench: Command, board: Path, environment: Callable[..., dict[str, str]], name: str
 ) -> None:
@@ -643,10 +689,10 @@ def test_publish_refuses_with_a_cure(
 
 
 def test_the_page_is_built_from_the_hub_dataset(
-    server: Hub, push: Client, mabench: Command, tmp_path: Path, submission: Path, environment: Callable[..., dict[str, str]]
+    pushed: Hub, mabench: Command, tmp_path: Path, submission: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
     """On a clean machine, from the repository alone; a broken submission is named and left out; offline the same again."""
-    assert push(server).returncode == 0
+    server = pushed
     server.put(REPO, "submissions/broken-one/audit.jsonl", b"{}\n")
     clean = environment(server, "carol", "clean")
     build = ("leaderboard", "build", "--repo", REPO, "--submissions", "pulled", "--out")
@@ -694,13 +740,12 @@ def test_a_private_repository_stays_private(
 
 
 def test_what_was_altered_on_the_way_is_refused(
-    server: Hub, push: Client, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+    pushed: Hub, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
     from mabench.sets import readers as adapters
     from mabench.sets.synthetic import SyntheticSet
 
-    assert push(server).returncode == 0
-    repo = server.repos[REPO]
+    server, repo = pushed, pushed.repos[REPO]
     good = dict(repo.files())
     own = adapters.read(BUNDLED)
     SyntheticSet(own.images, own.labels.flip(0), "digits", 5).save(tmp_path / "swapped.safetensors")
@@ -720,10 +765,9 @@ def test_what_was_altered_on_the_way_is_refused(
 
 
 def test_pull_looks_at_sizes_first_and_overwrites_nothing_of_the_users(
-    server: Hub, push: Client, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
+    pushed: Hub, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
-    assert push(server).returncode == 0
-    repo, place = server.repos[REPO], "submissions/digits-kmeans/"
+    server, repo, place = pushed, pushed.repos[REPO], "submissions/digits-kmeans/"
     good, large = dict(repo.files()), bytes(5 * 2**20)
     for number, name in enumerate((f"{place}records/large.json", place + CARD)):
         repo.commit("main", repo.refs["main"], good | {name: Blob(large)}, "mallory")
@@ -743,9 +787,9 @@ def test_pull_looks_at_sizes_first_and_overwrites_nothing_of_the_users(
 
 
 def test_a_slug_on_the_hub_belongs_to_its_submission(
-    server: Hub, push: Client, mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
+    pushed: Hub, mabench: Command, tmp_path: Path, digits_run: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
-    assert push(server).returncode == 0
+    server = pushed
     head = server.repos[REPO].refs["main"]
     write_card(tmp_path / "card.toml", authors=["M. Mallory"])
     done = mabench("submit", BUNDLED, "--records", digits_run, "--repo", REPO, **environment(server, "mallory", "y"))

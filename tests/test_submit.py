@@ -46,6 +46,22 @@ def part(run: Path) -> Path:
     return run
 
 
+@pytest.fixture
+def compares(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`compares("class order")`: of the gates that compare a set's images with real ones, only these run in this test."""
+
+    def keep(*names: str) -> None:
+        monkeypatch.setattr(submit, "LOOKS_AT_IMAGES", {name: submit.LOOKS_AT_IMAGES[name] for name in names})
+
+    return keep
+
+
+@pytest.fixture
+def records_alone(compares: Callable[..., None]) -> None:
+    """The test is about records, cards or slugs: its set is the bundled one, whose images other tests look at."""
+    compares()
+
+
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     value = json.loads(path.read_text())
     value.pop("checksum", None)  # whoever wants to cheat leaves it out
@@ -119,13 +135,10 @@ def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp
     assert absent.returncode == 2 and "absent.pt" in absent.stderr and "holds no records/" in absent.stderr
 
 
-def test_interactive_asks_for_what_the_card_lacks(tmp_path: Path, digits_run: Path) -> None:
+def test_interactive_asks_for_what_the_card_lacks(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
     write_card(tmp_path / "card.toml", licence=None, title=None)
-    arguments = ["submit", str(BUNDLED), "--records", str(digits_run), "--interactive"]
     answers = "Typed title\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
-    done = subprocess.run(
-        [sys.executable, "-m", "mabench.cli.main", *arguments], cwd=tmp_path, input=answers, capture_output=True, text=True
-    )
+    done = mabench("submit", BUNDLED, "--records", digits_run, "--interactive", typed=answers)
     assert done.returncode == 0, done.stderr
     card = submissions.read_card(tmp_path / "card.toml")
     assert (card.title, card.licence, card.paper, card.slug) == (
@@ -252,6 +265,7 @@ def test_a_strangers_files_cannot_act_on_the_terminal(mabench: Command, tmp_path
         )
 
 
+@pytest.mark.usefixtures("records_alone")
 def test_a_set_that_does_not_name_its_dataset_is_of_its_records(digits_run: Path, tmp_path: Path) -> None:
     """As for `mabench eval`, where the suite says it."""
     bundled = synthetic.load(BUNDLED)
@@ -270,6 +284,7 @@ def test_submit_finds_where_eval_wrote_for_a_file_without_a_dataset(mabench: Com
     assert done.returncode == 0 and "all gates are open" in done.stdout, done.stderr
 
 
+@pytest.mark.usefixtures("records_alone")
 def test_a_card_of_ten_megabytes_is_not_even_read(digits_run: Path, tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b'title = "' + b"x" * 10_000_000 + b'"')
     (said,) = submit.examine(BUNDLED, [digits_run], tmp_path / "big.toml").refusals
@@ -325,6 +340,7 @@ def no_device(record: dict[str, Any]) -> None:
         (no_device, "curves", "the environment lacks device"),
     ],
 )
+@pytest.mark.usefixtures("records_alone")
 def test_an_edited_record_is_refused(
     run: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], gate: str, words: str
 ) -> None:
@@ -333,11 +349,13 @@ def test_an_edited_record_is_refused(
     assert f"{gate}: " in said and words in said
 
 
+@pytest.mark.usefixtures("records_alone")
 def test_an_edited_table_is_refused(run: Path, tmp_path: Path) -> None:
     edit(run / "results.json", lambda r: r["rows"][-1].update(mean=0.99))
     assert "does not follow from the records" in refusals(run, tmp_path)
 
 
+@pytest.mark.usefixtures("records_alone")
 def test_two_records_of_one_cell_are_refused(run: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "both" / "b")
     shutil.copytree(run, tmp_path / "both" / "a")
@@ -349,6 +367,7 @@ def test_two_records_of_one_cell_are_refused(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"[" * 200_000, b"\xff\xfe", b"{}", b" " * 1_100_000])
+@pytest.mark.usefixtures("records_alone")
 def test_a_damaged_record_is_named(run: Path, tmp_path: Path, content: bytes) -> None:
     first(run).write_bytes(content)
     said = refusals(run, tmp_path)
@@ -368,7 +387,8 @@ def only(gate: str, text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.startswith(f"{gate}: "))
 
 
-def test_permuted_classes_are_flagged(digits_run: Path, tmp_path: Path) -> None:
+def test_permuted_classes_are_flagged(digits_run: Path, tmp_path: Path, compares: Callable[..., None]) -> None:
+    compares("class order")
     own = bundled()
     swapped = torch.arange(10)
     swapped[[3, 8]] = swapped[[8, 3]]
@@ -408,7 +428,8 @@ def test_random_noise_and_one_image_a_class_pass_the_class_probe() -> None:
 
 
 @pytest.mark.parametrize("disguise", ["none", "mirrored", "noise"])
-def test_planted_test_images_are_refused(digits_run: Path, tmp_path: Path, disguise: str) -> None:
+def test_planted_test_images_are_refused(digits_run: Path, tmp_path: Path, compares: Callable[..., None], disguise: str) -> None:
+    compares("test images")
     images, labels = real("train")
     planted = real("test")[0][12]
     if disguise == "mirrored":
@@ -421,7 +442,8 @@ def test_planted_test_images_are_refused(digits_run: Path, tmp_path: Path, disgu
     assert "1 of 50 training images are images of the TEST split (the first is image 12" in only("test images", said)
 
 
-def test_test_images_hidden_in_a_grid_are_refused(digits_run: Path, tmp_path: Path) -> None:
+def test_test_images_hidden_in_a_grid_are_refused(digits_run: Path, tmp_path: Path, compares: Callable[..., None]) -> None:
+    compares("test images")
     train, labels = real("train")
     tiles = torch.cat([train.float() / 255] * 4)
     tiles[60:63] = real("test")[0][10:13].float() / 255
@@ -442,6 +464,7 @@ def test_broken_sets_are_refused(digits_run: Path, tmp_path: Path) -> None:
     assert "altered: its content is" in said and "identity: not checked" in said
 
 
+@pytest.mark.usefixtures("records_alone")
 def test_a_slug_belongs_to_its_submission(digits_run: Path, run: Path, tmp_path: Path) -> None:
     root = tmp_path / "submissions"
     case = submit.examine(BUNDLED, [digits_run], write_card(tmp_path / "card.toml"), root=root)
@@ -459,7 +482,7 @@ def test_a_slug_belongs_to_its_submission(digits_run: Path, run: Path, tmp_path:
 
 
 @pytest.fixture
-def folder(part: Path, tmp_path: Path) -> Path:
+def folder(part: Path, tmp_path: Path, records_alone: None) -> Path:
     """A written submission of the three MLP cells."""
     case = submit.examine(BUNDLED, [part], write_card(tmp_path / "card.toml"))
     assert not case.refusals

@@ -23,7 +23,7 @@ from mabench.board import audit_log, names, tiers
 from mabench.board.tiers import Rerun
 from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
-from mabench.files import parse_toml, read_toml, write_bytes
+from mabench.files import copy, parse_toml, read_toml, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 
@@ -321,11 +321,12 @@ def read_all(root: Path) -> list[Submission]:
     return [submission for path in folders(root) if (submission := read(path)) is not None]
 
 
-def write(folder: Path, files: Mapping[str, bytes]) -> None:
+def write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write the files, each whole or not at all, the audit log last: killed anywhere, the same call again completes it.
 
-    Where only the card changes with the log, the card is last: its change would else be there, and never logged.
+    A path stands for the content of that file, which is copied. Where only the card changes with the log, the card is last: its change would else be there, and never logged.
     """
     last = CARD if set(files) == {CARD, AUDIT} else AUDIT
     for name in sorted(files, key=lambda n: (n == last, n)):
-        write_bytes(folder / name, files[name])
+        content = files[name]
+        copy(content, folder / name) if isinstance(content, Path) else write_bytes(folder / name, content)

@@ -1,11 +1,14 @@
 """A process that has imported PyTorch and forks for every command: the real program, without three seconds of imports each time.
 
-One request a line on standard input, JSON: `arguments`, `cwd`, `environment`, and the files `out` and `err`. The answer is the exit
-code. Nothing of mabench or of the Hub's library is imported before the fork, since they read the environment.
+One request a line on standard input, JSON: `arguments`, `program` (Python text to run instead of mabench, or empty), `cwd`,
+`environment`, and the files `in`, `out` and `err`. The answer is the exit code. Nothing of mabench or of the Hub's libraries is
+imported before the fork, since they read the environment; what these import themselves does not, and is.
 """
 
 import atexit
+import contextlib
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -21,6 +24,11 @@ import torch
 import torch._dynamo  # noqa: F401  (what an optimizer imports at its first step)
 import torchvision  # noqa: F401
 
+for needed in ("anyio", "click", "fsspec", "httpx", "httpx2", "jinja2", "multiprocess", "PIL.Image", "pyarrow.parquet", "pydantic",
+               "requests", "rich.progress", "safetensors.torch", "tabulate", "tqdm", "truststore", "xxhash", "yaml"):  # fmt: skip
+    with contextlib.suppress(ImportError):  # versions of the Hub's libraries differ in what they need
+        importlib.import_module(needed)
+
 
 def become(request: dict[str, Any]) -> None:
     """In the forked process: what a shell would set up."""
@@ -31,27 +39,31 @@ def become(request: dict[str, Any]) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    sys.argv = ["mabench", *request["arguments"]]
+    typed = os.open(request["in"], os.O_RDONLY)
+    os.dup2(typed, 0)
+    sys.argv = ["mabench" if not request["program"] else "-c", *request["arguments"]]
 
 
-def serve() -> None:
-    """Returns in the forked processes only."""
+def serve() -> str:
+    """Returns in the forked processes only, with the program to run."""
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            become(json.loads(line))
-            return
+            request = json.loads(line)
+            become(request)
+            return str(request["program"])
         _, status = os.waitpid(child, 0)
         os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
     sys.exit()
 
 
-def run() -> int:
-    """The program, and what Python makes of its end."""
+def run(program: str) -> int:
+    """mabench, or the program, and what Python makes of its end."""
     try:
-        runpy.run_module("mabench.cli.main", run_name="__main__", alter_sys=True)
+        if program:
+            exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
+        else:
+            runpy.run_module("mabench.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -61,8 +73,7 @@ def run() -> int:
 
 
 gc.freeze()  # what was imported before the fork stays shared
-serve()
-code = run()
+code = run(serve())
 atexit._run_exitfuncs()
 sys.stdout.flush()
 sys.stderr.flush()

@@ -21,7 +21,7 @@ from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import submission_at, tables
 from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission
 from mabench.errors import MabenchError
-from mabench.files import write_bytes
+from mabench.files import copy, sha256_of
 from mabench.runs.folder import MAX_RECORD_BYTES
 from mabench.sets import label_files
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Pushed", "may_write", "pull", "pull_all", "push", "refresh", "whoami"]
 
 MAX_BYTES = 2**34  # ours: of all files of a submission; ten sets of CIFAR-10 at IPC 50 with recorded labels take 0.4 GB
+
+PATIENCE_SECONDS = 15.0  # ours: for the first answer of the Hub
 
 Make = Callable[["Submission | None"], Mapping[str, bytes]]
 """What is there -> the files that change, by path in the submission's folder; empty for nothing."""
@@ -94,18 +96,44 @@ def pull_all(repo: str, root: Path, *, revision: str | None = None) -> tuple[lis
 def _fetched(repo: str, slug: str, revision: str | None) -> tuple[Path, list[str]]:
     """The repository's folder of submissions in the Hub cache, with all files of these (a glob) brought there; why some are not."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     large = [f"{FOLDER}/{slug}/{name}" for name in (SET, "set-*.safetensors", f"labels*/{label_files.PATTERN}")]
     patterns = [*small_files(slug), *large]
     with explained(repo):
-        refused = too_large(repo, slug, revision)
+        silent = unreachable(repo, revision)
+        refused = {} if silent else too_large(repo, slug, revision)
         if refused and slug != "*":
             raise MabenchError(f"{repo}: {next(iter(refused.values()))} Nothing was fetched: tell the repository's owners.")
         left_out = [f"{FOLDER}/{glob.escape(name)}/*" for name in refused]
-        place = snapshot_download(
-            repo, repo_type="dataset", revision=revision, allow_patterns=patterns, ignore_patterns=left_out or None
-        )
+        try:
+            place = snapshot_download(
+                repo,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=left_out or None,
+                local_files_only=silent is not None,
+            )
+        except LocalEntryNotFoundError as error:
+            if silent is None:
+                raise
+            raise silent from error
         return Path(place) / FOLDER, list(refused.values())
+
+
+def unreachable(repo: str, revision: str | None) -> BaseException | None:
+    """Why the Hub does not answer, so that only its cache is left to read; None where it does.
+
+    Asked once: what lists files would try a dead address for half a minute.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().repo_info(repo, repo_type="dataset", revision=revision, timeout=PATIENCE_SECONDS)
+    except failures() as error:  # an answer that refuses is explained by whoever asks for the files
+        return error if status(error) is None else None
+    return None
 
 
 def small_files(slug: str) -> list[str]:
@@ -115,8 +143,7 @@ def small_files(slug: str) -> list[str]:
 
 
 def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
-    """Submissions that are not fetched, and why: sizes are looked at before anything is. Empty where the Hub is not reachable: then
-    only its cache is read."""
+    """Submissions that are not fetched, and why: sizes are looked at before anything is."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -127,10 +154,6 @@ def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
         tree = list(HfApi().list_repo_tree(repo, root, recursive=True, repo_type="dataset", revision=revision))
     except EntryNotFoundError:
         return {}
-    except failures() as error:
-        if status(error) is None:
-            return {}
-        raise
     found: dict[str, str] = {}
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -171,7 +194,7 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
         )
     from mabench.sets import synthetic  # torch: only when there is a set to read
 
-    files = dict(submission.files)
+    files: dict[str, bytes | Path] = dict(submission.files)
     for name, sha256 in submission.set_files.items():
         chosen = synthetic.load(source / name)
         if chosen.sha256 != sha256:
@@ -179,21 +202,28 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
                 f"{repo}: the set {name} of {source.name} is {chosen.sha256[:16]}, its audit log says {sha256[:16]}. Do not use it; "
                 "tell the repository's owners."
             )
-        files[name] = (source / name).read_bytes()
+        files[name] = source / name
     for each in labels.needed(submission):
-        files |= labels.read(source / each.folder, each.folder)
+        files |= {f"{each.folder}/{path.name}": path for path in labels.files(source / each.folder)}
     if local is None:
         _check_nothing_is_lost(target, files)
     board = source.parent / BOARD
     if board.is_file():
-        write_bytes(target.parent / BOARD, board.read_bytes())
+        copy(board, target.parent / BOARD)
     submissions.write(target, files)
     return submission
 
 
-def _check_nothing_is_lost(target: Path, files: Mapping[str, bytes]) -> None:
+def _check_nothing_is_lost(target: Path, files: Mapping[str, bytes | Path]) -> None:
     """Raise MabenchError where a folder without a log holds a file of the user's own; what an interrupted pull left is the same."""
     for path in sorted(target.rglob("*")):
         name = path.relative_to(target).as_posix()
-        if path.is_file() and not name.endswith(".partial") and (name not in files or path.read_bytes() != files[name]):
+        if path.is_file() and not name.endswith(".partial") and not _is_same(path, files.get(name)):
             raise MabenchError(f"{path}: was never submitted, and pulling would replace it. Move {target} away, and pull again.")
+
+
+def _is_same(path: Path, content: bytes | Path | None) -> bool:
+    """Whether the file holds this content, or that of this other file."""
+    if isinstance(content, Path):
+        return path.stat().st_size == content.stat().st_size and sha256_of(path) == sha256_of(content)
+    return content is not None and path.read_bytes() == content
