@@ -204,7 +204,7 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
             )
         files[name] = source / name
     for each in labels.needed(submission):
-        files |= {f"{each.folder}/{path.name}": path for path in labels.files(source / each.folder)}
+        files |= {f"{each.folder}/{path.name}": path for path in label_files.find(source / each.folder).values()}
     if local is None:
         _check_nothing_is_lost(target, files)
     board = source.parent / BOARD

@@ -9,6 +9,8 @@ from markupsafe import Markup, escape
 
 AXIS_WIDTH, AXIS_HEIGHT, MARGIN = 210, 28, 7
 BAR_HEIGHT, FULL_SCALE, TRACK_GAP = 17, 0.10, 8  # ours: a gain of 10 points fills a bar; larger ones are cut
+BASE = BAR_HEIGHT + 2
+"""Of the line from which bars rise and fall."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,49 @@ def interval(axis: Axis, mean: float | None, half: float | None, random: float |
     words += f", 95 percent interval {100 * (mean - half):.1f} to {100 * (mean + half):.1f}" if half is not None else ""
     words += f"; random images {100 * random:.1f}" if random is not None else ""
     words += f"; full data {100 * full:.1f}" if full is not None else ""
-    middle = AXIS_HEIGHT // 2
-    parts = [f'<line x1="{MARGIN}" x2="{AXIS_WIDTH - MARGIN}" y1="{middle}" y2="{middle}" class="ax"/>']
+    parts = [_level(MARGIN, AXIS_WIDTH - MARGIN, "ax")]
     if random is not None:
-        parts.append(f'<line x1="{axis.at(random)}" x2="{axis.at(random)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="rand"/>')
+        parts.append(_upright(axis.at(random), "rand"))
     if full is not None:
-        parts.append(f'<line x1="{axis.at(full)}" x2="{axis.at(full)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="full"/>')
+        parts.append(_upright(axis.at(full), "full"))
     if half is not None:
-        parts.append(f'<line x1="{axis.at(mean - half)}" x2="{axis.at(mean + half)}" y1="{middle}" y2="{middle}" class="ci"/>')
-    parts.append(f'<circle cx="{axis.at(mean)}" cy="{middle}" r="5" class="pt"/>')
+        parts.append(_level(axis.at(mean - half), axis.at(mean + half), "ci"))
+    parts.append(_dot(axis.at(mean)))
     return _svg(AXIS_WIDTH, AXIS_HEIGHT, words, parts)
+
+
+def _level(low: float | str, high: float | str, kind: str) -> str:
+    return f'<line x1="{low}" x2="{high}" y1="{AXIS_HEIGHT // 2}" y2="{AXIS_HEIGHT // 2}" class="{kind}"/>'
+
+
+def _upright(place: float | str, kind: str) -> str:
+    return f'<line x1="{place}" x2="{place}" y1="3" y2="{AXIS_HEIGHT - 3}" class="{kind}"/>'
+
+
+def _dot(place: float | str, kind: str = "") -> str:
+    return f'<circle cx="{place}" cy="{AXIS_HEIGHT // 2}" r="5" class="{f"pt {kind}".rstrip()}"/>'
+
+
+def _gain_bar(place: float, width: float, gain: float) -> str:
+    """The bar of one family, up or down from the middle line."""
+    height = max(1.2, min(abs(gain), FULL_SCALE) / FULL_SCALE * BAR_HEIGHT)
+    kind, top = ("up", BASE - height) if gain >= 0 else ("down", BASE)
+    return f'<rect x="{place:.1f}" width="{width}" y="{top:.1f}" height="{height:.1f}" class="{kind}"/>'
+
+
+def keys() -> dict[str, Markup]:
+    """What each mark of a table looks like, for a legend that says in words beside it what it means: the marks themselves."""
+    drawn = {
+        "interval": (30, [_level(4, 26, "ci"), _dot(15)]),
+        "random": (6, [_upright(3, "rand")]),
+        "full": (6, [_upright(3, "full")]),
+    }
+    marks = {name: _svg(width, AXIS_HEIGHT, "", parts, "mark") for name, (width, parts) in drawn.items()}
+    line = f'<line x1="0" x2="18" y1="{BASE}" y2="{BASE}" class="ax"/>'
+    bars = {name: [line, _gain_bar(4, 10, gain)] for name, gain in (("up", FULL_SCALE), ("down", -FULL_SCALE))}
+    return marks | {
+        name: _svg(18, BASE + 2, "", parts, "mark", top=BASE - 1 if name == "down" else 0) for name, parts in bars.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -79,23 +114,19 @@ def fingerprint(gains: Sequence[Gain], *, labels: bool = True) -> Markup:
     """
     if not any(gain.value is not None for gain in gains):
         return Markup("")
-    said, parts, x, base = [], [], 2.0, BAR_HEIGHT + 2
+    said, parts, x = [], [], 2.0
     bar, width = _bar(gains), _bars(gains)
     for gain in gains:
         x += TRACK_GAP if gain.apart else 0
         if gain.value is None:
             said.append(f"{gain.name}: not run")
         else:
-            height = max(1.2, min(abs(gain.value), FULL_SCALE) / FULL_SCALE * BAR_HEIGHT)
-            kind, y = ("up", base - height) if gain.value >= 0 else ("down", base)
             told = f"{gain.name}: {points(gain.value)} points"
             told += f" ({100 * gain.accuracy:.1f} against {100 * gain.random:.1f})" if gain.accuracy and gain.random else ""
             said.append(told)
-            parts.append(
-                f'<g><title>{escape(told)}</title><rect x="{x + 4:.1f}" width="{bar - 8}" y="{y:.1f}" height="{height:.1f}" class="{kind}"/></g>'
-            )
+            parts.append(f"<g><title>{escape(told)}</title>{_gain_bar(x + 4, bar - 8, gain.value)}</g>")
         x += bar
-    parts.insert(0, f'<line x1="0" x2="{width}" y1="{base}" y2="{base}" class="ax"/>')
+    parts.insert(0, f'<line x1="0" x2="{width}" y1="{BASE}" y2="{BASE}" class="ax"/>')
     parts += _labels(gains, 2 * BAR_HEIGHT + 13) if labels else []
     height = 2 * BAR_HEIGHT + (4 if not labels else 25 if any(gain.under for gain in gains) else 16)
     return _svg(width, height, "Gain over random images. " + "; ".join(said), parts)
@@ -132,19 +163,13 @@ def _labels(gains: Sequence[Gain], y: int) -> list[str]:
 
 def difference(axis: Axis, value: float, half: float | None) -> Markup:
     """A difference with its interval on an axis that holds zero."""
-    middle = AXIS_HEIGHT // 2
     kind = "even" if half is not None and abs(value) <= half else "up" if value >= 0 else "down"
-    parts = [
-        f'<line x1="{MARGIN}" x2="{AXIS_WIDTH - MARGIN}" y1="{middle}" y2="{middle}" class="ax"/>',
-        f'<line x1="{axis.at(0)}" x2="{axis.at(0)}" y1="3" y2="{AXIS_HEIGHT - 3}" class="full"/>',
-    ]
+    parts = [_level(MARGIN, AXIS_WIDTH - MARGIN, "ax"), _upright(axis.at(0), "full")]
     words = f"difference {points(value)} points"
     if half is not None:
         words += f", 95 percent interval {points(value - half)} to {points(value + half)}"
-        parts.append(
-            f'<line x1="{axis.at(value - half)}" x2="{axis.at(value + half)}" y1="{middle}" y2="{middle}" class="ci {kind}"/>'
-        )
-    parts.append(f'<circle cx="{axis.at(value)}" cy="{middle}" r="5" class="pt {kind}"/>')
+        parts.append(_level(axis.at(value - half), axis.at(value + half), f"ci {kind}"))
+    parts.append(_dot(axis.at(value), kind))
     return _svg(AXIS_WIDTH, AXIS_HEIGHT, words, parts)
 
 
@@ -217,9 +242,9 @@ def _spread_out(places: Sequence[float], gap: float, top: float, bottom: float) 
     return [value - over for value in moved]
 
 
-def _svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "") -> Markup:
-    inner = "".join(parts)
-    return Markup(
-        f'<svg width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
-        f'aria-label="{escape(words)}"{f" class={chr(34)}{kind}{chr(34)}" if kind else ""}>{inner}</svg>'
-    )
+def _svg(width: float, height: float, words: str, parts: Sequence[str], kind: str = "", *, top: float = 0) -> Markup:
+    """A picture that says `words`; without any, one beside words that say it."""
+    said = f'role="img" aria-label="{escape(words)}"' if words else 'aria-hidden="true"'
+    named = f' class="{kind}"' if kind else ""
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 {top:.0f} {width:.0f} {height:.0f}"'
+    return Markup(f"<svg {size} {said}{named}>{''.join(parts)}</svg>")

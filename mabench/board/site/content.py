@@ -70,6 +70,11 @@ class Board:
         commands = {sheet.slug: sheet.about["made_by"] for sheet in self.sheets}
         return claims.claims(self.reported, self.rows, commands)
 
+    @property
+    def has_claims(self) -> bool:
+        """Whether there is anything that a measurement stands, or could stand, beside."""
+        return bool(self.reported)
+
     @cached_property
     def methods(self) -> dict[str, dict[str, Any]]:
         """Folder -> name, work, measured rows and papers' rows of every method, by name."""

@@ -42,9 +42,9 @@ def files(board: Board) -> Iterator[tuple[str, bytes]]:
     yield from _suites(board, page)
     yield from _methods(board, page)
     yield from _networks(board, page)
-    yield page(
-        "claims.html.j2", "claims/index.html", claims=board.claims, unmeasured=_unmeasured(board), verdicts=_verdicts(board)
-    )
+    if board.has_claims:
+        about = {"claims": board.claims, "unmeasured": _unmeasured(board), "verdicts": _verdicts(board)}
+        yield page("claims.html.j2", "claims/index.html", **about)
     changes = feeds.changes(board)
     yield page("changes.html.j2", "changes/index.html", changes=changes)
     yield "feed.xml", feeds.rss(board.site, changes).encode()
@@ -63,6 +63,7 @@ def _environment(board: Board) -> Environment:
         trim_blocks=False,
         lstrip_blocks=True,
     )
+    env.globals.update(marks=charts.keys(), has_claims=board.has_claims)
     env.filters.update(
         percent=percent,
         plain=plain,
@@ -116,7 +117,8 @@ def _landing(board: Board) -> dict[str, Any]:
         for s in suites_
         if s not in with_rows
     ]
-    matrix = answers.best_by_family(board.tables, leading.suite) if leading else []
+    several = len({line.row.key for table in ranking for line in table.ranked}) > 1
+    matrix = answers.best_by_family(board.tables, leading.suite) if leading and several else []
     return {
         "answers": answers.best_sets(board.tables),
         "tables": ranking,
@@ -124,6 +126,7 @@ def _landing(board: Board) -> dict[str, Any]:
         "first": first,
         "waiting": waiting,
         "columns": EXTRA,
+        "rows": len(board.rows),
         "choices": [{"key": name, "title": names.dataset(name)} for name in datasets] if leading else [],
         "budgets": sorted({t.ipc for t in ranking}),
         "trains": _trains(ranking),
