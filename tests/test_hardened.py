@@ -15,7 +15,7 @@ import torch
 from builders import DIGITS, records_of, run_record, small_set, tree, write_card
 
 from mabench import evaluation, suites
-from mabench.board import cells, gates, hardened, pull_request, site, submit
+from mabench.board import cells, gates, hardened, review, site, submit
 from mabench.board import submission as submissions
 from mabench.errors import MabenchError
 from mabench.evaluation import Evaluation, folders
@@ -130,7 +130,7 @@ def test_a_submission_holds_the_runs_and_the_board_shows_them(folder: Path, case
     assert [row.hardened for row in rows] == [scoring.score(submission.hardened[name]) for name in submission.records]
     assert {row.status for row in rows} == {"incomplete: 2 of 12 runs"}
     assert submit.changes(case, submission, who="A. Author") == {}, "nothing to add"
-    found = pull_request.review(folder)
+    found = review.review(folder)
     assert not [text for gate in found.gates for text in gate.refusals]
 
 
@@ -204,7 +204,7 @@ def test_hardened_runs_that_nobody_ran_are_found(folder: Path, case: submit.Exam
     forged = replace(case, hardened=tuple(invented))
     shutil.rmtree(folder)
     submissions.write(folder, submit.changes(forged, None, who="A. Author"))
-    refused = {gate.name for gate in pull_request.review(folder).gates if gate.refusals}
+    refused = {gate.name for gate in review.review(folder).gates if gate.refusals}
     assert refused == {"hardened, first steps"}
     assert "hardened, first steps" in {gate.name for gate in case.gates}
 

@@ -213,7 +213,9 @@ def test_rows_show_what_the_numbers_say(reader: Reader) -> None:
     assert "same set as Twin B" in row.inner_text(), "one set under two names is one row"
     assert page.locator("table.board >> nth=0 >> tbody tr:not(.group)").count() == 3
     assert "tied 2 to 3" in page.inner_text("table.board >> nth=0")
-    assert str(page.locator("table.board >> nth=0 >> thead svg").get_attribute("aria-label")).startswith("Families: ConvNet, ")
+    assert str(page.locator("table.board >> nth=0 >> thead .c-gain svg").get_attribute("aria-label")).startswith(
+        "Families: ConvNet, "
+    )
     labels = page.locator("table.board >> nth=0 >> tbody svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
     assert "95 percent interval" in labels[0] and "random images" in labels[0]
     assert labels[1].startswith("Gain over random images. ConvNet: +")

@@ -14,7 +14,7 @@ import torch
 from builders import flipped, listed, records_of, small_set, tree, write_card
 
 from mabench import evaluation, suites
-from mabench.board import cells, gates, labels, pull_request, review, site, submit, verify
+from mabench.board import cells, gates, labels, review, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.hub import client
 from mabench.errors import MabenchError
@@ -140,7 +140,7 @@ def test_anybody_repeats_the_runs_from_the_submission_alone(folder: Path) -> Non
     submissions.write(folder, verify.logged(submission, again, who="R. Reader", seed=0))
     now = gates.read_accepted(folder)
     assert now is not None and now.tier == "verified"
-    found = pull_request.review(folder, images=True)
+    found = review.review(folder, images=True)
     assert not [text for gate in found.gates for text in gate.refusals if gate.name in ("set", "budget", "stored", "first steps")]
 
 
@@ -168,7 +168,7 @@ def test_labels_that_are_missing_or_changed_are_found(folder: Path, change: Call
     if change is not _flip:  # the size tells; every build looks at it
         with pytest.raises(MabenchError, match=words):
             gates.read_accepted(folder)
-    assert not pull_request.review(folder, images=True).accepted
+    assert not review.review(folder, images=True).accepted
     with pytest.raises(MabenchError, match=words):
         client._taken("org/board", folder, folder.parent.parent / "pulled" / folder.name)
     listed(folder.parent, folder.name, submission.set_sha256)
@@ -209,7 +209,7 @@ def test_no_files_are_never_the_labels_that_records_replayed(tmp_path: Path) -> 
 def test_files_beside_the_labels_are_neither_sent_nor_accepted(folder: Path) -> None:
     base = folder.parent.parent / "base"
     base.mkdir()
-    assert review.review(base, folder.parent)[0].problems == ()
+    assert review.of_folders(base, folder.parent, images=False)[0].refusals == []
     for name in (
         "labels/labels-junk.safetensors",
         "labels/labels-0.safetensors",
@@ -222,18 +222,18 @@ def test_files_beside_the_labels_are_neither_sent_nor_accepted(folder: Path) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"junk")
         assert path not in label_files.find(folder / "labels").values()
-        (one,) = review.review(base, folder.parent)
-        assert one.problems == (f"{name}: neither the log nor a record names it. Remove it.",)
-        assert [g.name for g in pull_request.review(folder, images=False).gates if g.refusals] == ["contents"]
+        (one,) = review.of_folders(base, folder.parent, images=False)
+        assert one.refusals == [f"contents: {name}: neither the log nor a record names it. Remove it."]
+        assert [g.name for g in review.review(folder, images=False).gates if g.refusals] == ["contents"]
         path.unlink()
     (folder / "labels" / "labels-00009.safetensors").symlink_to("/etc/hostname")
-    assert not pull_request.review(folder, images=False).accepted
+    assert not review.review(folder, images=False).accepted
 
 
 def test_labels_of_the_right_size_that_are_others_are_found_in_a_checkout(folder: Path) -> None:
     _flip(folder)
-    (one,) = review.review(folder.parent.parent / "none", folder.parent)
-    assert len(one.problems) == 1 and "not the labels its records replayed" in one.problems[0]
+    (one,) = review.of_folders(folder.parent.parent / "none", folder.parent)
+    assert len(one.refusals) == 1 and "not the labels its records replayed" in one.refusals[0]
 
 
 def test_labels_are_counted_together_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from builders import HOSTILE, write_submission
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from mabench.board import audit_log
 from mabench.board import submission as submissions
-from mabench.board.review import MAX_SET_BYTES, comment, review
+from mabench.board.review import MAX_SET_BYTES, of_folders
 from mabench.cli.main import main
 from mabench.errors import MabenchError
 
@@ -25,15 +25,24 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "base", tmp_path / "head"
 
 
+def run(head: Path, base: Path) -> Result:
+    """What the workflow runs, with its comment in `c.md` beside `head`."""
+    comment = head.parent / "c.md"
+    return CliRunner().invoke(main, ["review", str(head), "--base", str(base), "--comment", str(comment)])
+
+
 def test_nothing_changed(folders: tuple[Path, Path]) -> None:
-    assert review(*folders) == [] and "No submission was changed" in comment([])
+    base, head = folders
+    assert of_folders(base, head) == []
+    done = run(head, base)
+    assert done.exit_code == 0 and "No submission was changed" in (head.parent / "c.md").read_text()
 
 
 def test_a_new_submission_passes(folders: tuple[Path, Path]) -> None:
     base, head = folders
     write_submission(head, "beta", 0.6)
-    (one,) = review(base, head)
-    assert (one.slug, one.is_new, one.problems) == ("beta", True, ())
+    (one,) = of_folders(base, head)
+    assert (one.slug, one.refusals) == ("beta", []) and "| log | new submission |" in one.markdown()
 
 
 def _shorten(head: Path) -> None:
@@ -57,7 +66,7 @@ def _unfinished(head: Path) -> None:
     ("change", "words"),
     [
         (lambda head: shutil.rmtree(head / "alpha"), "was removed"),
-        (_shorten, "append-only"),
+        (_shorten, "the log was shortened or changed"),
         (_edit_record, "was changed after it was submitted"),
         (_link, "not a plain file"),
         (_unfinished, "never finished"),
@@ -68,9 +77,9 @@ def _unfinished(head: Path) -> None:
 def test_a_bad_pull_request_is_refused(folders: tuple[Path, Path], change: Callable[[Path], object], words: str) -> None:
     base, head = folders
     change(head)
-    (one,) = review(base, head)
-    assert not one.accepted and words in " ".join(one.problems)
-    result = CliRunner().invoke(main, ["board", "review", str(head), "--base", str(base), "--out", str(head.parent / "c.md")])
+    (one,) = of_folders(base, head)
+    assert not one.accepted and words in " ".join(one.refusals)
+    result = run(head, base)
     assert result.exit_code == 1 and "refused" in (head.parent / "c.md").read_text()
 
 
@@ -78,10 +87,11 @@ def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:
     base, head = folders
     (head / HOSTILE.replace("/", "-")[:60]).mkdir()
     ((head / HOSTILE.replace("/", "-")[:60]) / "x").write_text("x")
-    text = comment(review(base, head))
+    assert run(head, base).exit_code == 1
+    text = (head.parent / "c.md").read_text()
     assert "<script>" not in text and "refused" in text
     with pytest.raises(MabenchError, match="no such folder"):
-        review(base, head / "missing")
+        of_folders(base, head / "missing")
 
 
 def test_one_that_cannot_be_read_does_not_hide_the_others(folders: tuple[Path, Path]) -> None:
@@ -89,8 +99,8 @@ def test_one_that_cannot_be_read_does_not_hide_the_others(folders: tuple[Path, P
     write_submission(head, "beta", 0.6)
     with (head / "alpha" / "labels.bin").open("wb") as file:
         file.truncate(MAX_SET_BYTES + 1)
-    first, second = review(base, head)
-    assert (first.slug, first.accepted) == ("alpha", False) and "are read" in first.problems[0]
+    first, second = of_folders(base, head)
+    assert (first.slug, first.accepted) == ("alpha", False) and "are read" in first.refusals[0]
     assert (second.slug, second.accepted) == ("beta", True)
 
 
@@ -103,6 +113,6 @@ def test_a_request_does_not_appoint_maintainers(folders: tuple[Path, Path]) -> N
     submissions.write(head / "alpha", submissions.with_entry(alpha, entry))
     board = (head / "board.toml").read_text()
     (head / "board.toml").write_text(board.replace('"a maintainer"', '"Mallory"'))
-    (one,) = review(base, head)
-    assert len(one.problems) == 1 and "only 'A. Submitter' or a maintainer may" in one.problems[0]
-    assert "tier self-run" in one.notes[0]
+    (one,) = of_folders(base, head)
+    assert len(one.refusals) == 1 and "only 'A. Submitter' or a maintainer may" in one.refusals[0]
+    assert one.tier == "self-run"

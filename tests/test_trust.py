@@ -16,7 +16,7 @@ from builders import DIGITS, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
 from mabench import digests
-from mabench.board import audit_log, gates, names, pull_request, site, tiers, verify
+from mabench.board import audit_log, gates, names, review, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.cli.main import main
@@ -284,8 +284,7 @@ def test_honest_submissions_pass(folder: Path) -> None:
 
 
 def reviewed(folder: Path, *, before: Submission | None = None, account: str | None = None) -> list[str]:
-    found = pull_request.review(folder, before=before, account=account)
-    return [f"{gate.name}: {text}" for gate in found.gates for text in gate.refusals]
+    return review.review(folder, before=before, account=account).refusals
 
 
 def test_a_review_opens_for_what_is_honest(folder: Path) -> None:

@@ -1,185 +1,22 @@
-"""One submission, or a pull request of the Hub with one, before it is taken: every gate, what changed, and who may change it.
-
-`review.py` does the same for folders of submissions in a git checkout, and asks the gates that stand here.
-"""
+"""A pull request of a Hub repository with one submission, before it is taken: reviewed as data, and answered in one comment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench.board import gates, labels
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
-from mabench.board.names import skeleton
-from mabench.board.submission import AUDIT, BOARD, CARD, Submission, has_sets
-from mabench.errors import MabenchError, first_line
+from mabench.board.review import Review, review
+from mabench.board.submission import BOARD
+from mabench.errors import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 MARK = "<!-- mabench review -->"
 """By this line a bot finds its own comment again."""
-
-
-@dataclass(frozen=True)
-class Review:
-    """What a review found. `accepted` where no gate is closed."""
-
-    slug: str
-    gates: tuple[Gate, ...]
-    tier: str = ""
-
-    @property
-    def accepted(self) -> bool:
-        return not any(each.refusals for each in self.gates)
-
-    def markdown(self) -> str:
-        """The review as a comment; a stranger's text in it is shown and does nothing."""
-        from mabench.board.hub.cards import shown
-
-        lines = [
-            f"## {shown(self.slug)}: {'every gate is open' if self.accepted else 'refused'}",
-            "",
-            "| gate | found |",
-            "|---|---|",
-        ]
-        lines += [f"| {each.name} | {'**refused**' if each.refusals else shown(each.found)} |" for each in self.gates]
-        lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
-        if self.tier:
-            lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
-        return "\n".join(lines).rstrip() + "\n"
-
-
-def review(
-    folder: Path,
-    *,
-    before: Submission | None = None,
-    account: str | None = None,
-    images: bool = True,
-    features: bool = False,
-    board: Path | None = None,
-) -> Review:
-    """Review the submission in `folder`.
-
-    before: the submission as the board has it; None for a new one. account: who sends the change, where that is known: then
-    every new line of the log must be his. images: also run the gates that look at the set, with torch and the real dataset.
-    features: with them, report what the images are like in the features of a pretrained network.
-    board: the folder of all submissions, where that is not the folder's own.
-    """
-    try:
-        submission = submissions.read(folder)
-        if submission is None:
-            raise MabenchError(f"{folder}: the submission is incomplete: it has no {AUDIT}.")
-    except MabenchError as error:
-        return Review(folder.name, (Gate("folder", "refused", (str(error),)),))
-    passed = [
-        Gate(
-            "folder", f"{len(submission.records)} records, {len(submission.reruns)} re-runs, {len(submission.audit)} log entries"
-        ),
-        *gates.of_submission(submission, has_set=has_sets(folder, submission), folder=folder),
-        grown(submission, before),
-        allowed(submission, before, account),
-        unique(submission, board or folder.parent, is_new=before is None),
-        contents(folder, submission),
-    ]
-    if images:
-        here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
-        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha, features)]
-        absent = sorted(set(submission.set_files) - set(here))
-        passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
-    return Review(submission.slug, tuple(passed), submission.tier)
-
-
-def _of_images(submission: Submission, place: Path, sha256: str, features: bool) -> list[Gate]:
-    from mabench import data
-    from mabench.board import features as likeness
-    from mabench.board import probes, rechecks
-    from mabench.sets import synthetic
-
-    try:
-        labels.check(place.parent, submission)
-        synthetic_set = replace(
-            synthetic.load(place), labels_folder=place.parent / labels.folder_of(submission.sets.index(sha256) + 1)
-        )
-    except MabenchError as error:
-        return [Gate("set", "refused", (str(error),))]
-
-    def like_real() -> Gate:
-        splits = (data.load(synthetic_set.dataset, split) for split in ("test", "train"))
-        return likeness.as_gate(synthetic_set.decoded()[0], *splits)
-
-    records = [r for r in submission.records.values() if r.cell.set_sha256 == sha256]
-    soft = {name for name, record in submission.records.items() if record.cell.set_sha256 == sha256}
-    harder = [r for n, r in submission.hardened.items() if n in soft and synthetic_set.label_kind == "soft"]
-    return [
-        probes.pixels(synthetic_set, place),
-        *probes.of_set(synthetic_set, records, submission.card),
-        gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, records)),
-        *([gates.attempted(likeness.NAME, like_real)] if features else []),
-        *(rechecks.of_hardened(synthetic_set.hardened(), harder) if harder else []),
-    ]
-
-
-def contents(folder: Path, submission: Submission) -> Gate:
-    """The submission's folder holds plain files that the log or the records name, and nothing else."""
-    named = {*submission.files, *submission.set_files}
-    places = {each.folder for each in labels.needed(submission)}
-    problems, count = [], 0
-    for count, path in enumerate(folder.rglob("*"), 1):
-        name = path.relative_to(folder).as_posix()
-        if count > submissions.MAX_FILES:
-            problems = [f"more than {submissions.MAX_FILES:,} files. Remove those that the log does not name."]
-            break
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            problems.append(f"{name}: not a plain file. Remove it.")
-        elif path.is_file() and name not in named and not (name.rpartition("/")[0] in places and labels.is_file_of_labels(name)):
-            problems.append(f"{name}: neither the log nor a record names it. Remove it.")
-    return gate("contents", f"{count} files and folders, all of them named", problems)
-
-
-def grown(after: Submission, before: Submission | None) -> Gate:
-    """The log only grew, and no file that it names was replaced."""
-    if before is None:
-        return gate("log", "new submission", [])
-    problems = []
-    if after.audit[: len(before.audit)] != before.audit:
-        problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
-    if after.sets[: len(before.sets)] != before.sets:
-        problems.append("the set is another: submit it under a slug of its own.")
-    replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
-    if replaced:
-        problems.append(f"{first_line(replaced)}: replaced or removed. Records that were submitted stay.")
-    return gate("log", f"{len(after.audit) - len(before.audit)} new entries", problems)
-
-
-def allowed(after: Submission, before: Submission | None, account: str | None) -> Gate:
-    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions."""
-    new = after.audit[len(before.audit) if before is not None else 0 :]
-    owners, maintainers = (before or after).owners, after.board.maintainers
-    problems = []
-    for entry in new:
-        name = skeleton(entry.who)
-        if account is not None and entry.who != account:
-            problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
-        if entry.action != "re-run" and name not in owners | maintainers:
-            problems.append(
-                f"{entry.action} by {entry.who!r}: only {after.audit[0].who!r} or a maintainer may. Anybody may re-run it."
-            )
-    return gate("account", account or "not known", problems)
-
-
-def unique(submission: Submission, root: Path, *, is_new: bool = True) -> Gate:
-    """No new submission holds the set of somebody else's."""
-    others = gates.same_set(root, submission.slug, submission.sets)
-    problems = [
-        f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
-        for other in others.values()
-        if is_new and other.owners != submission.owners
-    ]
-    return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)
 
 
 def changed_paths(paths: Mapping[str, bytes | None] | list[str], slug: str) -> Gate:
@@ -223,7 +60,7 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     if (base / BOARD).is_file():
         (place / BOARD).write_bytes((base / BOARD).read_bytes())
     known = submissions.read(base / slug)
-    found = review(place / slug, before=known, account=account, images=images, board=base)
+    found = review(place / slug, before=known, account=account, images=images, root=base)
     return Review(slug, (changed_paths(changed, slug), *found.gates), found.tier)
 
 

@@ -53,8 +53,14 @@ def first_steps(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Ga
     return gate(NAME, f"{names}: the first losses are the same within {100 * largest:.2g} %", problems)
 
 
-def of_hardened(hard: SyntheticSet, records: Sequence[RunRecord]) -> list[Gate]:
-    """The runs with hardened labels are about the hardened set, and begin as their records say: they are shown beside the score."""
+def of_hardened(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> list[Gate]:
+    """The runs with hardened labels are about the hardened set, and begin as their records say: they are shown beside the score.
+
+    Nothing to say where there are none, and of hard labels: that these have none to harden, `hardened.of_records` says.
+    """
+    if not records or synthetic_set.label_kind == "hard":
+        return []
+    hard = synthetic_set.hardened()
     found = attempted(NAME, lambda: first_steps(hard, records))
     return [hardened.same_images(hard.sha256, records), replace(found, name=f"hardened, {NAME}")]
 

@@ -1,51 +1,133 @@
-"""A pull request with submissions, judged as data: nothing of it is run, and every problem is named at once."""
+"""A submission before it is taken: every gate, what changed, and who may change it. Files are read as data; nothing of them is run.
+
+`pull_request.py` does this for pull requests on the Hub; here it is done for a folder, and for the folders of submissions of two
+checkouts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mabench.board import gates, labels, pull_request
-from mabench.board.submission import AUDIT, BOARD, MAX_FILES, SLUG, read, read_board
-from mabench.errors import MabenchError
-from mabench.files import read_bytes, sha256_of
-from mabench.runs.folder import MAX_RECORD_BYTES
+from mabench.board import gates, labels
+from mabench.board import submission as submissions
+from mabench.board.gates import Gate, gate
+from mabench.board.names import skeleton
+from mabench.board.submission import AUDIT, BOARD, CARD, MAX_FILES, SLUG, Board, Submission, has_sets
+from mabench.errors import MabenchError, first_line
+from mabench.files import sha256_of
 
 MAX_SET_BYTES = 2**30  # ours: a condensed set in a git repository is small
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One submission of the pull request."""
+class Review:
+    """What a review found. `accepted` where no gate is closed."""
 
     slug: str
-    is_new: bool
-    problems: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+    gates: tuple[Gate, ...]
+    tier: str = ""
+
+    @property
+    def refusals(self) -> list[str]:
+        return [f"{each.name}: {text}" for each in self.gates for text in each.refusals]
 
     @property
     def accepted(self) -> bool:
-        return not self.problems
+        return not self.refusals
+
+    def markdown(self) -> str:
+        """The review as a comment; a stranger's text in it is shown and does nothing."""
+        from mabench.board.hub.cards import shown
+
+        lines = [
+            f"## {shown(self.slug)}: {'every gate is open' if self.accepted else 'refused'}",
+            "",
+            "| gate | found |",
+            "|---|---|",
+        ]
+        lines += [f"| {each.name} | {'**refused**' if each.refusals else shown(each.found)} |" for each in self.gates]
+        lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
+        if self.tier:
+            lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
+        return "\n".join(lines).rstrip() + "\n"
 
 
-def review(base: Path, head: Path) -> list[Judged]:
-    """Judge every submission that differs between two folders of submissions: `base` as it is, `head` as it would be.
+def review(
+    folder: Path,
+    *,
+    before: Submission | None = None,
+    account: str | None = None,
+    images: bool = True,
+    features: bool = False,
+    root: Path | None = None,
+    board: Board | None = None,
+) -> Review:
+    """Review the submission in `folder`.
 
-    Files are compared and read, links refused, nothing is run. Raises MabenchError where `head` is not a folder.
+    before: the submission as the board has it; None for a new one. account: who sends the change, where that is known: then
+    every new line of the log must be theirs. images: also run the gates that look at the set, with torch and the real dataset.
+    features: with them, report what the images are like in the features of a pretrained network. root: the folder of all
+    submissions, where that is not the folder's own. board: what the board says of itself, where the folder's neighbour
+    board.toml is a stranger's: its maintainers count.
+    """
+    try:
+        submission = submissions.read(folder)
+        if submission is None:
+            raise MabenchError(
+                f"{folder}: holds submissions. Name one of them, or with --base the folder that they are compared with."
+                if any(folder.glob(f"*/{AUDIT}"))
+                else f"{folder}: has no {AUDIT}: it was never finished. Run mabench submit again."
+            )
+    except MabenchError as error:
+        return Review(folder.name, (Gate("folder", "refused", (str(error),)),))
+    passed = [
+        Gate(
+            "folder", f"{len(submission.records)} records, {len(submission.reruns)} re-runs, {len(submission.audit)} log entries"
+        )
+    ]
+    if board is not None:
+        passed += _listed(submission, board)
+        submission = replace(submission, board=replace(submission.board, maintainers=board.maintainers))
+    passed += [
+        *gates.of_submission(submission, has_set=has_sets(folder, submission), folder=folder),
+        grown(submission, before),
+        allowed(submission, before, account),
+        unique(submission, root or folder.parent, is_new=before is None),
+        contents(folder, submission),
+    ]
+    here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
+    replayed = _labels(folder, submission) if here else []
+    passed += replayed
+    if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
+        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha, features)]
+        absent = sorted(set(submission.set_files) - set(here))
+        passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
+    return Review(submission.slug, tuple(passed), submission.tier)
+
+
+def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = False) -> list[Review]:
+    """Review every submission that differs between two folders of submissions: `base` as it is, `head` as it would be.
+
+    Who maintains the board, `base` says. Raises MabenchError where `head` is not a folder.
     """
     if not head.is_dir():
         raise MabenchError(f"{head}: no such folder. Name the folder of submissions of the pull request.")
     names = sorted({path.name for root in (base, head) if root.is_dir() for path in root.iterdir() if path.is_dir()})
-    judged = []
+    found = []
     for name in names:
         try:
-            now = _files(head / name)
-            if _files(base / name) != now:
-                judged.append(_judged(name, base, head, now))
+            files = _files(head / name)
+            if files == _files(base / name):
+                continue
+            problem = _no_submission(head / name, files)
+            if problem:
+                raise MabenchError(problem)
+            before = submissions.read(base / name) if (base / name).is_dir() else None
+            found.append(review(head / name, before=before, images=images, features=features, board=submissions.read_board(base)))
         except MabenchError as error:  # one that cannot be read does not hide the others
-            judged.append(Judged(name[:80], not (base / name).is_dir(), (str(error),)))
-    return judged
+            found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),)))
+    return found
 
 
 def _files(folder: Path) -> dict[str, str | None]:
@@ -64,71 +146,126 @@ def _files(folder: Path) -> dict[str, str | None]:
     return found
 
 
-def _judged(slug: str, base: Path, head: Path, files: Mapping[str, str | None]) -> Judged:
-    is_new = not (base / slug).is_dir()
-    if not SLUG.fullmatch(slug):
-        return Judged(slug[:80], is_new, ("the folder's name must be 3 to 64 of a-z, 0-9 and '-'.",))
-    if not (head / slug).is_dir():
-        return Judged(
-            slug, False, ("the submission was removed. Withdraw it instead: mabench audit " + slug + " --tier withdrawn",)
-        )
-    if (head / slug).is_symlink():
-        return Judged(slug, is_new, ("not a plain folder.",))
+def _no_submission(folder: Path, files: dict[str, str | None]) -> str:
+    """Why what a request would leave in this folder is not read at all, empty where it is."""
+    if not SLUG.fullmatch(folder.name):
+        return "the folder's name must be 3 to 64 of a-z, 0-9 and '-'."
+    if folder.is_symlink():
+        return "not a plain folder."
+    if not folder.is_dir():
+        return f"the submission was removed. Withdraw it instead: mabench audit {folder.name} --tier withdrawn --why REASON"
     links = sorted(name for name, content in files.items() if content is None)
-    if links:
-        return Judged(slug, is_new, (f"{', '.join(links[:3])}: not a plain file.",))
-    problems, notes = [], []
-    try:
-        submission = gates.read_accepted(head / slug)
-        if submission is None:
-            problems.append(f"it has no {AUDIT}: it was never finished. Run mabench submit again.")
-        else:
-            if (submission.board.external.get(slug),) != submission.sets:  # else its authors publish set and labels themselves
-                labels.check(head / slug, submission)
-            problems += pull_request.contents(head / slug, submission).refusals
-            listed = read_board(base)  # a request does not say who maintains the board, nor bring its own list along unseen
-            submission = replace(submission, board=replace(submission.board, maintainers=listed.maintainers))
-            if submission.board.external.get(slug) != listed.external.get(slug):
-                notes.append(
-                    f"{BOARD} of this request, not the board's, says where the set is published: a maintainer has to agree"
-                )
-            notes.append(f"{len(submission.records)} runs of {', '.join(submission.suites)}, tier {submission.tier}")
-            others = [other for other in gates.same_set(head, slug, submission.sets)]
-            before = None if is_new else read(base / slug)
-            checks = [] if is_new else [pull_request.grown(submission, before), pull_request.allowed(submission, before, None)]
-            problems += [text for gate in checks for text in gate.refusals]
-            problems += [f"it holds the same set as {', '.join(sorted(others))}."] if others and is_new else []
-    except MabenchError as error:
-        problems.append(str(error))
-    if not is_new and not _log_grew(base / slug / AUDIT, head / slug / AUDIT):
-        problems.append(f"{AUDIT} is append-only, and lines of it were changed or removed.")
-    return Judged(slug, is_new, tuple(problems), tuple(notes))
+    return f"{', '.join(links[:3])}: not a plain file." if links else ""
 
 
-def _log_grew(before: Path, after: Path) -> bool:
-    """Whether the log still begins with everything that it held."""
-    if not before.is_file():
-        return True
-    if not after.is_file():
-        return False
-    cure = "Fetch the log again."
-    return read_bytes(after, MAX_RECORD_BYTES, cure).startswith(read_bytes(before, MAX_RECORD_BYTES, cure))
-
-
-def comment(judged: list[Judged]) -> str:
-    """What a bot says in the pull request, as Markdown; the first line lets it find its own comment again."""
-    from mabench.board.hub.cards import shown
-
-    lines = ["<!-- mabench review -->"]
-    if not judged:
-        return "\n".join([*lines, "No submission was changed.", ""])
-    bad = sum(not one.accepted for one in judged)
-    lines += [f"**{'All gates are open' if not bad else f'{bad} of {len(judged)} submissions are refused'}.**", ""]
-    lines += ["| submission | | what was found |", "|---|---|---|"]
-    for one in judged:
-        found = "<br>".join(shown(text) for text in (*one.problems, *one.notes))
-        lines.append(
-            f"| {shown(one.slug)}{' (new)' if one.is_new else ''} | {'ok' if one.accepted else '**refused**'} | {found} |"
+def _listed(submission: Submission, board: Board) -> list[Gate]:
+    """Said where the request's own list, not the board's, names the place of a set."""
+    if submission.board.external.get(submission.slug) == board.external.get(submission.slug):
+        return []
+    return [
+        gate(
+            "published",
+            f"{BOARD} of this request, not the board's, says where the set is published: a maintainer has to agree",
+            [],
         )
-    lines += ["", "The gates read the files; they do not train anything. `mabench verify` repeats runs."]
-    return "\n".join(lines) + "\n"
+    ]
+
+
+def _labels(folder: Path, submission: Submission) -> list[Gate]:
+    """The recorded labels in the folder, of all sets, are those that the records replayed, byte by byte."""
+    needed = labels.needed(submission)
+    if not needed:
+        return []
+
+    def checked() -> Gate:
+        labels.check(folder, submission)
+        return gate(
+            "labels", f"{sum(each.bytes for each in needed):,} bytes of recorded labels, as the records replayed them", []
+        )
+
+    return [gates.attempted("labels", checked)]
+
+
+def _of_images(submission: Submission, place: Path, sha256: str, features: bool) -> list[Gate]:
+    from mabench import data
+    from mabench.board import features as likeness
+    from mabench.board import probes, rechecks
+    from mabench.sets import synthetic
+
+    try:
+        number = submission.sets.index(sha256) + 1
+        synthetic_set = replace(synthetic.load(place), labels_folder=place.parent / labels.folder_of(number))
+    except MabenchError as error:
+        return [Gate("set", "refused", (str(error),))]
+
+    def like_real() -> Gate:
+        splits = (data.load(synthetic_set.dataset, split) for split in ("test", "train"))
+        return likeness.as_gate(synthetic_set.decoded()[0], *splits)
+
+    records = {name: record for name, record in submission.records.items() if record.cell.set_sha256 == sha256}
+    return [
+        probes.pixels(synthetic_set, place),
+        *probes.of_set(synthetic_set, list(records.values()), submission.card),
+        gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, list(records.values()))),
+        *([gates.attempted(likeness.NAME, like_real)] if features else []),
+        *rechecks.of_hardened(synthetic_set, [r for name, r in submission.hardened.items() if name in records]),
+    ]
+
+
+def contents(folder: Path, submission: Submission) -> Gate:
+    """The submission's folder holds plain files that the log or the records name, and nothing else."""
+    named = {*submission.files, *submission.set_files}
+    places = {each.folder for each in labels.needed(submission)}
+    problems, count = [], 0
+    for count, path in enumerate(folder.rglob("*"), 1):
+        name = path.relative_to(folder).as_posix()
+        if count > submissions.MAX_FILES:
+            problems = [f"more than {submissions.MAX_FILES:,} files. Remove those that the log does not name."]
+            break
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            problems.append(f"{name}: not a plain file. Remove it.")
+        elif path.is_file() and name not in named and not (name.rpartition("/")[0] in places and labels.is_file_of_labels(name)):
+            problems.append(f"{name}: neither the log nor a record names it. Remove it.")
+    return gate("contents", f"{count} files and folders, all of them named", problems)
+
+
+def grown(after: Submission, before: Submission | None) -> Gate:
+    """The log only grew, and no file that it names was replaced."""
+    if before is None:
+        return gate("log", "new submission", [])
+    problems = []
+    if after.audit[: len(before.audit)] != before.audit:
+        problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
+    if after.sets[: len(before.sets)] != before.sets:
+        problems.append("the set is another: submit it under a slug of its own.")
+    replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
+    if replaced:
+        problems.append(f"{first_line(replaced)}: replaced or removed. Records that were submitted stay.")
+    return gate("log", f"{len(after.audit) - len(before.audit)} new entries", problems)
+
+
+def allowed(after: Submission, before: Submission | None, account: str | None) -> Gate:
+    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions."""
+    new = after.audit[len(before.audit) if before is not None else 0 :]
+    owners, maintainers = (before or after).owners, after.board.maintainers
+    problems = []
+    for entry in new:
+        name = skeleton(entry.who)
+        if account is not None and entry.who != account:
+            problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
+        if entry.action != "re-run" and name not in owners | maintainers:
+            problems.append(
+                f"{entry.action} by {entry.who!r}: only {after.audit[0].who!r} or a maintainer may. Anybody may re-run it."
+            )
+    return gate("account", account or "not known", problems)
+
+
+def unique(submission: Submission, root: Path, *, is_new: bool = True) -> Gate:
+    """No new submission holds the set of somebody else's."""
+    others = gates.same_set(root, submission.slug, submission.sets)
+    problems = [
+        f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
+        for other in others.values()
+        if is_new and other.owners != submission.owners
+    ]
+    return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)

@@ -93,16 +93,14 @@ def examine(
 
 
 def _hardened(synthetic_set: SyntheticSet, records: Sequence[RunRecord], harder: Sequence[RunRecord]) -> list[Gate]:
-    """The gate of runs with hardened labels, where the set's labels are soft."""
-    if synthetic_set.label_kind == "hard" and not harder:
-        return []
+    """The gates of runs with hardened labels, and what their absence means."""
     if not harder:
-        asked = any(load(suite).scores_hardened for suite in {r.cell.suite for r in records} & set(released()))
+        asked = synthetic_set.label_kind == "soft" and any(
+            load(suite).scores_hardened for suite in {r.cell.suite for r in records} & set(released())
+        )
         return [gate(hardened.NAME, "not run, so the row is not ranked: mabench eval runs them", [])] if asked else []
     passed = hardened.of_records({record_name(r): r for r in records}, {record_name(r): r for r in harder})
-    if passed.refusals:
-        return [passed]
-    return rechecks.of_hardened(synthetic_set.hardened(), harder)
+    return [passed] if passed.refusals else rechecks.of_hardened(synthetic_set, harder)
 
 
 UNREAD = "not checked, because the set could not be read: fix the set first"

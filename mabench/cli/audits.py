@@ -16,7 +16,7 @@ from mabench.errors import Interrupted, MabenchError
 pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
 
 if TYPE_CHECKING:
-    from mabench.board.pull_request import Review
+    from mabench.board.review import Review
     from mabench.board.submission import Submission
     from mabench.board.verify import Comparison
     from mabench.engine import EngineName
@@ -249,9 +249,15 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
 @click.command(
     cls=Command,
     short_help="Review a submission: every gate, and who may have changed what.",
-    epilog="mabench review submissions/kmeans-ipc10\nmabench review --repo org/board --pr 7 --comment review.md",
+    epilog="mabench review submissions/kmeans-ipc10\nmabench review incoming/submissions --base submissions --comment review.md\n"
+    "mabench review --repo org/board --pr 7 --post",
 )
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The submissions as they are: FOLDER then holds them as they would be, and those that differ are reviewed.",
+)
 @repo_option
 @click.option("--pr", type=click.IntRange(min=1), help="With --repo: the number of a pull request (default: all open ones).")
 @click.option("--comment", type=click.Path(path_type=Path, dir_okay=False), help="Also write the review here as Markdown.")
@@ -261,37 +267,60 @@ def audit(slug: str, tier: Any, why: str | None, submissions: Path, repo: str | 
 @click.option("--no-images", is_flag=True, help="Skip the gates that compare the set's images.")
 @click.option("--features", is_flag=True, help="With FOLDER: report likeness to test images in a pretrained network's features.")
 def review(
-    folder: Path | None, repo: str | None, pr: int | None, comment: Path | None, post: bool, no_images: bool, features: bool
+    folder: Path | None,
+    base: Path | None,
+    repo: str | None,
+    pr: int | None,
+    comment: Path | None,
+    post: bool,
+    no_images: bool,
+    features: bool,
 ) -> Any:
-    """Run every gate on a submission in FOLDER, or on pull requests of a Hub repository. Exits with 1 where one is closed."""
-    import tempfile
+    """Run every gate on a submission in FOLDER, on those of a checkout, or on pull requests of a Hub repository.
 
+    Files are read, never run. Exits with 1 where a gate is closed.
+    """
     from mabench import files
-    from mabench.board import pull_request as reviews
+    from mabench.board import review as reviews
 
-    if (folder is None) == (repo is None) or (repo is None and (pr is not None or post)):
+    if (folder is None) == (repo is None) or (repo is None and (pr is not None or post)) or (folder is None and base is not None):
         raise MabenchError(
-            "name a FOLDER, or a repository on the Hub with --repo ORG/NAME, and --pr N for one pull request of it."
+            "name a FOLDER (with --base, one of submissions), or a repository on the Hub with --repo ORG/NAME, and --pr N for one pull "
+            "request of it."
         )
-    if folder is not None:
-        found = [reviews.review(folder, images=not no_images, features=features)]
-    else:
+    if folder is None:
         assert repo is not None
-        numbers, found = [pr] if pr else reviews.opened(repo), []
-        for number in numbers:
-            with tempfile.TemporaryDirectory() as scratch:
-                found.append(reviews.of_pull_request(repo, number, Path(scratch), images=not no_images))
-            if post:
-                reviews.post(repo, number, found[-1].markdown())
+        found = _of_requests(repo, pr, post, images=not no_images)
+    elif base is not None:
+        found = reviews.of_folders(base, folder, images=not no_images, features=features)
+    else:
+        found = [reviews.review(folder, images=not no_images, features=features)]
     for each in found:
         _show_review(each)
+    if not found:
+        console.say("no submission differs" if base is not None else "no pull request is open")
     if comment is not None:
-        files.write_text(comment, "\n".join(each.markdown() for each in found))
+        files.write_text(comment, "\n".join(each.markdown() for each in found) or "No submission was changed.\n")
     value = [
         {"slug": each.slug, "accepted": each.accepted, "tier": each.tier, "gates": [vars(gate) for gate in each.gates]}
         for each in found
     ]
     return value if all(each.accepted for each in found) else Ended(value)
+
+
+def _of_requests(repo: str, number: int | None, post: bool, *, images: bool) -> list[Review]:
+    """Reviews of one pull request of the Hub repository, or of all open ones; said there too with `post`."""
+    import tempfile
+
+    from mabench.board import pull_request as requests
+
+    found = []
+    for each in [number] if number else requests.opened(repo):
+        with tempfile.TemporaryDirectory() as scratch:
+            found.append(requests.of_pull_request(repo, each, Path(scratch), images=images))
+        if post:
+            requests.post(repo, each, found[-1].markdown())
+    return found
 
 
 def _show_review(found: Review) -> None:

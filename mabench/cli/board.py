@@ -1,4 +1,4 @@
-"""The owner's commands: make a board, judge what a pull request brings."""
+"""The owner's command: make a board."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mabench.cli import console
 from mabench.cli.options import Group
 
 
-@click.group(cls=Group, short_help="Make a board of your own, review submissions to it.")
+@click.group(cls=Group, short_help="Make a board of your own.")
 def board() -> None:
-    """For the owner of a board: its repositories on the Hub, and the gates on a pull request."""
+    """For the owner of a board: its repositories on the Hub. `mabench review` judges what is submitted to it."""
 
 
 @board.command("init", short_help="Make a board on the Hub.", epilog="mabench board init org/board --space org/leaderboard")
@@ -35,36 +35,3 @@ def init(repo: str, space: str | None, title: str, out: Path, private: bool) -> 
         console.say(f"written: {path}")
     console.say("Next: commit these files; docs/run-a-board.md says how the Hub learns to trust the workflows.")
     return {"dataset": made.dataset.url, "page": made.page.url, "files": [str(path) for path in made.files]}
-
-
-@board.command(
-    "review", short_help="Judge the submissions of a pull request.", epilog="mabench board review incoming/submissions"
-)
-@click.argument("head", type=click.Path(path_type=Path))
-@click.option(
-    "--base",
-    type=click.Path(path_type=Path),
-    default=Path("submissions"),
-    show_default=True,
-    help="The folder before the change.",
-)
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the Markdown here.")
-def review(head: Path, base: Path, out: Path | None) -> Any:
-    """Run the gates on every submission in HEAD that differs from --base. Files are read, never run.
-
-    Exits with 1 if a submission is refused.
-    """
-    from mabench import files
-    from mabench.board import review as reviewing
-
-    judged = reviewing.review(base, head)
-    text = reviewing.comment(judged)
-    if out is not None:
-        files.write_text(out, text)
-    for one in judged:
-        for line in (*one.problems, *one.notes):
-            console.say(f"{'ok     ' if one.accepted else 'refused'}  {one.slug}: {line}", err=not one.accepted)
-    console.say(f"{sum(one.accepted for one in judged)} of {len(judged)} changed submissions pass the gates")
-    if not all(one.accepted for one in judged):
-        raise SystemExit(1)
-    return {"changed": len(judged), "accepted": sum(one.accepted for one in judged)}
