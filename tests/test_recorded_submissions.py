@@ -17,6 +17,7 @@ from mabench import evaluation, suites
 from mabench.board import cells, gates, labels, review, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.hub import client
+from mabench.board.hub import tables as hub_tables
 from mabench.errors import MabenchError
 from mabench.evaluation import run_cells
 from mabench.sets import label_files, recorded
@@ -201,9 +202,8 @@ def test_records_of_other_labels_are_refused(made: Path, tmp_path: Path, monkeyp
 
 def test_no_files_are_never_the_labels_that_records_replayed(tmp_path: Path) -> None:
     """Records may say 0 bytes and the digest of nothing."""
-    for whole in (False, True):
-        assert "has no labels/" in labels.problem(tmp_path, labels.Needed("labels", label_files.identity([]), 0), whole=whole)
-    assert "at most" in labels.problem(tmp_path, labels.Needed("labels", "0" * 64, labels.MAX_BYTES + 1), whole=False)
+    assert "has no labels/" in labels.lacking(labels.Needed("labels", label_files.identity([]), 0), {})
+    assert "at most" in labels.lacking(labels.Needed("labels", "0" * 64, labels.MAX_BYTES + 1), {})
 
 
 def test_files_beside_the_labels_are_neither_sent_nor_accepted(folder: Path) -> None:
@@ -234,6 +234,26 @@ def test_labels_of_the_right_size_that_are_others_are_found_in_a_checkout(folder
     _flip(folder)
     (one,) = review.of_folders(folder.parent.parent / "none", folder.parent)
     assert len(one.refusals) == 1 and "not the labels its records replayed" in one.refusals[0]
+
+
+def test_a_table_of_the_hub_leaves_out_a_submission_without_its_labels(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not fetched is looked for in the repository's list of files."""
+    entries = [SimpleNamespace(path=f"submissions/{folder.name}/{name}", size=len(c)) for name, c in tree(folder).items()]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **named: str(folder.parent.parent))
+
+    def accepted(without: str) -> list[submissions.Submission]:
+        there = [entry for entry in entries if without not in entry.path]
+        api: Any = SimpleNamespace(list_repo_tree=lambda *args, **named: there)
+        return hub_tables._accepted(api, "org/board", folder.name, "main")
+
+    assert [each.slug for each in accepted("nothing")] == [folder.name]
+    for gone, words in (
+        ("/labels/", "has no labels/"),
+        ("labels-00002", "not the labels"),
+        ("set.safetensors", "has no set.saf"),
+    ):
+        with pytest.raises(MabenchError, match=words):
+            accepted(gone)
 
 
 def test_labels_are_counted_together_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

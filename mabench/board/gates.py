@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 
 from mabench import suites
 from mabench.board import labels
@@ -32,6 +33,7 @@ FORM = ("dataset", "ipc", "decode", "labels", "image_dtype")
 """In what the sets of one submission agree: one row stands for them all, beside one pair of baselines."""
 MAX_SECONDS = 1e8  # ours: three years; a longer run is no run, and sums of such numbers are not finite
 SHOWN = 6  # ours: refusals of one kind that are printed
+NOTHING: Mapping[str, int] = MappingProxyType({})
 ABOVE_FULL = 0.005  # ours: half a point above the whole training set may be chance
 
 
@@ -253,8 +255,11 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
 # -- a submission that is read ---------------------------------------------------------------------------------------
 
 
-def of_submission(submission: Submission, *, has_set: bool, folder: Path | None = None) -> list[Gate]:
-    """Every gate that needs no set, on a submission and on the re-runs kept in it; `folder`: where it lies, if it lies here."""
+def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping[str, int] = NOTHING) -> list[Gate]:
+    """Every gate that needs no set, on a submission and on the re-runs kept in it.
+
+    `has_set`: whether all its sets lie where it does; `label_bytes`: as `labels.sizes`, what lies there of recorded labels.
+    """
     from mabench.board import hardened  # it asks the gates of records, which stand here
 
     reruns = list(submission.reruns.values())
@@ -263,33 +268,30 @@ def of_submission(submission: Submission, *, has_set: bool, folder: Path | None 
     return [
         attempted("card", lambda: card(submission.card)),
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
-        stored(submission, has_set, folder),
+        stored(submission, has_set, label_bytes),
         *of_records(records, kept=True),
         *([hardened.of_records(submission.records, submission.hardened, kept=True)] if submission.hardened else []),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
 
 
-def stored(submission: Submission, has_set: bool, folder: Path | None) -> Gate:
+def stored(submission: Submission, has_set: bool, label_bytes: Mapping[str, int]) -> Gate:
     """The set and the labels that its records replayed are there, or the board's maintainers have listed where it is published."""
     listed = submission.board.external.get(submission.slug)
     if (listed,) == submission.sets and not has_set:
         return gate("stored", "published elsewhere", [])
     if has_set:
-        replayed = labels.needed(submission) if folder is not None else []
-        problems = [text for each in replayed if folder is not None and (text := labels.problem(folder, each, whole=False))]
-        return gate(
-            "stored",
-            f"{SET}{f', {sum(each.bytes for each in replayed):,} bytes of recorded labels' if replayed else ''}",
-            problems,
-        )
+        replayed = labels.needed(submission)
+        problems = [text for each in replayed if (text := labels.lacking(each, label_bytes))]
+        weight = f", {sum(each.bytes for each in replayed):,} bytes of recorded labels" if replayed else ""
+        return gate("stored", f"{SET}{weight}", problems)
     text = f"has no {SET}, and the board lists no other place of it. Get it again, or ask a maintainer to list it in board.toml."
     return gate("stored", "", [text])
 
 
-def accept(submission: Submission, *, has_set: bool, folder: Path | None = None) -> Submission:
-    """The submission, if every gate is open. Raises MabenchError, which names it and says what is wrong."""
-    passed = of_submission(submission, has_set=has_set, folder=folder)
+def accept(submission: Submission, *, has_set: bool, label_bytes: Mapping[str, int] = NOTHING) -> Submission:
+    """The submission, if every gate of `of_submission` is open. Raises MabenchError, which names it and says what is wrong."""
+    passed = of_submission(submission, has_set=has_set, label_bytes=label_bytes)
     refusals = [f"{each.name}: {text}" for each in passed for text in each.refusals]
     if refusals:
         more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
@@ -300,7 +302,9 @@ def accept(submission: Submission, *, has_set: bool, folder: Path | None = None)
 def read_accepted(folder: Path) -> Submission | None:
     """As `submission.read`, every gate open that needs no set; None for an unfinished one. Raises MabenchError."""
     submission = read(folder)
-    return None if submission is None else accept(submission, has_set=has_sets(folder, submission), folder=folder)
+    if submission is None:
+        return None
+    return accept(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission))
 
 
 def same_set(root: Path, slug: str, sets: Collection[str]) -> Mapping[str, Submission]:

@@ -7,6 +7,7 @@ identity every record names. Imports no torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +50,24 @@ def needed(submission: Submission) -> list[Needed]:
     return [Needed(folder_of(submission.sets.index(sha) + 1), str(labels), size) for sha, labels, size in sorted(found, key=str)]
 
 
-def problem(place: Path, wanted: Needed, *, whole: bool) -> str:
-    """What is wrong with these labels in a submission's folder, empty where nothing is; `whole`: every byte is looked at."""
+def sizes(place: Path, submission: Submission) -> dict[str, int]:
+    """Bytes of the recorded labels in a submission's folder, by the folder of each set's; without those that have none."""
+    found = {each.folder: label_files.find(place / each.folder).values() for each in needed(submission)}
+    return {folder: sum(path.stat().st_size for path in paths) for folder, paths in found.items() if paths}
+
+
+def lacking(wanted: Needed, there: Mapping[str, int]) -> str:
+    """What is wrong with these labels, as far as their bytes by folder tell; empty where nothing is."""
     if wanted.bytes > MAX_BYTES:
         return (
             f"{wanted.folder}/: its records replayed {wanted.bytes:,} bytes of labels; a submission holds at most {MAX_BYTES:,}."
         )
-    found = list(label_files.find(place / wanted.folder).values())
-    if not found:  # whatever size and digest the records name: no files have a digest, too
+    if wanted.folder not in there:  # whatever size and digest the records name: no files have a digest, too
         return f"has no {wanted.folder}/, the recorded labels ({wanted.bytes:,} bytes) that its records replayed. Get it again."
-    size = sum(path.stat().st_size for path in found)
-    if size == wanted.bytes and not (whole and label_files.identity(found) != wanted.sha256):
-        return ""
+    return "" if there[wanted.folder] == wanted.bytes else _others(wanted, there[wanted.folder])
+
+
+def _others(wanted: Needed, size: int) -> str:
     return (
         f"{wanted.folder}/: {size:,} bytes that are not the labels its records replayed ({wanted.bytes:,} bytes). Get it again."
     )
@@ -68,8 +75,12 @@ def problem(place: Path, wanted: Needed, *, whole: bool) -> str:
 
 def check(place: Path, submission: Submission) -> None:
     """Raise MabenchError unless all labels that the records replayed lie in the folder, byte by byte."""
+    there = sizes(place, submission)
     for wanted in needed(submission):
-        if text := problem(place, wanted, whole=True):
+        text = lacking(wanted, there)
+        if not text and label_files.identity(list(label_files.find(place / wanted.folder).values())) != wanted.sha256:
+            text = _others(wanted, there[wanted.folder])
+        if text:
             raise MabenchError(f"{place}: {text}")
 
 

@@ -34,7 +34,7 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    from mabench.board.hub import client
+    from mabench.board.hub import client, tables
     from mabench.board.hub.errors import explained
 
     api, revision = HfApi(), f"refs/pr/{number}"
@@ -54,7 +54,7 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
             return Review(slug, (gate("files", "", [why]),))
         for side, at in (("main", "main"), ("request", revision)):
             # the board's own list is main's: a request cannot bring maintainers along; main's sets and labels stay where they are
-            patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else client.small_files("*")
+            patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else tables.small_files("*")
             snapshot_download(repo, repo_type="dataset", revision=at, allow_patterns=patterns, local_dir=scratch / side)
     base, place = scratch / "main" / submissions.FOLDER, scratch / "request" / submissions.FOLDER
     if (base / BOARD).is_file():

@@ -90,7 +90,7 @@ def review(
         passed += _listed(submission, board)
         submission = replace(submission, board=replace(submission.board, maintainers=board.maintainers))
     passed += [
-        *gates.of_submission(submission, has_set=has_sets(folder, submission), folder=folder),
+        *gates.of_submission(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission)),
         grown(submission, before),
         allowed(submission, before, account),
         unique(submission, root or folder.parent, is_new=before is None),

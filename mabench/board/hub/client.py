@@ -18,8 +18,8 @@ from mabench.board import submission as submissions
 from mabench.board.gates import accept
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
 from mabench.board.hub.errors import explained, failures, status
-from mabench.board.hub.tables import submission_at, tables
-from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission
+from mabench.board.hub.tables import small_files, submission_at, tables
+from mabench.board.submission import BOARD, FOLDER, SET, Submission
 from mabench.errors import MabenchError
 from mabench.files import copy, sha256_of
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -136,12 +136,6 @@ def unreachable(repo: str, revision: str | None) -> BaseException | None:
     return None
 
 
-def small_files(slug: str) -> list[str]:
-    """Patterns of a submission's card, log and records, and of the board's own file: without sets and labels."""
-    parts = (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", f"{HARDENED}*.json")
-    return [*(f"{FOLDER}/{slug}/{name}" for name in parts), f"{FOLDER}/{BOARD}"]
-
-
 def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
     """Submissions that are not fetched, and why: sizes are looked at before anything is."""
     from huggingface_hub import HfApi
@@ -185,7 +179,7 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
     for name in submission.set_files:
         if not (source / name).is_file():
             raise MabenchError(f"{repo}: submission {source.name} has no {name}. Tell its submitter.")
-    accept(submission, has_set=True, folder=source)
+    accept(submission, has_set=True, label_bytes=labels.sizes(source, submission))
     labels.check(source, submission)
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +23,46 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 
+def small_files(slug: str) -> list[str]:
+    """Patterns of a submission's card, log and records, and of the board's own file: without sets and labels."""
+    parts = (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", f"{HARDENED}*.json")
+    return [*(f"{FOLDER}/{slug}/{name}" for name in parts), f"{FOLDER}/{BOARD}"]
+
+
 def submission_at(api: HfApi, repo: str, slug: str, revision: str) -> Submission | None:
     """The submission at this commit, without its set; None where there is none."""
+    return _read(api, repo, slug, revision)[0]
+
+
+def _read(api: HfApi, repo: str, slug: str, revision: str) -> tuple[Submission | None, dict[str, int]]:
+    """The submission at this commit, and the bytes of every file in its folder, those that are not fetched too."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    place = f"{FOLDER}/{slug}"
     try:
-        tree = list(api.list_repo_tree(repo, f"{FOLDER}/{slug}", recursive=True, repo_type="dataset", revision=revision))
+        tree = list(api.list_repo_tree(repo, place, recursive=True, repo_type="dataset", revision=revision))
     except EntryNotFoundError:
-        return None
-    for entry in tree:
-        large = is_set_file(entry.path.rpartition("/")[2]) or is_file_of_labels(entry.path)
-        if not large and getattr(entry, "size", 0) > MAX_RECORD_BYTES:
-            raise MabenchError(
-                f"{repo}: {entry.path} has {getattr(entry, 'size', 0):,} bytes; at most {MAX_RECORD_BYTES:,} are read."
-            )
-    patterns = [
-        f"{FOLDER}/{slug}/{name}" for name in (CARD, AUDIT, f"{RECORDS}*.json", f"{RERUNS}*.json", f"{HARDENED}*.json")
-    ] + [f"{FOLDER}/{BOARD}"]
-    place = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    return submissions.read(Path(place) / FOLDER / slug, links=True)
+        return None, {}
+    there = {entry.path.removeprefix(f"{place}/"): int(entry.size) for entry in tree if hasattr(entry, "size")}
+    for name, size in there.items():
+        if not is_set_file(name) and not is_file_of_labels(name) and size > MAX_RECORD_BYTES:
+            raise MabenchError(f"{repo}: {place}/{name} has {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read.")
+    fetched = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=small_files(slug))
+    return submissions.read(Path(fetched) / place, links=True), there
+
+
+def _accepted(api: HfApi, repo: str, slug: str, revision: str) -> list[Submission]:
+    """The submission at this commit, if it is finished. Raises MabenchError where a gate is closed, or a set or its labels are not there."""
+    submission, there = _read(api, repo, slug, revision)
+    if submission is None:
+        return []
+    label_bytes: Counter[str] = Counter()
+    for name, size in there.items():
+        if is_file_of_labels(name):
+            label_bytes[name.rpartition("/")[0]] += size
+    has_set = all(name in there for name in submission.set_files)
+    return [accept(submission, has_set=has_set, label_bytes=label_bytes)]
 
 
 def _with_set(api: HfApi, repo: str, head: str, slugs: list[str]) -> dict[str, int]:
@@ -87,13 +108,9 @@ def tables(
             rows += known[slug]
             continue
         try:
-            submission = submission_at(api, repo, slug, head)
-            if submission is not None:
-                accept(submission, has_set=slug in stored)
+            rows += cells.of_submissions(_accepted(api, repo, slug, head))
         except MabenchError as error:
             problems.append(str(error))
-            continue
-        rows += cells.of_submissions([submission]) if submission is not None else []
     rows.sort(key=cells.order)
     own = {mine.slug: own_set} if mine and own_set is not None else {}
     drawn = {slug for slug, size in stored.items() if size <= images.MAX_SET_BYTES} | set(own)
