@@ -217,6 +217,13 @@ def test_the_figures_of_the_validation_page() -> None:
         f"The best pass is {best:.2f} (epoch {epoch:,}), the plateau {plateau:.2f} (mean of the last 20 passes), the last pass {accuracies[-1]:.2f}.",
         f"Choosing the best test pass adds {best - plateau:.1f} points to the plateau",
     ]
+    pairs: dict[tuple[int, int], dict[str, float]] = {}
+    for run in record("zca_pairs_epyc-1-thread_202611")["runs"]:
+        accuracy = 100 * max(hits for _, hits in run["curve"]) / run["total"]
+        pairs.setdefault((run["ipc"], run["seed"]), {})[run["set"]] = accuracy
+    assert len(pairs) == 6
+    widest = max(abs(pair["whitened"] - pair["plain"]) for pair in pairs.values())
+    said.append(f"none of six paired runs differs by more than {widest:.2f} points")
     differences = {}
     for method, published in (("dc", "Model Pool's log"), ("model-pool", "Table 5")):
         cells = record(f"reproduce_{method}_ipc1_1000iterations_epyc_202611")["cells"]
