@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from mabench.digests import stream
 
@@ -330,6 +338,22 @@ class SetSummary(Frozen):
         return "soft" if self.recorded_bytes else self.labels
 
 
+class SecondResult(Frozen):
+    """A run on the dataset's second test set, after the last epoch. Never ranked."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,64}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the file of images, as its authors publish it."""
+    correct: Whole
+    total: Count
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> SecondResult:
+        if self.correct > self.total:
+            raise ValueError(f"{self.correct} of {self.total} images cannot be right")
+        return self
+
+
 class RunRecord(Frozen):
     """The result of one cell. Only what was observed: best, best epoch and last are derived from the curve."""
 
@@ -357,10 +381,19 @@ class RunRecord(Frozen):
     """Of the network's parameters and buffers before the first step; empty in records of before the field."""
     first_losses: tuple[float, ...] = ()
     """Losses of the first ten steps, -1 where not finite: from which step on two machines differ."""
+    second_test: SecondResult | None = None
+    """None = it was not at hand; left out of what is written then, so that records of before the field stay what they are."""
     environment: dict[str, str]
     seconds: float
     started: str
     """UTC, ISO 8601."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = written(self)
+        if value.get("second_test") is None:
+            value.pop("second_test", None)
+        return value
 
     @model_validator(mode="after")
     def _curve_is_plausible(self) -> RunRecord:

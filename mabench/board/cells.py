@@ -56,6 +56,8 @@ class CellRow(NamedTuple):
     acc_plateau: float | None
     """Mean of the last tenth of the test passes; None where one of them was pruned."""
     acc_last: float
+    acc_second: float | None
+    """On the dataset's second test set after the last epoch; None where it was not tested on it. Never ranked."""
     diverged_epoch: int | None
     test_images: int
     epochs: int
@@ -148,6 +150,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
                 family=cell.evaluator.family, pretrained=cell.evaluator.pretrained, seed=cell.seed, score=scoring.score(record),
                 hardened=scoring.score(harder) if (harder := submission.hardened.get(name)) is not None else None,
                 acc_best=record.best, best_epoch=record.best_epoch, acc_plateau=scoring.plateau(record), acc_last=record.last,
+                acc_second=scoring.second(record),
                 diverged_epoch=record.diverged_epoch, test_images=record.total, epochs=cell.recipe.epochs,
                 dataset=summary.dataset, ipc=summary.ipc, labels=summary.taught, decode=summary.decode,
                 stored_images=summary.stored_images, decoded_images=summary.decoded_images, stored_bytes=summary.bytes,

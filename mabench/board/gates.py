@@ -18,7 +18,7 @@ from types import MappingProxyType
 from mabench import suites
 from mabench.board import labels
 from mabench.board.submission import CARD, RECORDS, RERUNS, SET, Submission, folders, has_sets, read, slug_of
-from mabench.data import DATASETS
+from mabench.data import DATASETS, SECOND
 from mabench.errors import MabenchError, first_line
 from mabench.results import ranking, scoring
 from mabench.results.baselines import known_full_data
@@ -225,6 +225,14 @@ def _other_split(record: RunRecord) -> str:
     entry = DATASETS.get(record.synthetic_set.dataset)
     if entry is None:
         return f"{record.cell.name}: a set of an unknown dataset. Run the cell again: mabench eval."
+    second, known = record.second_test, SECOND.get(entry.name)
+    if second is not None and (
+        known is None or (second.name, second.sha256, second.total) != (known.name, known.sha256, known.size)
+    ):
+        return (
+            f"{record.cell.name}: second test on {second.total:,} images of {second.name!r} with digest {second.sha256[:16]}; "
+            f"{entry.title} has {f'{known.size:,} of {known.name!r}, digest {known.sha256[:16]}' if known else 'none'}. Run the cell again: mabench eval."
+        )
     size, pinned = entry.test_size or record.total, entry.digests.get("test", record.test_sha256)
     if (record.total, record.test_sha256) == (size, pinned):
         return ""

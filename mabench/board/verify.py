@@ -97,7 +97,7 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
                 f"{submission.slug}: its records of {suite} were made under another suite than the released one, or with other recorded labels."
             )
         place = Folder(out / suite, synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
-        records += evaluate(loaded_suite, synthetic_set, here, place, data.load(loaded_suite.suite.dataset, "test"))
+        records += evaluate(loaded_suite, synthetic_set, here, place, data.load_test(loaded_suite.suite.dataset))
     return records
 
 

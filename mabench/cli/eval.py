@@ -50,6 +50,11 @@ if TYPE_CHECKING:
 @click.option("--minutes", type=float, help="Run what fits into this time, cheapest first, and list the rest.")
 @click.option("--shard", callback=shard_of, metavar="I/N", help="Run only part I of N, e.g. 2/8 in a job array.")
 @click.option("--listener", "listeners", multiple=True, help="Also report to tensorboard or wandb; may be repeated.")
+@click.option(
+    "--second-test",
+    metavar="FOLDER|ORG/NAME",
+    help="Where the files of CIFAR-10.1 lie: also test on it after the last epoch, beside the score; needed once.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show the plan: runs, steps, FLOPs and the time they would take here.")
 def eval_(
     set_path: str,
@@ -65,6 +70,7 @@ def eval_(
     minutes: float | None,
     shard: tuple[int, int] | None,
     listeners: tuple[str, ...],
+    second_test: str | None,
     dry_run: bool,
 ) -> Any:
     """Train every evaluator of a suite on SET, from scratch or fine-tuned, and print the table.
@@ -72,8 +78,11 @@ def eval_(
     Finished runs are never repeated: after Ctrl-C, a crash or a reboot the same command continues where it stopped.
     """
     from mabench import evaluation
+    from mabench.data import second
 
     job = evaluation.prepare(set_path, None, suite, tracks=tracks, evaluators=evaluators, seeds=seeds, part=shard, **reading)
+    if second_test is not None:
+        second.install(job.loaded_suite.suite.dataset, second_test)
     path = out or job.default_folder
     if dry_run:
         return show_plan(job, path, device=device, engine=engine)

@@ -2,5 +2,6 @@
 
 from mabench.data.cache import RealData, at_hand, content_digests, load
 from mabench.data.registry import DATASETS, Dataset, Split, describe
+from mabench.data.second import SECOND, load_test
 
-__all__ = ["DATASETS", "Dataset", "RealData", "Split", "at_hand", "content_digests", "describe", "load"]
+__all__ = ["DATASETS", "SECOND", "Dataset", "RealData", "Split", "at_hand", "content_digests", "describe", "load", "load_test"]

@@ -40,6 +40,8 @@ class RealData:
     split: str
     sha256: str
     """Order-independent content digest, see `content_digests`."""
+    second: RealData | None = None
+    """Other test images of the same classes, see `data.second`."""
 
 
 class _Digester:

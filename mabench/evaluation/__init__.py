@@ -219,7 +219,7 @@ class Job:
                 heard(Note(text))
             if self.warning is not None:
                 heard(Note(self.warning.reason, warning=True))
-            test = data.load(self.loaded_suite.suite.dataset, "test")
+            test = data.load_test(self.loaded_suite.suite.dataset)
             budget = Budget(begun, minutes, should_stop)
             cells = budget.order(self.here, folder, self.synthetic_set, test, device, computed_by, heard)
             try:

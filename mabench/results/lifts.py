@@ -70,6 +70,7 @@ def _over_sets(lines: Sequence[Row], std: str) -> Row:
         planned=sum(line.planned for line in lines),
         lift_half=None,
         hardened=mean(line.hardened for line in lines),
+        second=mean(line.second for line in lines),
         diverged=sum(line.diverged for line in lines),
     )
 

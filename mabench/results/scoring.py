@@ -47,6 +47,8 @@ class Row:
     """Half of the 95 % interval of `lift`: seeds, and draws of the baseline."""
     hardened: float | None = None
     """Mean of the same runs with hardened labels, where the set's are soft and all of these runs are there."""
+    second: float | None = None
+    """Mean accuracy on the dataset's second test set after the last epoch, where all of these runs were tested on it."""
     panel: bool = False
     """A mean over the networks of a family, or over the families of a track."""
     diverged: int = 0
@@ -100,6 +102,13 @@ def plateau(record: RunRecord) -> float | None:
     return fmean(correct for _, correct in passes) / record.total
 
 
+def second(record: RunRecord) -> float | None:
+    """Accuracy on the dataset's second test set after the last epoch; chance level for a diverged cell, None where it was not run."""
+    if record.second_test is None:
+        return None
+    return chance(record) if record.diverged_epoch is not None else record.second_test.correct / record.second_test.total
+
+
 def diverged(records: Iterable[RunRecord]) -> int:
     """How many of these cells diverged."""
     return sum(record.diverged_epoch is not None for record in records)
@@ -145,6 +154,7 @@ def _row(loaded_suite: LoadedSuite, track: str, name: str, runs: Sequence[RunRec
         best=fmean(map(best, runs)),
         plateau=_mean(map(plateau, runs)),
         last=fmean(map(last, runs)),
+        second=_mean(map(second, runs)),
         runs=len(scores),
         planned=len(loaded_suite.suite.seeds),
         random=None if known is None else known[0],
@@ -176,6 +186,7 @@ def _panel(
         best=_mean(per_seed(best)) or 0.0,
         plateau=_mean(per_seed(plateau)),
         last=_mean(per_seed(last)) or 0.0,
+        second=_mean(per_seed(second)),
         runs=len(seeds),
         planned=len(seeds),
         random=weighted({name: None if entry is None else entry[0] for name, entry in known.items()}, group),

@@ -15,7 +15,7 @@ from mabench.files import write_text
 from mabench.results import lifts
 from mabench.results.plots import write_curves
 from mabench.results.ranking import status
-from mabench.results.scoring import Row, chance, plateau, score, worst
+from mabench.results.scoring import Row, chance, plateau, score, second, worst
 from mabench.schema import RunRecord
 from mabench.suites import LoadedSuite
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
 STYLES = {"text": "simple", "markdown": "github", "latex": "latex_booktabs", "csv": "csv"}
-OPTIONAL = ("same bytes %", "alike %", "runs", "hardened %")  # left out in this order where a terminal is narrow
+OPTIONAL = ("same bytes %", "alike %", "runs", "hardened %", "second test %")  # left out in this order where a terminal is narrow
 
 
 # -- numbers as text ---------------------------------------------------------------------------------------------------
@@ -88,6 +88,7 @@ def cells(
         ],
         **{f"{name} %": [percent(value) for value in values] for name, values in beside.items()},
         "hardened %": [percent(line.hardened) for line in lines] if any(line.hardened is not None for line in lines) else None,
+        "second test %": [percent(line.second) for line in lines] if any(line.second is not None for line in lines) else None,
         "runs": [f"{line.runs}" if line.runs == line.planned else f"{line.runs} of {line.planned}" for line in lines],
         "alike %": [percent(line.alike) for line in lines] if alike else None,
         "same bytes %": [percent(line.same_bytes) for line in lines] if same_bytes else None,
@@ -184,6 +185,7 @@ def _flat(record: RunRecord) -> dict[str, Any]:
         "best_epoch": record.best_epoch,
         "acc_plateau": plateau(record),
         "acc_last": record.last,
+        "acc_second": second(record),
         "diverged_epoch": record.diverged_epoch,
         "seconds": record.seconds,
         "engine": record.engine,
@@ -204,6 +206,11 @@ def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[Run
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     if any(line.hardened is not None for line in lines):
         out.append("hardened: the same runs with one class a label, that of its largest entry; never ranked")
+    tested = [record.second_test for record in records if record.second_test is not None]
+    if tested:
+        titles = first_line(dict.fromkeys(f"{each.name} ({each.total:,} images)" for each in tested))
+        part = "" if len(tested) == len(records) else f"; {len(tested)} of {len(records)} runs were tested on it"
+        out.append(f"second test: {titles} after the last epoch, never ranked{part}")
     low = worst(lines)
     if low is not None and sum(not line.panel for line in lines) > 1:
         out.append(f"smallest lift: {low.name} {percent(low.lift, signed=True)}")

@@ -129,7 +129,8 @@ def unpack_set(packed: dict[str, Any]) -> SyntheticSet:
 
 def unpack_test(packed: dict[str, Any]) -> RealData:
     """No copy: the arrays lie in the node's object store, read-only."""
-    return RealData(packed["images"], packed["labels"], DATASETS[packed["dataset"]], packed["split"], packed["sha256"])
+    second = None if packed["second"] is None else unpack_test(packed["second"])
+    return RealData(packed["images"], packed["labels"], DATASETS[packed["dataset"]], packed["split"], packed["sha256"], second)
 
 
 def pack_set(synthetic_set: SyntheticSet) -> dict[str, Any]:
@@ -157,4 +158,5 @@ def pack_test(test: RealData) -> dict[str, Any]:
         "dataset": test.dataset.name,
         "split": test.split,
         "sha256": test.sha256,
+        "second": None if test.second is None else pack_test(test.second),
     }

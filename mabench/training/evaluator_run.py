@@ -13,7 +13,7 @@ import torch
 from mabench import engine as engines
 from mabench.data import RealData
 from mabench.networks.evaluators import EVALUATORS
-from mabench.schema import Cell, RunRecord
+from mabench.schema import Cell, RunRecord, SecondResult
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import distillation, state
 from mabench.training.loop import Trainer
@@ -66,7 +66,12 @@ def run(
         student.engine.prunes = False
     student.train(watch)
     watch.tick(student.state)
-    return _record(student)
+    return _record(student, None if test.second is None else _second(student, test.second))
+
+
+def _second(student: Trainer, real: RealData) -> SecondResult:
+    """The finished network on the second test set."""
+    return SecondResult(name=real.split, sha256=real.sha256, correct=student.tester.hits(real), total=len(real.labels))
 
 
 def _teacher(
@@ -90,7 +95,7 @@ def _teacher(
     return distillation.Teacher(trainer.model, trainer.view, material, ask_once=ask_once, batch=batch), trainer.state
 
 
-def _record(student: Trainer) -> RunRecord:
+def _record(student: Trainer, second: SecondResult | None) -> RunRecord:
     material, final = student.material, student.state
     losses = torch.stack(final.first_losses).tolist() if final.first_losses else []
     return RunRecord(
@@ -106,6 +111,7 @@ def _record(student: Trainer) -> RunRecord:
         images_tested=final.images_tested,
         initial_weights_sha256=final.initial_weights,
         first_losses=tuple(loss if math.isfinite(loss) else -1.0 for loss in losses),
+        second_test=second,
         environment=environment(material.device, student.engine),
         seconds=round(final.seconds, 3),
         started=final.started,

@@ -118,6 +118,10 @@ class Material:
             stored = self.test_images[window]
         else:
             stored = torch.tensor(self.test.images[window if isinstance(window, slice) else window.numpy()])
+        return self.from_bytes(stored)
+
+    def from_bytes(self, stored: Tensor) -> Tensor:
+        """Images uint8 [B,C,S,S] in augmentation space."""
         return self._augmented_space(stored.float() / 255)
 
     def _augmented_space(self, pixels: Tensor) -> Tensor:

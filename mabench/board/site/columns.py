@@ -61,6 +61,10 @@ EXTRA = (
         lambda r: r.hardened,
     ),
     Column(
+        "second", "Second test %", "Accuracy on new images of the same classes (CIFAR-10.1) after the last epoch. Never ranked.",
+        lambda r: r.second,
+    ),
+    Column(
         "gap", "Seen - unseen", "Networks whose architecture made the set minus the others, in points. Near 0 is model-agnostic.",
         lambda r: r.gap,
     ),

@@ -71,34 +71,36 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "Numbers after ± are standard deviations over seeds; after a lift, half of its 95 % interval.",
             "",
         ]
-        harder = ["hardened"] if labels == "soft" else []
-        headers = ["rank", "set", "of", "trust", "best", "plateau", "last", *harder, "lift", "smallest lift", "bytes", *names]
-        body = [
-            [
-                rank_text(row) if row.rank else row.why_unranked,
-                _markdown_text(row.title) + (f" ({_markdown_text(row.where)})" if row.where else ""),
-                "paper" if row.tier == "reported" else row.about,
-                row.tier,
-                with_std(row.best, row.std if rule == "best" else None),
-                percent(row.plateau),
-                with_std(row.last, row.std if rule == "last" else None),
-                *([percent(row.hardened)] if harder else []),
-                lift_text(row),
-                percent(row.worst_lift, signed=True),
-                "-" if row.bytes is None else f"{row.bytes:,}",
-                *(
-                    with_std(s.mean, s.std) + ("†" if s.diverged else "") if (s := row.network_results.get(name)) else "-"
-                    for name in names
-                ),
-            ]
-            for row in group
-        ]
+        beside = ["hardened"] if labels == "soft" else []
+        beside += ["second test"] if any(row.second is not None for row in group) else []
+        headers = ["rank", "set", "of", "trust", "best", "plateau", "last", *beside, "lift", "smallest lift", "bytes", *names]
+        body = [_line(row, headers, rule) for row in group]
         body += [_baseline(images, chosen, track, headers) for images in baselines_of(group)]
         align = ["right", "left", "left", "left"] + ["right"] * (len(headers) - 4)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
+
+
+def _line(row: Standing, headers: Sequence[str], rule: str) -> list[str]:
+    """A submission's or a paper's row of the Markdown table."""
+    known = {
+        "rank": rank_text(row) if row.rank else row.why_unranked,
+        "set": _markdown_text(row.title) + (f" ({_markdown_text(row.where)})" if row.where else ""),
+        "of": "paper" if row.tier == "reported" else row.about,
+        "trust": row.tier,
+        "best": with_std(row.best, row.std if rule == "best" else None),
+        "plateau": percent(row.plateau),
+        "last": with_std(row.last, row.std if rule == "last" else None),
+        "hardened": percent(row.hardened),
+        "second test": percent(row.second),
+        "lift": lift_text(row),
+        "smallest lift": percent(row.worst_lift, signed=True),
+        "bytes": "-" if row.bytes is None else f"{row.bytes:,}",
+    }
+    known |= {name: with_std(s.mean, s.std) + ("†" if s.diverged else "") for name, s in row.network_results.items()}
+    return [known.get(header, "-") for header in headers]
 
 
 def _baseline(images: RandomImages, chosen: LoadedSuite, track: str, headers: Sequence[str]) -> list[str]:

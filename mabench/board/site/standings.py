@@ -94,6 +94,8 @@ class Standing:
     """What each baseline shares with the set, and the baseline; None where it was not run."""
     hardened: float | None = None
     """The score with hardened labels, for a set with soft ones; by the submitter's runs, never ranked."""
+    second: float | None = None
+    """Accuracy on the dataset's second test set after the last epoch; None where a run was not tested on it. Never ranked."""
     recovery: float | None = None
     seen: float | None = None
     unseen: float | None = None
@@ -224,6 +226,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         random=head.random if head else None,
         baselines=tuple(lifts.matching(chosen, records).kinds.items()),
         hardened=hardened.score(submission, chosen, track),
+        second=head.second if head else None,
         recovery=recovered,
         seen=seen if head else None,
         unseen=unseen if head else None,
