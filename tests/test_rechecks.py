@@ -11,7 +11,8 @@ import torch
 from builders import BUNDLED, CPU, DIGITS, TEST, small_set, write_card
 
 from mabench import training
-from mabench.board import gates, rechecks, submit
+from mabench.board import gates, rechecks, review, submit, verify
+from mabench.board import submission as submissions
 from mabench.errors import MabenchError
 from mabench.files import write_text
 from mabench.runs.folder import record_text
@@ -127,6 +128,30 @@ def test_forged_curves_with_right_checksums_are_refused_at_submission(
     assert refused.startswith("first steps: scratch--mlp-scratch--seed0: step 2 has the loss")
     without = changed(honest, lambda r: {"first_losses": (), "curve": tuple((epoch, 480) for epoch, _ in r.curve)})
     assert any("losses of the first steps" in text and text.startswith("curves:") for text in submitted("left out", without))
+
+
+def test_a_rerun_that_nobody_ran_is_refused_in_a_review(bundled: SyntheticSet, honest: list[RunRecord], tmp_path: Path) -> None:
+    """Whoever confirms a friend's numbers without running them has to know the first losses; copying the records shows."""
+    for record in honest:
+        write_text(tmp_path / "run" / "records" / f"{record.cell.name}.json", record_text(record))
+    case = submit.examine(BUNDLED, [tmp_path / "run"], write_card(tmp_path / "card.toml"))
+    folder = tmp_path / "board" / case.slug
+    submissions.write(folder, submit.changes(case, None, who="A. Author"))
+    before = submissions.read(folder)
+    assert before is not None
+
+    def refused(change: Change) -> list[str]:
+        submissions.write(folder, verify.logged(before, changed(honest, change), who="friend", seed=0))
+        found = review.review(folder, before=before, account="friend")
+        for path in (folder / "reruns").iterdir():
+            path.unlink()
+        return [f"{gate.name}: {text}" for gate in found.gates for text in gate.refusals]
+
+    assert refused(lambda r: {"seconds": r.seconds + 1}) == []
+    (first, _) = refused(lambda r: {"seconds": r.seconds + 1, "first_losses": tuple(x + 0.2 for x in r.first_losses)})
+    assert first.startswith("re-runs, first steps: scratch--mlp-scratch--seed0: step 1 has the loss")
+    (first, _) = refused(lambda r: {"curve": tuple((e, c + 1) for e, c in r.curve)})
+    assert first.startswith("reruns/ runs: ") and "as the submitted record did: a copy" in first
 
 
 def test_what_cannot_be_checked_is_said(bundled: SyntheticSet, honest: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:

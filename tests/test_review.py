@@ -10,7 +10,7 @@ import pytest
 from builders import HOSTILE, write_submission
 from click.testing import CliRunner, Result
 
-from mabench.board import audit_log
+from mabench.board import audit_log, verify
 from mabench.board import submission as submissions
 from mabench.board.review import MAX_SET_BYTES, of_folders
 from mabench.cli.main import main
@@ -81,6 +81,33 @@ def test_a_bad_pull_request_is_refused(folders: tuple[Path, Path], change: Calla
     assert not one.accepted and words in " ".join(one.refusals)
     result = run(head, base)
     assert result.exit_code == 1 and "refused" in (head.parent / "c.md").read_text()
+
+
+def test_what_only_its_content_shows_is_refused(folders: tuple[Path, Path]) -> None:
+    """A set file that is no set, and a new submission that brings its own confirmation along."""
+    base, head = folders
+    beta = write_submission(head, "beta", 0.6)
+    (beta / "set.safetensors").write_bytes(b"junk")
+    (one,) = of_folders(base, head, images=False)
+    assert [text.partition(":")[0] for text in one.refusals] == ["set"] and "not a complete set file" in one.refusals[0]
+    (beta / "set.safetensors").unlink()
+    new = submissions.read(beta)
+    assert new is not None
+    confirmed = [record.model_copy(update={"seconds": 9.0}) for record in new.records.values()]
+    submissions.write(beta, verify.logged(new, confirmed, who="Prof. X", seed=0))
+    (one,) = of_folders(base, head, images=False)
+    assert one.refusals == ["signed: a new submission with log entries by Prof. X. Others add theirs themselves."]
+    shutil.rmtree(base)
+    shutil.copytree(head, base)
+    submissions.write(beta, verify.logged(read(beta), confirmed[:1], who="R. Reader", seed=1))
+    (one,) = of_folders(base, head, images=False)
+    assert one.accepted and "by R. Reader: is the request theirs?" in [gate.found for gate in one.gates]
+
+
+def read(folder: Path) -> submissions.Submission:
+    found = submissions.read(folder)
+    assert found is not None
+    return found
 
 
 def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -23,7 +24,7 @@ from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
 from mabench.results import scoring
-from mabench.schema import Tier
+from mabench.schema import RunRecord, Tier
 
 
 @pytest.fixture
@@ -60,8 +61,108 @@ def test_tiers_follow_from_the_records_of_reruns(folder: Path) -> None:
     assert add("R. Reader", 5).tier == "spot-checked"
     assert add("R. Reader", 12).tier == "verified"
     assert add("S. Other", 3, inflate).tier == "challenged"
-    assert add("T. Third", 3).tier == "verified", "the last re-run of a run counts"
+    assert add("T. Third", 12).tier == "challenged", "what one account found is not undone by another"
+    assert add("S. Other", 3).tier == "verified", "but by itself: the last re-run of a run counts"
     assert add("A. Submitter", 3, inflate).tier == "challenged", "the submitter's own doubts count"
+
+
+def test_only_a_maintainer_settles_what_reruns_found(folder: Path) -> None:
+    """An owner's reinstatement takes his own withdrawal back, and no more; a maintainer is none for his own submission."""
+    (folder.parent / submissions.BOARD).write_text('maintainers = ["Keeper", "A. Submitter"]\n')
+
+    def now() -> Submission:
+        found = submissions.read(folder)
+        assert found is not None
+        return found
+
+    def decided(who: str) -> Tier:
+        entry = audit_log.make_entry(who=who, action="tier", tier="self-run", why="x", set_sha256=now().set_sha256)
+        submissions.write(folder, submissions.with_entry(now(), entry))
+        return now().tier
+
+    low = [lowered(record) for record in list(now().records.values())[:3]]
+    submissions.write(folder, verify.logged(now(), low, who="R. Reader", seed=0))
+    assert now().tier == "challenged"
+    assert decided("A. Submitter") == "challenged", "neither as the owner nor as a maintainer"
+    for almost in ("keeper", "K-eeper", "\u041aeeper"):
+        assert decided(almost) == "challenged", "rights are for names letter by letter"
+        with pytest.raises(MabenchError, match="only A. Submitter, who submitted it, may take it back"):
+            verify.decision(now(), "withdrawn", who=almost, why="x")
+    assert decided("Keeper") == "self-run"
+    before = now()
+    entry = audit_log.make_entry(who="a. submitter", action="tier", tier="withdrawn", why="x", set_sha256=before.set_sha256)
+    submissions.write(folder, submissions.with_entry(before, entry))
+    assert now().tier == "self-run"
+    assert "only 'A. Submitter' or a maintainer may" in "\n".join(reviewed(folder, before=before))
+
+
+def lowered(record: RunRecord) -> RunRecord:
+    """A re-run that finds 20 points less."""
+    curve = tuple((epoch, max(0, count - record.total // 5)) for epoch, count in record.curve)
+    return again(record).model_copy(update={"curve": curve})
+
+
+def again(record: RunRecord) -> RunRecord:
+    """The same result, an hour later."""
+    return record.model_copy(update={"seconds": record.seconds + 1.0, "started": "2026-11-20T10:00:00+00:00"})
+
+
+def test_a_copy_of_a_record_is_no_rerun(folder: Path) -> None:
+    before = submissions.read(folder)
+    assert before is not None
+    records = list(before.records.values())[:2]
+    submissions.write(folder, verify.logged(before, records, who="friend", seed=0))
+    assert "as the submitted record did: a copy" in "\n".join(reviewed(folder, before=before, account="friend"))
+
+
+def test_a_rerun_describes_the_same_set(folder: Path) -> None:
+    """It counts in the table, so a friend's could move the row to a smaller budget, or above what all real images give."""
+    found = submissions.read(folder)
+    assert found is not None
+    smaller = [
+        again(record).model_copy(update={"synthetic_set": record.synthetic_set.model_copy(update={"ipc": 1, "stored_bytes": 1})})
+        for record in found.records.values()
+    ]
+    submissions.write(folder, verify.logged(found, smaller, who="friend", seed=0))
+    with pytest.raises(MabenchError, match="reruns/ budget: .* describes the set otherwise"):
+        gates.read_accepted(folder)
+
+
+def test_an_author_does_not_become_somebody_else(folder: Path) -> None:
+    """Whoever leaves the card could confirm the set."""
+    before = submissions.read(folder)
+    assert before is not None
+    after = replace(before, card=before.card.model_copy(update={"authors": ("A. Alias",)}))
+    assert "A. Author: removed from the card's names" in review.grown(after, before).refusals[0]
+    more = replace(before, card=before.card.model_copy(update={"authors": ("A. Author", "B. Author")}))
+    assert not review.grown(more, before).refusals
+
+
+def test_which_runs_are_repeated_is_not_known_beforehand(tmp_path: Path) -> None:
+    """Whoever knew the draw could tell the truth in three runs and lie in the others; a re-run that was interrupted goes on."""
+    assert len({verify.draw_of("made", tmp_path) for _ in range(20)}) > 15
+    for name in ("made-77", "made-x", "made-1-5"):
+        (tmp_path / name).mkdir()
+    assert verify.draw_of("made", tmp_path) == 77 and verify.draw_of("made-1", tmp_path) == 5
+
+
+def test_what_a_spot_check_misses_is_as_the_evidence_says() -> None:
+    """18 runs, 6 of them inflated: the chance that none of those drawn is one of the 6."""
+    missed = {cells: math.comb(12, cells) / math.comb(18, cells) for cells in (3, 6)}
+    assert {cells: round(100 * chance) for cells, chance in missed.items()} == {3: 27, 6: 5}
+    text = (Path(__file__).parents[1] / "docs" / "evidence" / "trust.md").read_text()
+    assert "three random ones miss all 6 in 27 of 100 cases, and six random ones in 5." in text
+
+
+def test_a_set_that_is_added_later_is_not_somebody_elses(folder: Path) -> None:
+    before = submissions.read(folder)
+    assert before is not None
+    write_submission(folder.parent, "rival", 0.3)
+    entries = [before.audit[0], before.audit[0].model_copy(update={"action": "changed", "set_sha256": digest("rival")})]
+    extended = replace(before, audit=tuple(entry.model_copy(update={"who": "mallory"}) for entry in entries))
+    found = review.unique(extended, folder.parent, before)
+    assert found.refusals and "the same set is rival" in found.refusals[0]
+    assert not review.unique(before, folder.parent, before).refusals
 
 
 def test_a_line_of_the_log_raises_nothing(folder: Path) -> None:
@@ -252,7 +353,7 @@ def test_forged_curves_with_right_checksums_stay_self_run_and_fall_to_a_rerun(fo
     entry = submissions.read(forged)
     assert entry is not None
     honest = [
-        made_record(DIGITS, "scratch", r.cell.evaluator.name, r.cell.seed, 0.2, sha=entry.set_sha256)
+        again(made_record(DIGITS, "scratch", r.cell.evaluator.name, r.cell.seed, 0.2, sha=entry.set_sha256))
         for r in entry.records.values()
     ]
     submissions.write(forged, verify.logged(entry, honest, who="R. Reader", seed=0))
@@ -291,16 +392,16 @@ def test_a_review_opens_for_what_is_honest(folder: Path) -> None:
     assert reviewed(folder) == []
     before = submissions.read(folder)
     assert before is not None
-    again = verify.logged(before, list(before.records.values())[:2], who="reader", seed=0)
-    submissions.write(folder, again)
+    repeated = [again(record) for record in list(before.records.values())[:2]]
+    submissions.write(folder, verify.logged(before, repeated, who="reader", seed=0))
     assert reviewed(folder, before=before, account="reader") == []
 
 
 def test_a_review_refuses_what_only_a_comparison_shows(folder: Path) -> None:
     before = submissions.read(folder)
     assert before is not None
-    again = verify.logged(before, list(before.records.values())[:2], who="reader", seed=0)
-    submissions.write(folder, again)
+    repeated = [again(record) for record in list(before.records.values())[:2]]
+    submissions.write(folder, verify.logged(before, repeated, who="reader", seed=0))
     assert "sent by 'mallory'" in "\n".join(reviewed(folder, before=before, account="mallory"))
     longer = submissions.read(folder)
     submissions.write(folder, {submissions.AUDIT: before.files[submissions.AUDIT]})

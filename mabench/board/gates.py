@@ -271,8 +271,11 @@ def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping
     from mabench.board import hardened  # it asks the gates of records, which stand here
 
     reruns = list(submission.reruns.values())
-    again = [suites_known(reruns, fresh=True, kept=True), curves(reruns)] if reruns else []
     records = list(submission.records.values())
+    again = []
+    if reruns:  # they count in the table: what they say of the set and of its budget has to be what the submission says
+        again = [suites_known(reruns, fresh=True, kept=True), one_set([*records, *reruns]), curves(reruns), plausible(reruns)]
+        again.append(repeated(submission))
     return [
         attempted("card", lambda: card(submission.card)),
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
@@ -281,6 +284,17 @@ def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping
         *([hardened.of_records(submission.records, submission.hardened, kept=True)] if submission.hardened else []),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
+
+
+def repeated(submission: Submission) -> Gate:
+    """Re-runs were run: none is the submitter's own record, copied."""
+    problems = [
+        f"{name}: began at {again.started} and took {again.seconds} s, as the submitted record did: a copy. Run it: mabench verify {submission.slug}"
+        for name, again in submission.reruns.items()
+        if (old := submission.records.get(submission.name_of(again))) is not None
+        and (old.started, old.seconds) == (again.started, again.seconds)
+    ]
+    return gate("runs", f"{len(submission.reruns)} runs repeated", problems)
 
 
 def stored(submission: Submission, has_set: bool, label_bytes: Mapping[str, int]) -> Gate:

@@ -1,4 +1,7 @@
-"""Are two names one to a reader? Compared by their skeleton, as Unicode's technical report 39 has it, for the scripts that matter."""
+"""Are two names one to a reader? Compared by their skeleton, as Unicode's technical report 39 has it, for the scripts that matter.
+
+A skeleton refuses, and never allows: whoever is called almost as an owner or a maintainer must not act for him.
+"""
 
 from __future__ import annotations
 

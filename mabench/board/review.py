@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mabench.board import gates, labels
+from mabench.board import gates, labels, stored
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
-from mabench.board.names import skeleton
 from mabench.board.submission import AUDIT, BOARD, CARD, MAX_FILES, SLUG, Board, Submission, has_sets
 from mabench.errors import MabenchError, first_line
 from mabench.files import sha256_of
 
+RERUN_STEPS = "re-runs, first steps"
 MAX_SET_BYTES = 2**30  # ours: a condensed set in a git repository is small
 
 
@@ -87,20 +87,21 @@ def review(
         )
     ]
     if board is not None:
-        passed += _listed(submission, board)
+        passed += [*_listed(submission, board), signed(submission, before)]
         submission = replace(submission, board=replace(submission.board, maintainers=board.maintainers))
     passed += [
         *gates.of_submission(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission)),
         grown(submission, before),
         allowed(submission, before, account),
-        unique(submission, root or folder.parent, is_new=before is None),
+        unique(submission, root or folder.parent, before),
         contents(folder, submission),
     ]
     here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
     replayed = _labels(folder, submission) if here else []
     passed += replayed
+    passed += [] if images else [_set_file(folder / name, sha) for name, sha in here.items()]
     if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
-        passed += [each for name, sha in here.items() for each in _of_images(submission, folder / name, sha, features)]
+        passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
         passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
     return Review(submission.slug, tuple(passed), submission.tier)
@@ -186,7 +187,17 @@ def _labels(folder: Path, submission: Submission) -> list[Gate]:
     return [gates.attempted("labels", checked)]
 
 
-def _of_images(submission: Submission, place: Path, sha256: str, features: bool) -> list[Gate]:
+def _set_file(path: Path, sha256: str) -> Gate:
+    """The file is the set that was submitted: without its images nothing else asks."""
+
+    def checked() -> Gate:
+        stored.read(path, sha256)
+        return gate("set", sha256[:16], [])
+
+    return gates.attempted("set", checked)
+
+
+def _of_images(submission: Submission, before: Submission | None, place: Path, sha256: str, features: bool) -> list[Gate]:
     from mabench import data
     from mabench.board import features as likeness
     from mabench.board import probes, rechecks
@@ -202,11 +213,17 @@ def _of_images(submission: Submission, place: Path, sha256: str, features: bool)
         splits = (data.load(synthetic_set.dataset, split) for split in ("test", "train"))
         return likeness.as_gate(synthetic_set.decoded()[0], *splits)
 
+    def begin_alike() -> Gate:
+        return replace(rechecks.first_steps(synthetic_set, again), name=RERUN_STEPS)
+
+    known = before.reruns if before is not None else {}
+    again = [r for name, r in submission.reruns.items() if r.cell.set_sha256 == sha256 and name not in known]
     records = {name: record for name, record in submission.records.items() if record.cell.set_sha256 == sha256}
     return [
         probes.pixels(synthetic_set, place),
         *probes.of_set(synthetic_set, list(records.values()), submission.card),
         gates.attempted(rechecks.NAME, lambda: rechecks.first_steps(synthetic_set, list(records.values()))),
+        *([gates.attempted(RERUN_STEPS, begin_alike)] if again else []),
         *([gates.attempted(likeness.NAME, like_real)] if features else []),
         *rechecks.of_hardened(synthetic_set, [r for name, r in submission.hardened.items() if name in records]),
     ]
@@ -238,6 +255,9 @@ def grown(after: Submission, before: Submission | None) -> Gate:
         problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
     if after.sets[: len(before.sets)] != before.sets:
         problems.append("the set is another: submit it under a slug of its own.")
+    if removed := sorted({*before.card.authors, before.card.submitter} - {*after.card.authors, after.card.submitter, ""}):
+        # or a co-author would be somebody else, whose re-runs confirm the set
+        problems.append(f"{first_line(removed)}: removed from the card's names. Names may be added.")
     replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
     if replaced:
         problems.append(f"{first_line(replaced)}: replaced or removed. Records that were submitted stay.")
@@ -245,27 +265,37 @@ def grown(after: Submission, before: Submission | None) -> Gate:
 
 
 def allowed(after: Submission, before: Submission | None, account: str | None) -> Gate:
-    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions."""
+    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions.
+
+    Names count letter by letter: whoever is called almost as they are may re-run, and nothing else.
+    """
     new = after.audit[len(before.audit) if before is not None else 0 :]
-    owners, maintainers = (before or after).owners, after.board.maintainers
+    owner = (before or after).owner
     problems = []
     for entry in new:
-        name = skeleton(entry.who)
         if account is not None and entry.who != account:
             problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
-        if entry.action != "re-run" and name not in owners | maintainers:
-            problems.append(
-                f"{entry.action} by {entry.who!r}: only {after.audit[0].who!r} or a maintainer may. Anybody may re-run it."
-            )
+        if entry.action != "re-run" and entry.who not in {owner, *after.board.maintainers}:
+            problems.append(f"{entry.action} by {entry.who!r}: only {owner!r} or a maintainer may. Anybody may re-run it.")
     return gate("account", account or "not known", problems)
 
 
-def unique(submission: Submission, root: Path, *, is_new: bool = True) -> Gate:
-    """No new submission holds the set of somebody else's."""
-    others = gates.same_set(root, submission.slug, submission.sets)
+def signed(after: Submission, before: Submission | None) -> Gate:
+    """Of a request whose sender is not known: who has signed, and nobody confirms a submission together with it."""
+    new = after.audit[len(before.audit) if before is not None else 0 :]
+    others = sorted({entry.who for entry in new} - {after.owner})
+    if before is None and others:
+        text = f"a new submission with log entries by {first_line(others)}. Others add theirs themselves."
+        return gate("signed", "", [text])
+    return gate("signed", f"by {first_line(others)}: is the request theirs?" if others else f"by {after.owner}", [])
+
+
+def unique(submission: Submission, root: Path, before: Submission | None = None) -> Gate:
+    """No set that is new here is in a submission of somebody else's."""
+    others = gates.same_set(root, submission.slug, set(submission.sets) - set(before.sets if before is not None else ()))
     problems = [
         f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
         for other in others.values()
-        if is_new and other.owners != submission.owners
+        if other.owner != submission.owner
     ]
     return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)

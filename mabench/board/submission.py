@@ -44,7 +44,7 @@ class Board:
     """What `board.toml` says, beside the submissions."""
 
     maintainers: frozenset[str] = frozenset()
-    """Skeletons of the names under which maintainers act."""
+    """The names under which maintainers act, letter by letter."""
     external: Mapping[str, str] = field(default_factory=dict)
     """Slug -> sha256 of a set that its authors publish elsewhere, so that it is not stored here."""
 
@@ -70,29 +70,29 @@ class Submission:
     @cached_property
     def tier(self) -> Tier:
         """Computed from the re-runs by others that are kept here, and from decisions of those who may decide."""
-        decided, place = tiers.decision(self.audit, self.owners, self.board.maintainers)
-        since = place if decided == "self-run" else -1  # a reinstatement settles what was found before it
-        return tiers.derive(decided, self.records, self._latest(False, since), self._latest(True, since).values())
+        decided, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
+        since = [self._reruns(own, settled) for own in (False, True)]
+        return tiers.derive(decided, self.records, *since)
 
     @cached_property
     def confirming(self) -> Mapping[str, Rerun]:
         """The last re-run of every run by somebody other than the submitter, by record name; fresh seeds too."""
-        return self._latest(False, -1)
+        return dict(self._reruns(False, -1))
 
     @property
     def counted(self) -> dict[str, RunRecord]:
         """The records that count, by name: somebody else's re-run of a run, or else the submitter's own record."""
         return {name: self.confirming[name].record if name in self.confirming else r for name, r in self.records.items()}
 
-    def _latest(self, own: bool, since: int) -> dict[str, Rerun]:
-        """Record name -> its last re-run by the submitter (`own`) or by others, of log entries after `since`."""
-        mine = names.skeletons(self.own_names)
-        return {
-            self.name_of(self.reruns[name]): Rerun(entry.who, self.reruns[name])
+    def _reruns(self, own: bool, since: int) -> list[tuple[str, Rerun]]:
+        """(record name, re-run) by the submitter (`own`) or by others, of log entries after `since`, oldest first."""
+        of_submitter = names.skeletons(self.own_names)
+        return [
+            (self.name_of(self.reruns[name]), Rerun(entry.who, self.reruns[name]))
             for entry in self.audit[since + 1 :]
             for name in entry.reruns
-            if (names.skeleton(entry.who) in mine) == own
-        }
+            if (names.skeleton(entry.who) in of_submitter) == own
+        ]
 
     @cached_property
     def sets(self) -> tuple[str, ...]:
@@ -124,9 +124,9 @@ class Submission:
         return self.tier in RANKED_TIERS
 
     @property
-    def owners(self) -> frozenset[str]:
-        """Who submitted it, as the log's first line says: skeletons of names."""
-        return names.skeletons({self.audit[0].who})
+    def owner(self) -> str:
+        """Who submitted it, as the log's first line says."""
+        return self.audit[0].who
 
     @property
     def own_names(self) -> frozenset[str]:
@@ -273,7 +273,7 @@ def read_board(root: Path) -> Board:
     texts = [*maintainers, *external.values()] if isinstance(maintainers, list) and isinstance(external, dict) else [0]
     if not all(isinstance(text, str) for text in texts) or set(value) - {"maintainers", "external"}:
         raise MabenchError(f"{path}: holds maintainers = [names] and [external] with slug = sha256 of the set, nothing else.")
-    return Board(names.skeletons(maintainers), external)
+    return Board(frozenset(maintainers), external)
 
 
 def read(folder: Path, *, links: bool = False) -> Submission | None:

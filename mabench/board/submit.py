@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mabench import digests
-from mabench.board import aggregates, audit_log, gates, hardened, labels, names, probes, rechecks
+from mabench.board import aggregates, audit_log, gates, hardened, labels, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -240,9 +240,9 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
     files: dict[str, bytes] = {}
     if existing is not None:
         cure = 'Choose another slug: slug = "..." in the card.'
-        if names.skeleton(who) not in existing.owners or existing.card.authors != card.authors:
+        if who != existing.owner or existing.card.authors != card.authors:
             raise MabenchError(
-                f"slug {slug}: belongs to a submission by {first_line(existing.card.authors)}, sent by {existing.audit[0].who}. {cure}"
+                f"slug {slug}: belongs to a submission by {first_line(existing.card.authors)}, sent by {existing.owner}. {cure}"
             )
         if existing.tier in ("withdrawn", "superseded"):
             raise MabenchError(f"slug {slug}: was {existing.tier}. {cure}")

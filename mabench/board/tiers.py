@@ -15,7 +15,6 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from mabench import suites
-from mabench.board.names import skeleton
 from mabench.errors import first_line
 from mabench.results import scoring
 from mabench.results.baselines import UNKNOWN_SPREAD, run_spreads
@@ -152,36 +151,48 @@ def spread_note(suite: str, evaluators: Collection[str]) -> str:
     )
 
 
-def decision(audit: Sequence[AuditEntry], owners: Collection[str], maintainers: Collection[str]) -> tuple[Tier | None, int]:
-    """The last decision that counts and its place in the log; None where there is none.
+def decision(audit: Sequence[AuditEntry], owner: str, maintainers: Collection[str]) -> tuple[Tier | None, int]:
+    """The last decision that counts, None where there is none, and the place in the log up to which re-runs are settled, or -1.
 
-    The submitter may withdraw or supersede his own submission and take that back; a maintainer may decide anything. `owners`
-    and `maintainers` are skeletons of names. What others write stays in the log and decides nothing.
+    The owner may withdraw or supersede his own submission and take that back; a maintainer may decide anything about submissions
+    of others, and only his reinstatement settles what re-runs found before it. Names count letter by letter. What others write
+    stays in the log and decides nothing.
     """
-    standing: tuple[Tier | None, int] = None, -1
-    by_maintainer = False
+    standing: Tier | None = None
+    by_maintainer, settled = False, -1
     for place, entry in enumerate(audit):
         if entry.action != "tier" or entry.tier not in BY_HAND:
             continue
-        name = skeleton(entry.who)
-        if name in maintainers:
-            standing, by_maintainer = (entry.tier, place), True
-        elif name in owners and entry.tier != "challenged" and not (by_maintainer and standing[0] in ("withdrawn", "challenged")):
-            standing, by_maintainer = (entry.tier, place), False
-    return standing
+        if entry.who == owner:
+            if entry.tier != "challenged" and not (by_maintainer and standing in ("withdrawn", "challenged")):
+                standing, by_maintainer = entry.tier, False
+        elif entry.who in maintainers:
+            standing, by_maintainer = entry.tier, True
+            settled = place if entry.tier == "self-run" else settled
+    return standing, settled
 
 
 def derive(
-    decided: Tier | None, records: Mapping[str, RunRecord], others: Mapping[str, Rerun], own: Iterable[Rerun] = ()
+    decided: Tier | None,
+    records: Mapping[str, RunRecord],
+    others: Sequence[tuple[str, Rerun]],
+    own: Sequence[tuple[str, Rerun]] = (),
 ) -> Tier:
-    """The tier. `others`: the last re-run of every run by somebody else than the submitter; `own`: the submitter's."""
+    """The tier. `others`: (record name, re-run) by others than the submitter, oldest first; `own`: by the submitter.
+
+    The last re-run of a run counts, but what one account found is not undone by another: that takes a maintainer.
+    """
     if decided is not None and decided != "self-run":
         return decided
-    found = agreements(records.values(), [rerun.record for rerun in others.values()])
-    against_himself = agreements(records.values(), [rerun.record for rerun in own])
-    if any(agreement.verdict == "contradicts" for agreement in (*found, *against_himself)):
+    by_account: dict[str, dict[str, RunRecord]] = defaultdict(dict)
+    for name, rerun in (*others, *own):
+        by_account[rerun.who][name] = rerun.record
+    latest = {name: rerun.record for name, rerun in others}
+    found = agreements(records.values(), latest.values())
+    each = [agreement for runs in by_account.values() for agreement in agreements(records.values(), runs.values())]
+    if any(agreement.verdict == "contradicts" for agreement in (*found, *each)):
         return "challenged"
     if not any(agreement.verdict == "agrees" for agreement in found):
         return "self-run"
     official = [agreement.verdict == "agrees" for agreement in found if agreement.seeds == "official"]
-    return "verified" if set(records) <= set(others) and all(official) else "spot-checked"
+    return "verified" if set(records) <= set(latest) and all(official) else "spot-checked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 from mabench import data, digests, suites
 from mabench.board import audit_log, labels, tiers
 from mabench.board import submission as submissions
-from mabench.board.names import skeleton
 from mabench.board.submission import RERUNS, Submission, set_file
 from mabench.digests import stream
 from mabench.errors import MabenchError, first_line
@@ -58,6 +58,15 @@ def sample(submission: Submission, cells: int, seed: int, number: int = 1) -> li
     if not names:
         raise MabenchError(f"{submission.slug}: has no records (tier {submission.tier}): there is nothing to re-run.")
     return [submission.records[n] for n in sorted(random.Random(seed).sample(names, min(cells, len(names))))]
+
+
+def draw_of(slug: str, place: Path) -> int:
+    """A seed for `sample` that nobody could know before: of a re-run of `slug` that was begun in `place`, or a random one.
+
+    Whoever knows which runs are repeated tells the truth in these alone.
+    """
+    begun = [path.name.removeprefix(f"{slug}-") for path in sorted(place.glob(f"{slug}-*")) if path.is_dir()]
+    return next((int(rest) for rest in begun if rest.isascii() and rest.isdecimal()), secrets.randbelow(FIRST_FRESH))
 
 
 def with_fresh(records: Sequence[RunRecord], fresh: int, seed: int) -> list[Cell]:
@@ -148,8 +157,8 @@ def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> Audit
             f"tier {tier}: is not set by hand. spot-checked and verified come from: mabench verify {submission.slug}. "
             f"Allowed: {first_line(tiers.BY_HAND)}"
         )
-    maintainer = skeleton(who) in submission.board.maintainers
-    if not maintainer and (skeleton(who) not in submission.owners or tier == "challenged"):
+    maintainer = who in submission.board.maintainers and who != submission.owner
+    if not maintainer and (who != submission.owner or tier == "challenged"):
         cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue for a maintainer."
-        raise MabenchError(f"{submission.slug}: only {submission.audit[0].who}, who submitted it, may take it back. {cure}")
+        raise MabenchError(f"{submission.slug}: only {submission.owner}, who submitted it, may take it back. {cure}")
     return audit_log.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)

@@ -13,6 +13,8 @@ from mabench.cli.options import Command, Ended, device_option, repo_option, stop
 from mabench.cli.submissions import show_pushed
 from mabench.errors import Interrupted, MabenchError
 
+VERIFIED = Path("results") / "verify"
+"""Where re-runs under way are kept: SLUG-DRAW."""
 pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
 
 if TYPE_CHECKING:
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
 @click.argument("slug")
 @click.option("--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many cells to re-run.")
 @click.option("--set", "number", default=1, show_default=True, type=click.IntRange(min=1), help="Which of the submission's sets.")
-@click.option("--draw", default=0, show_default=True, help="Which cells: the seed of the draw, so that others can repeat it.")
+@click.option(
+    "--draw",
+    type=click.IntRange(min=0),
+    help="Which cells: the seed of the draw, so that others can repeat it (default: a random one, which the log names).",
+)
 @click.option(
     "--fresh", default=0, show_default=True, type=click.IntRange(min=0), help="Also this many seeds that no suite names."
 )
@@ -50,7 +56,7 @@ def verify(
     slug: str,
     cells: int,
     number: int,
-    draw: int,
+    draw: int | None,
     fresh: int,
     submissions: Path,
     repo: str | None,
@@ -69,10 +75,13 @@ def verify(
     from mabench.board.hub import client as hub
 
     name = _speaker(repo, who, "re-ran the cells", create_pr=create_pr)
+    if draw is None:
+        draw = reruns.draw_of(slug, VERIFIED)
+        console.say(f"draw: {draw} (--draw {draw} takes the same cells)")
     if repo is not None:
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
-    place = out or Path("results") / "verify" / f"{slug}-{draw}"
+    place = out or VERIFIED / f"{slug}-{draw}"
     chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
 
