@@ -23,6 +23,7 @@ import pytest
 import mabench
 from mabench import suites
 from mabench.cli.main import main
+from mabench.data import SECOND
 from mabench.results import paper_tables as papers
 from mabench.results import works
 from mabench.results.scoring import half_width, spread
@@ -307,6 +308,7 @@ PLACES = {
 def test_every_address_is_that_of_a_work_it_names(name: str) -> None:
     """Papers are cited by the addresses that `paper.toml` has; a link that is a method's name leads to that method's paper."""
     known = {work.url: work.name for work in works.read(papers.INSTALLED)}
+    known |= {address: each.title for each in SECOND.values() for address in (each.source, each.paper)}
     text = page(name)
     assert set(re.findall(r"https?://[^\s)>\"'`;]+", text)) <= set(known) | PLACES, name
     for label, address in re.findall(r"\[([^\]]+)\]\((https?://[^)\s]+)\)", text):

@@ -34,6 +34,8 @@ class SecondTest:
     files: dict[str, str]
     """Name -> sha256: images, then labels."""
     source: str
+    """Address of the folder that holds them."""
+    paper: str
 
     @property
     def sha256(self) -> str:
@@ -49,6 +51,7 @@ SECOND: dict[str, SecondTest] = {
             "cifar10.1_v6_labels.npy": "ae40beda001693674edc94d925ee8268cfe68905f8f9aff800c8dcdfcd6c9448",
         },
         "https://github.com/modestyachts/CIFAR-10.1/tree/master/datasets",
+        "https://arxiv.org/abs/1806.00451",
     )
 }  # fmt: skip
 
