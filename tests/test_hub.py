@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -707,11 +708,14 @@ def test_the_page_is_built_from_the_hub_dataset(
     assert tree(tmp_path / "again") == tree(tmp_path / "page")
 
 
+TITLE = 'Ours: $(it\'s) "new" # board'
+
+
 def test_an_owner_makes_a_board(
     server: Hub, mabench: Command, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
-    """Dataset, Space and workflows out of nothing; a second run changes nothing and keeps what the owner edited."""
-    init = ("board", "init", "board/new", "--space", "board/new-page", "--title", "Ours", "--out", "kit")
+    """Dataset, Space and workflows out of nothing; a second run changes nothing, neither what the owner edited nor a page in use."""
+    init = ("board", "init", "board/new", "--space", "board/new-page", "--title", TITLE, "--out", "kit")
     done = mabench(*init, **environment(server))
     assert done.returncode == 0, done.stderr
     assert "README.md" in server.repos["board/new"].files()
@@ -720,7 +724,14 @@ def test_an_owner_makes_a_board(
     workflow = tmp_path / "kit" / ".github" / "workflows" / "board.yml"
     assert "mabench refresh --repo board/new\n" in workflow.read_text() and "ORG/" not in workflow.read_text()
     assert (tmp_path / "kit" / "submissions" / "board.toml").is_file()
+    built = yaml.safe_load(workflow.read_text())["jobs"]["board"]["steps"][-2]["run"]
+    words = shlex.split(built)
+    assert (
+        words[words.index("--title") + 1] == TITLE
+        and words[words.index("--address") + 1] == "https://board-new-page.static.hf.space/"
+    )
     workflow.write_text("mine")
+    server.put("spaces/board/new-page", "index.html", b"the board as it is by now")
     before = {name: repo.files() for name, repo in server.repos.items()}
     assert mabench(*init, **environment(server)).returncode == 0
     assert workflow.read_text() == "mine" and {name: repo.files() for name, repo in server.repos.items()} == before

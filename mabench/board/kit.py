@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from dataclasses import dataclass
 from importlib import resources
@@ -41,18 +42,24 @@ class Made:
 def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = False) -> Made:
     """Make the dataset `repo` and the static Space `page`, and write the workflows to `out`; what is there already is kept.
 
-    Raises MabenchError for a name that is not ORG/NAME and for everything that the Hub may answer.
+    The page of a new Space is that of a board without a set; one that shows a board already is left to the next build. Raises MabenchError for a name that is not ORG/NAME and for everything that the Hub may answer.
     """
     if repo == page:
         raise MabenchError(f"{repo}: is named for both. Give the Space another name with --space ORG/NAME.")
     dataset = _dataset(repo, page, private)
-    address = f"https://{page.replace('/', '-').lower()}.static.hf.space/"
-    owner = site.Site(title=title or site.Site.title, dataset=repo, address=address)
+    if space.shows_a_board(page):
+        return Made(dataset, Pushed(f"https://huggingface.co/spaces/{page}", ()), write_files(out, repo, page, title))
+    owner = site.Site(title=title or site.Site.title, dataset=repo, address=address_of(page))
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "submissions").mkdir()
         site.build(Path(scratch) / "submissions", Path(scratch) / "board", site=owner)
         published = space.publish(page, Path(scratch) / "board", private=private)
     return Made(dataset, published, write_files(out, repo, page, title))
+
+
+def address_of(page: str) -> str:
+    """Where the Hub shows a static Space without its own frame."""
+    return f"https://{page.replace('/', '-').replace('_', '-').replace('.', '-').lower()}.static.hf.space/"
 
 
 def _dataset(repo: str, page: str, private: bool) -> Pushed:
@@ -76,9 +83,10 @@ def write_files(out: Path, repo: str, page: str, title: str = "") -> tuple[Path,
     written = []
     for path, text in wanted.items():
         if not path.exists():
-            filled = (
-                text.replace("ORG/BOARD", repo).replace("ORG/PAGE", page).replace("BOARD_TITLE", title or "mabench leaderboard")
-            )
-            write_text(path, filled)
+            values = {"ORG/BOARD": repo, "ORG/PAGE": page, "PAGE_ADDRESS": address_of(page)}
+            values["BOARD_TITLE"] = shlex.quote(title or site.Site.title)  # the last one: nothing is replaced within a title
+            for name, value in values.items():
+                text = text.replace(name, value)
+            write_text(path, text)
             written.append(path)
     return tuple(written)

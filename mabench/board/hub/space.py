@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, file_at, whoami
+from mabench.board.hub.errors import explained
 from mabench.errors import MabenchError
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ def publish(repo: str, folder: Path, *, private: bool = False, dry_run: bool = F
     message = "board: up to date with the records"
     whoami(repo, "space")  # a missing login is said first, even by a dry run
     return commit(Target(repo, "space", private=private, dry_run=dry_run), build, message)
+
+
+def shows_a_board(repo: str) -> bool:
+    """Whether the Space is there and shows a board that a build made. Raises MabenchError for everything else that the Hub may answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with explained(repo, "space"):
+        try:
+            return bool(HfApi().get_paths_info(repo, [MANIFEST], repo_type="space"))
+        except RepositoryNotFoundError:
+            return False
 
 
 def _board(folder: Path) -> Changes:

@@ -205,7 +205,7 @@ def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
             for t, es in entry["chosen"].evaluators.items()
         ]
         yield page(
-            "suite.html.j2", f"suites/{entry['id']}/index.html", suite=entry, tables=here[entry["id"]], columns=EXTRA, missing=missing,
+            "suite.html.j2", f"suites/{entry['id']}/index.html", suite=entry, tables=here[entry["id"]], columns=EXTRA, missing=missing, tried=bool(tried),
             tracks=tracks, baselines=_baselines(entry["chosen"]), matrix=answers.best_by_family(board.tables, entry["id"]),
         )  # fmt: skip
 
