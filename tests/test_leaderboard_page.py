@@ -120,6 +120,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def young(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A lab's boards of its first days: nothing submitted, and one set; no papers."""
+    root = tmp_path_factory.mktemp("young")
+    (root / "s-none").mkdir()
+    submit(root / "s-one", "the-first", 0.3, ipc=1, loaded_suite=LITE)
+    for name in ("none", "one"):
+        leaderboard.build(root / f"s-{name}", root / name)
+    return {"none": root / "none", "one": root / "one"}
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -186,7 +197,16 @@ def test_the_first_screen_answers(reader: Reader) -> None:
 
 
 def test_five_questions_take_at_most_two_clicks(reader: Reader) -> None:
-    """docs/read-the-board.md writes the same clicks down."""
+    """docs/read-the-board.md writes the same questions and clicks down."""
+    rows = re.findall(r"^\| ([A-Z].*?) \| (.*?) \|", (REPOSITORY / "docs" / "read-the-board.md").read_text(), re.MULTILINE)
+    assert [question for question, _ in rows][:5] == [
+        "Which set for a ViT at 10 images per class?",
+        "Is a paper's number true?",
+        "Can I trust the first row?",
+        "How do I submit?",
+        "Give me the images",
+    ]
+    assert all(1 <= len(clicks.split(", ")) <= 2 for _, clicks in rows[:5])
     page = reader.page
     page.select_option("[name=ipc]", "10")
     page.select_option("[name=train]", "scratch/scratch-vit")
@@ -220,6 +240,27 @@ def test_rows_show_what_the_numbers_say(reader: Reader) -> None:
     assert "95 percent interval" in labels[0] and "random images" in labels[0]
     assert labels[1].startswith("Gain over random images. ConvNet: +")
     assert page.locator("table.board img").first.evaluate("e => e.complete && e.naturalWidth") == 320
+
+
+def test_the_first_days_of_a_board(browser: Any, young: dict[str, Path]) -> None:
+    """With no set it says what to do next, with one it compares it with nothing; neither shows what has nothing to show."""
+    tab = Reader(browser, young["none"], width=390, height=844, color_scheme="dark").go()
+    page = tab.page
+    assert "Nothing has been submitted yet" in page.inner_text("main") and "cifar10-agnostic" in page.inner_text(".start .code")
+    assert not page.locator("#search, #tools:visible, #picker, table, .waiting").count()
+    assert "Claims" not in page.inner_text("header") and not (young["none"] / "claims").exists()
+    page.click(".start a >> nth=0")
+    assert "mabench submit" in page.inner_text("main")
+    assert "No method has a set here yet" in tab.go(page="methods/index.html").page.inner_text("main")
+    one = Reader(browser, young["one"], width=390, height=844, forced_colors="active").go()
+    assert one.sets() == ["The First"] and "The only set so far." in one.page.inner_text(".card >> nth=0")
+    assert not one.page.locator("#which").count(), "no table of the best of one"
+    for reader in (tab, one):
+        for path in sorted(p.relative_to(reader.site).as_posix() for p in reader.site.rglob("*.html")):
+            if not path.startswith(("networks/", "suites/")) or path.endswith(("s/index.html", f"{LITE.id}/index.html")):
+                assert not scrolls_sideways(reader.go(page=path).page, 390), path
+        assert reader.quiet()
+        reader.context.close()
 
 
 # ---- the script
@@ -406,11 +447,15 @@ AXE_RULES = {
 
 
 @pytest.mark.parametrize("scheme", AXE_RULES)
-def test_axe_finds_nothing(browser: Any, real: Path, lab: Path, scheme: str) -> None:
+def test_axe_finds_nothing(browser: Any, real: Path, lab: Path, young: dict[str, Path], scheme: str) -> None:
     package = pytest.importorskip("axe_playwright_python", reason="no axe here: pip install axe-playwright-python")
     script = next(Path(package.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
     found = {}
-    for site, pages in ((real, pages_of(real)), (lab, ["index.html", "sets/heavy-ipc1/index.html"])):
+    for site, pages in (
+        (real, pages_of(real)),
+        (lab, ["index.html", "sets/heavy-ipc1/index.html"]),
+        (young["none"], ["index.html"]),
+    ):
         tab = Reader(browser, site, color_scheme=scheme, bypass_csp=True)
         for path in pages:
             tab.go(page=path)
@@ -460,8 +505,8 @@ def test_two_thousand_rows(browser: Any, tmp_path: Path) -> None:
 # ---- other pages
 
 
-def test_every_link_of_the_board_leads_somewhere(real: Path, lab: Path, made: Path) -> None:
-    for site in (real, lab, made):
+def test_every_link_of_the_board_leads_somewhere(real: Path, lab: Path, made: Path, young: dict[str, Path]) -> None:
+    for site in (real, lab, made, *young.values()):
         pages = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
         for path, text in pages.items():
             for target in re.findall(r'(?:href|src)="([^"#]*)(?:#[^"]*)?"', text):
