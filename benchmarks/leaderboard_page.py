@@ -37,6 +37,7 @@ from playwright.sync_api import sync_playwright
 from mabench import suites
 from mabench.board import audit_log
 from mabench.board import submission as submissions
+from mabench.data import DATASETS
 from mabench.digests import digest, sha256
 from mabench.files import sha256_of
 from mabench.schema import Card, Cell, RunRecord, SetSummary
@@ -65,6 +66,7 @@ TEST_IMAGES = 10_000
 def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
     """Submissions with every cell of the suite until there are `records`; qualities from a fixed seed. (submissions, records)."""
     loaded_suite, chance, made, index = suites.load(suite), random.Random(0), 0, 0
+    split, listed = DATASETS[loaded_suite.suite.dataset].digests["test"], []
     while made < records:
         files, sha, quality = {}, digest(index), chance.gauss(0.3, 0.04)
         summary = SetSummary(
@@ -73,7 +75,7 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
         )  # fmt: skip
         for track, evaluators in loaded_suite.evaluators.items():
             recipe = loaded_suite.recipes[track]
-            epochs = [*range(recipe.test_every, recipe.epochs, recipe.test_every), recipe.epochs]
+            epochs = recipe.test_epochs
             for evaluator in evaluators:
                 for seed in loaded_suite.suite.seeds:
                     top = TEST_IMAGES * min(0.9, max(0.1, quality + chance.gauss(0, 0.01)))
@@ -83,25 +85,28 @@ def generate(folder: Path, suite: str, records: int) -> tuple[int, int]:
                             set_sha256=sha, suite=loaded_suite.id, suite_digest=loaded_suite.digest, track=track, evaluator=evaluator,
                             recipe=recipe, seed=seed, seed_streams=loaded_suite.suite.seed_streams,
                         ),
-                        synthetic_set=summary, test_sha256="1" * 64, total=TEST_IMAGES,
+                        synthetic_set=summary, test_sha256=split, total=TEST_IMAGES,
                         curve=tuple(zip(epochs, hits, strict=True)),
                         train_loss=tuple((epoch, chance.uniform(0.001, 2.3)) for epoch in epochs),
-                        environment={"mabench": "0.1.0", "python": "3.11.7", "torch": "2.15.0", "device": "cpu", "threads": "2"},
+                        environment={"mabench": "0.1.0", "torch": "2.15.0", "device": "cpu", "threads": "2", "arithmetic": "float32"},
                         seconds=chance.uniform(10, 4000), started="2026-01-01T00:00:00+00:00",
                         initial_weights_sha256="1" * 64, first_losses=(2.3,) * 10,
                     )  # fmt: skip
                     files[submissions.record_name(record)] = submissions.record_bytes(record)
+        card = Card(title=f"Generated {index}", authors=(f"Author {index % 97}",), licence="CC0-1.0").toml().encode()
         entry = audit_log.make_entry(
-            who="A. Generator", action="submitted", tier="self-run", why="generated", set_sha256=sha,
+            who="A. Generator", action="submitted", why="generated", set_sha256=sha, card_sha256=sha256(card),
             records={name: sha256(content) for name, content in files.items()},
         )  # fmt: skip
         place = folder / f"generated-{index:06d}"
         (place / submissions.RECORDS).mkdir(parents=True)
         for name, content in files.items():
             (place / submissions.RECORDS / f"{name}.json").write_bytes(content)
-        (place / submissions.CARD).write_text(Card(title=f"Generated {index}", authors=(f"Author {index % 97}",)).toml())
+        (place / submissions.CARD).write_bytes(card)
+        listed.append(f'{place.name} = "{sha}"')
         (place / submissions.AUDIT).write_bytes(audit_log.appended((), entry))
         made, index = made + len(files), index + 1
+    (folder / submissions.BOARD).write_text("\n".join(["[external]", *listed]) + "\n")
     return index, made
 
 
