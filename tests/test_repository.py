@@ -109,7 +109,7 @@ def test_the_citation_and_the_typing_marker_are_of_this_version() -> None:
 
 
 def test_the_container_is_built_from_files_that_are_there() -> None:
-    """Not built here. What is copied exists and is all that an installation needs; both bases are new enough."""
+    """`test_container.py` runs its lines. What is copied exists and is all that an installation needs; both bases are new enough."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}

@@ -90,7 +90,7 @@ def verify(
 
     _add(submission, submissions, repo, create_pr, added, f"re-run: {slug}")
     if out is None:
-        shutil.rmtree(place, ignore_errors=True)  # the next re-run of these cells shall be one
+        shutil.rmtree(place, ignore_errors=True)  # so that the next re-run of these cells runs them
     return _told(submission, records, submissions, added(submission) if create_pr else None)
 
 
@@ -119,7 +119,7 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
 
 
 def _speaker(repo: str | None, who: str | None, what: str, *, create_pr: bool) -> str:
-    """Who an entry of the log is by. Raises MabenchError where nobody was named, or where he may not write to `repo`."""
+    """Who an entry of the log is by. Raises MabenchError where nobody was named, or where they may not write to `repo`."""
     from mabench.board.hub import client as hub
 
     if repo is None and create_pr:

@@ -314,7 +314,12 @@ def _given(from_set: str | PathLike[str] | None, sets: int, reading: Mapping[str
     if (given.dataset, given.ipc) != (chosen.dataset, chosen.config.ipc):
         raise MabenchError(
             f"{from_set}: a set for {given.dataset} with IPC {given.ipc}, but preset '{chosen.name}' is for {chosen.dataset} with "
-            f"IPC {chosen.config.ipc}. Name the budget: --ipc {given.ipc}"
+            f"IPC {chosen.config.ipc}. "
+            + (
+                f"Name the budget: --ipc {given.ipc}"
+                if given.dataset == chosen.dataset
+                else f"Choose another with --preset: mabench show {chosen.method}"
+            )
         )
     return given
 

@@ -44,7 +44,7 @@ def statistics(entry: Dataset) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [D], U [D,D] and S [D] of the train split; computed once, then kept in the cache folder where that can be written."""
     if entry.channels * entry.image_size**2 > MAX_VALUES:
         raise MabenchError(
-            f"ZCA whitening is computed up to 32 px, {entry.name} has {entry.image_size} px. Bring the pixels of a whitened set."
+            f"ZCA whitening is computed up to 32 px, {entry.name} has {entry.image_size} px. Undo the whitening with the code that made the set, and store pixels."
         )
     train = load(entry.name, "train")
     path = cache_folder() / entry.name / f"zca-pixels-{train.sha256[:16]}.safetensors"

@@ -139,7 +139,7 @@ def _recorded_labels(synthetic_set: SyntheticSet, cell: Cell) -> RecordedLabels 
     if labels.sha256 != cell.labels_sha256:
         raise MabenchError(
             f"{labels.folder}: another record of labels ({labels.sha256[:16]}) than this run's ({str(cell.labels_sha256)[:16]}). "
-            "Put the former one back, or name another output folder with --out."
+            "Put the earlier one back, or name another output folder with --out."
         )
     return labels
 

@@ -52,7 +52,7 @@ def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise MabenchError(f"{path}: has no lines {BEGIN} and {END}. Put both where the tables shall go.")
+        raise MabenchError(f"{path}: has no lines {BEGIN} and {END}. Put both where the tables should go.")
     return "\n".join([head + begin, "", *_tables([row for row in rows if row.tier != "reported"], "###"), end + tail])
 
 

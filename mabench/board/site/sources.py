@@ -56,7 +56,7 @@ def unfinished(folder: Path) -> list[str]:
 
 
 def cells(submission: Submission) -> list[RunRecord]:
-    """The records that count by suite, track, evaluator and seed (seed 10 after seed 9): where somebody else ran a cell again, his."""
+    """The records that count by suite, track, evaluator and seed (seed 10 after seed 9): where somebody else ran a cell again, theirs."""
     return sorted(submission.counted.values(), key=lambda r: (r.cell.suite, r.cell.track, r.cell.evaluator.name, r.cell.seed))
 
 
