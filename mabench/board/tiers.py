@@ -154,8 +154,8 @@ def spread_note(suite: str, evaluators: Collection[str]) -> str:
 def decision(audit: Sequence[AuditEntry], owner: str, maintainers: Collection[str]) -> tuple[Tier | None, int]:
     """The last decision that counts, None where there is none, and the place in the log up to which re-runs are settled, or -1.
 
-    The owner may withdraw or supersede his own submission and take that back; a maintainer may decide anything about submissions
-    of others, and only his reinstatement settles what re-runs found before it. Names count letter by letter. What others write
+    The owner may withdraw or supersede their own submission and take that back; a maintainer may decide anything about submissions
+    of others, and only the maintainer's reinstatement settles what re-runs found before it. Names count letter by letter. What others write
     stays in the log and decides nothing.
     """
     standing: Tier | None = None
