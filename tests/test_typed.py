@@ -13,7 +13,7 @@ import torch
 from builders import BUNDLED, Command, write_card
 from PIL import Image
 from support.hub_server import Hub, machine
-from support.pages import FENCE, commands, page
+from support.pages import FENCE, PAGES, commands, page
 
 from mabench.sets import synthetic
 
@@ -34,6 +34,12 @@ READ = (
     "submissions/README.md",
     "leaderboard/README.md",
 )
+NOT_READ = {
+    "docs/cluster.md": "a cluster: test_ray.py runs the same flags on a local one",
+    "docs/validation.md": "hours on CIFAR-10: test_published.py runs a part of them",
+    "docs/scoring.md": "CIFAR-10.1, which is not here: test_second.py",
+}
+"""Page -> why its commands are not run here."""
 SMALL = {
     **dict.fromkeys(("cifar10-lite", "cifar10-agnostic", "cifar10-modelpool", "cifar10-ast"), "digits-agnostic"),
     **dict.fromkeys(("ORG/NAME", "my-lab/board", "org/board"), "board/results"),
@@ -141,6 +147,11 @@ def typed() -> Iterator[tuple[str, list[str]]]:
         for arguments, whole in commands(page(name)):
             if whole and not any(word in arguments for word in ELSEWHERE):
                 yield name, arguments
+
+
+def test_every_page_with_commands_is_read_or_says_why_not() -> None:
+    about = {"README.md", *(name for name in PAGES if name.startswith("docs/") and "evidence" not in name)}
+    assert {name for name in about if any(whole for _, whole in commands(page(name)))} <= {*READ, *NOT_READ}
 
 
 @pytest.mark.slow
