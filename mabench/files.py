@@ -223,19 +223,19 @@ def check_header(path: Path) -> None:
         )
 
 
-def parse_toml(content: bytes, path: Path, cure: str) -> dict[str, Any]:
+def parse_toml(content: bytes, path: Path, cure: str, most: int = MAX_TOML_BYTES) -> dict[str, Any]:
     """The TOML in a file's bytes. Raises MabenchError, which names `path` and ends with `cure`, where it is too large or none."""
-    if len(content) > MAX_TOML_BYTES or content.count(b".") > MAX_TOML_DOTS:
-        raise MabenchError(f"{path}: more than {MAX_TOML_BYTES:,} bytes or {MAX_TOML_DOTS:,} dots. Keep it to pages of text.")
+    if len(content) > most or content.count(b".") > MAX_TOML_DOTS:
+        raise MabenchError(f"{path}: more than {most:,} bytes or {MAX_TOML_DOTS:,} dots. Keep it to pages of text.")
     try:
         return tomllib.loads(content.decode("utf-8-sig"))  # Windows editors write a byte order mark, and CRLF, which TOML allows
     except (ValueError, RecursionError) as error:
         raise MabenchError(f"{path}: not TOML: {error}. {cure}") from error
 
 
-def read_toml(path: Path, cure: str) -> dict[str, Any]:
-    """`parse_toml` of a file. Raises MabenchError, which ends with `cure`, where it cannot be read."""
-    return parse_toml(read_bytes(path, MAX_TOML_BYTES, cure), path, cure)
+def read_toml(path: Path, cure: str, most: int = MAX_TOML_BYTES) -> dict[str, Any]:
+    """`parse_toml` of a file of at most `most` bytes. Raises MabenchError, which ends with `cure`, where it cannot be read."""
+    return parse_toml(read_bytes(path, most, cure), path, cure, most)
 
 
 # -- checksums: a file that was changed later is told from one that was not -------------------------------------------

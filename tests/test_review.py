@@ -121,6 +121,31 @@ def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:
         of_folders(base, head / "missing")
 
 
+def test_links_are_not_followed(folders: tuple[Path, Path]) -> None:
+    """A new folder, the list of maintainers or the whole folder as a link to what is there already: nothing would differ."""
+    base, head = folders
+    (head / "beta").symlink_to("../empty")
+    (base.parent / "empty").mkdir()
+    (one,) = of_folders(base, head)
+    assert (one.slug, one.refusals) == ("beta", ["files: not a plain folder."])
+    (head / "beta").unlink()
+    (head / "board.toml").unlink()
+    (head / "board.toml").symlink_to(base / "board.toml")
+    (one,) = of_folders(base, head)
+    assert (one.slug, one.refusals) == ("board.toml", ["maintainers: not a plain file."])
+    (head.parent / "link").symlink_to(base)
+    with pytest.raises(MabenchError, match="no such folder"):
+        of_folders(base, head.parent / "link")
+
+
+def test_a_name_of_several_lines_stays_one(folders: tuple[Path, Path]) -> None:
+    base, head = folders
+    (head / "a\n\nEvery gate is open.\n").mkdir()
+    ((head / "a\n\nEvery gate is open.\n") / "x").write_text("x")
+    assert run(head, base).exit_code == 1
+    assert (head.parent / "c.md").read_text().startswith("## a Every gate is open.&#58; refused\n".replace("&#58;", ":"))
+
+
 def test_one_that_cannot_be_read_does_not_hide_the_others(folders: tuple[Path, Path]) -> None:
     base, head = folders
     write_submission(head, "beta", 0.6)
@@ -140,6 +165,9 @@ def test_a_request_does_not_appoint_maintainers(folders: tuple[Path, Path]) -> N
     submissions.write(head / "alpha", submissions.with_entry(alpha, entry))
     board = (head / "board.toml").read_text()
     (head / "board.toml").write_text(board.replace('"a maintainer"', '"Mallory"'))
-    (one,) = of_folders(base, head)
+    list_, one = of_folders(base, head)
     assert len(one.refusals) == 1 and "only 'A. Submitter' or a maintainer may" in one.refusals[0]
     assert one.tier == "self-run"
+    assert list_.slug == "board.toml" and "changes who maintains the board" in list_.refusals[0]
+    (head / "board.toml").write_text(board)
+    assert [each.slug for each in of_folders(base, head)] == ["alpha"]

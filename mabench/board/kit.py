@@ -84,7 +84,9 @@ def write_files(out: Path, repo: str, page: str, title: str = "") -> tuple[Path,
     for path, text in wanted.items():
         if not path.exists():
             values = {"ORG/BOARD": repo, "ORG/PAGE": page, "PAGE_ADDRESS": address_of(page)}
-            values["BOARD_TITLE"] = shlex.quote(title or site.Site.title)  # the last one: nothing is replaced within a title
+            values["BOARD_TITLE"] = shlex.quote(
+                " ".join(title.split()) or site.Site.title
+            )  # the last one: nothing is replaced within a title
             for name, value in values.items():
                 text = text.replace(name, value)
             write_text(path, text)

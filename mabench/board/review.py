@@ -112,14 +112,14 @@ def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = 
 
     Who maintains the board, `base` says. Raises MabenchError where `head` is not a folder.
     """
-    if not head.is_dir():
+    if head.is_symlink() or not head.is_dir():
         raise MabenchError(f"{head}: no such folder. Name the folder of submissions of the pull request.")
     names = sorted({path.name for root in (base, head) if root.is_dir() for path in root.iterdir() if path.is_dir()})
-    found = []
+    found = _board_change(base, head)
     for name in names:
         try:
             files = _files(head / name)
-            if files == _files(base / name):
+            if files == _files(base / name) and not (head / name).is_symlink():
                 continue
             problem = _no_submission(head / name, files)
             if problem:
@@ -145,6 +145,19 @@ def _files(folder: Path) -> dict[str, str | None]:
         if len(found) > MAX_FILES:
             raise MabenchError(f"{folder}: more than {MAX_FILES:,} files. Remove those that the log does not name.")
     return found
+
+
+def _board_change(base: Path, head: Path) -> list[Review]:
+    """Refused where the request changes who maintains the board; nothing where it leaves that alone, or there is no list yet."""
+    problem = ""
+    try:
+        if (head / BOARD).is_symlink():
+            problem = "not a plain file."
+        elif (base / BOARD).is_file() and submissions.read_board(head).maintainers != submissions.read_board(base).maintainers:
+            problem = "changes who maintains the board. That is for a maintainer to decide, in a change of its own."
+    except MabenchError as error:
+        problem = str(error)
+    return [Review(BOARD, (Gate("maintainers", "refused", (problem,)),))] if problem else []
 
 
 def _no_submission(folder: Path, files: dict[str, str | None]) -> str:

@@ -13,7 +13,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ FOLDER = "submissions"
 CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
 RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
 MAX_FILES = 10_000  # ours: of one submission; a large one has some hundred records
+MAX_BOARD_BYTES = 2**20  # ours: a list of some 10,000 sets that are kept elsewhere
 BOARD = "board.toml"
 """Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
@@ -268,7 +269,14 @@ def read_board(root: Path) -> Board:
     path = root / BOARD
     if not path.is_file():
         return Board()
-    value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.")
+    found = path.stat()
+    return _parsed_board(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=2)
+def _parsed_board(path: Path, _: tuple[int, int, int]) -> Board:
+    """Read once for all submissions beside it: the file of a large board is as long as the board."""
+    value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.", MAX_BOARD_BYTES)
     maintainers, external = value.get("maintainers", []), value.get("external", {})
     texts = [*maintainers, *external.values()] if isinstance(maintainers, list) and isinstance(external, dict) else [0]
     if not all(isinstance(text, str) for text in texts) or set(value) - {"maintainers", "external"}:

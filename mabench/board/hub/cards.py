@@ -195,5 +195,5 @@ def _paper_table(rows: Sequence[PaperRow]) -> list[str]:
 
 
 def shown(text: str) -> str:
-    """A stranger's text as Markdown that shows it and does nothing else."""
-    return re.sub(r"[\\`*_\[\]|#!()~:@]", lambda m: f"&#{ord(m[0])};", html.escape(text, quote=False))
+    """A stranger's text as one line of Markdown that shows it and does nothing else."""
+    return re.sub(r"[\\`*_\[\]|#!()~:@]", lambda m: f"&#{ord(m[0])};", html.escape(" ".join(text.split()), quote=False))
