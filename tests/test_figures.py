@@ -193,6 +193,22 @@ def test_the_operations_on_the_cost_page() -> None:
         ]
         said.append(f"| {label} | {cells[0]} | {cells[1]} |")
     assert all(run["same_bytes"] for run in runs)
+    pages = record("leaderboard_page_epyc-2-cores-shared_202611")["runs"]
+    columns = [
+        "; ".join(f"{run['records']:,} records, {run['submissions']:,} sets" for run in pages).replace("; ", " | generated, ")
+    ]
+    for line in (
+        lambda run: f"{run['page_bytes'] / 1e3:.0f} kB",
+        lambda run: f"{run['paint']['index.html']['first_contentful_paint_ms'][1]:,} ms",
+        lambda run: f"{run['paint']['suites/cifar10-lite@1/index.html']['first_contentful_paint_ms'][1]:,} ms",
+        lambda run: f"{max(paint['layout_shift'] for paint in run['paint'].values()):.4f}",
+        lambda run: f"{max(run['sort_ms'].values()):,} ms",
+        lambda run: f"{run['filter_ms_median']:,} and {run['filter_ms_worst']:,} ms",
+    ):
+        columns.append(" | ".join(map(line, pages)) + " |")
+    said += columns
+    assert all(run["same_bytes"] for run in pages) and pages[1]["page_bytes"] < 300_000
+    assert all(paint["layout_shift"] < 0.05 for run in pages for paint in run["paint"].values())
     (long,) = [build for build in board["builds"] if build["suite"] == "cifar10-agnostic"]
     said.append(
         f"took {long['build_seconds']:.0f} s ({long['processor_seconds']:.0f} s of processor time) and {long['peak_MiB']} MiB"
