@@ -22,7 +22,16 @@ ROOMS = {  # page -> title, files or folders
     "runs": ("Runs and results", ["mabench/runs", "mabench/results"]),
     "papers": ("Papers and methods", ["mabench/papers", "methods/__init__.py", "methods/kit"]),
     "board": ("Submissions, the Hub and the board", ["mabench/board"]),
-    "schema": ("What reaches disk", ["mabench/schema.py", "mabench/digests.py", "mabench/errors.py", "mabench/files.py"]),
+    "schema": (
+        "What reaches disk",
+        [
+            "mabench/schema.py",
+            "mabench/digests.py",
+            "mabench/errors.py",
+            "mabench/files/__init__.py",
+            "mabench/files/pictures.py",
+        ],
+    ),
 }
 
 

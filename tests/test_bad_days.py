@@ -19,7 +19,9 @@ import torch
 from builders import BUNDLED, Command
 
 import mabench as package
+import mabench_methods
 from mabench import training
+from mabench.papers import condensing, presets
 from mabench.runs import events
 from mabench.runs.folder import read_records
 
@@ -56,7 +58,7 @@ def test_a_picture_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         BUNDLED, suite="digits-agnostic", evaluators="mlp*", seeds=[0], device="cpu", out=tmp_path / "out", on_event=heard.append
     )
     (warning,) = [event for event in heard if isinstance(event, events.Note) and event.warning]
-    assert "no picture of the curves" in warning.text and "\n" not in warning.text
+    assert "no picture curves.png" in warning.text and "\n" not in warning.text
     assert result.score > 0.5 and (tmp_path / "out" / "table.md").exists() and not (tmp_path / "out" / "curves.png").exists()
 
 
@@ -99,6 +101,17 @@ def test_a_network_that_does_not_fit_is_named_and_the_panel_continues(
     assert result.missing == (failed.cell.name,) and result.missing == ("scratch--lenet-scratch--seed0",)
     monkeypatch.setattr(training, "run", real)
     assert len(package.evaluate(BUNDLED, **how).records) == 2, "and the same call continues"
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **named: Any) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    method = mabench_methods.load("dm")
+    with pytest.warns(UserWarning, match=r"no picture losses\.png: ValueError: no font\. Everything else was written"):
+        condensing.condense(method, presets.preset(method, "smoke", None, []), 0, tmp_path, torch.device("cpu"))
+    assert (tmp_path / "set.safetensors").exists() and (tmp_path / "losses.csv").exists()
 
 
 def test_another_error_is_not_taken_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mabench.engine.cuda_graphs import GraphedStep
 from mabench.networks.batches import backward_batch, forward_batch
-from mabench.networks.compiling import keep_freed_memory
+from mabench.networks.compiling import prepare_process
 from mabench.schema import Evaluator
 
 EngineName = Literal["reference", "fast"]
@@ -45,7 +45,7 @@ class Engine:
     """Whether what cannot change is computed once."""
 
     def __init__(self, model: nn.Module, device: torch.device, workload: Workload) -> None:
-        keep_freed_memory()
+        prepare_process()
         side = workload.evaluator.input_size
         self.model, self.device = model, device
         self.test_batch = forward_batch(device.type, side)

@@ -4,6 +4,7 @@ measured on this machine before."""
 from __future__ import annotations
 
 import ctypes
+import getpass
 import json
 import logging
 import os
@@ -28,7 +29,25 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
 
 
-def keep_freed_memory() -> None:
+def prepare_process() -> None:
+    """Call before a network is trained: the C library keeps freed memory, and the compiler has a folder.
+
+    PyTorch 2.10 names the compiler's folder after the user as soon as an optimizer is built, compiled or not; the user of a
+    container may have no name.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        _set_compiler_folder()
+    _keep_freed_memory()
+
+
+def _set_compiler_folder() -> None:
+    """Keep compiled programs in a folder of the user's own, because what lies there is run; a folder that the user names stays."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
+
+
+def _keep_freed_memory() -> None:
     """Let the C library keep freed blocks for the next step instead of giving them back to the system.
 
     Measured on two cores, ConvNet-3 forward and backward: 22% of the processor time went into clearing pages that had been
@@ -100,7 +119,7 @@ def program(kind: str) -> Callable[[nn.Module, Tensor], Tensor]:
     if kind not in _PROGRAMS:
         # a CUDA toolkit without a GPU is no news while a processor's program is compiled
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
+        _set_compiler_folder()
 
         def forward(model: nn.Module, inputs: Tensor) -> Tensor:
             outputs: Tensor = model(inputs)

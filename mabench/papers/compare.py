@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from mabench.files import atomic_write
+from mabench.files import pictures
 from mabench.papers.matching import Match
 from mabench.results.scoring import rows
 from mabench.schema import RunRecord
 from mabench.suites import LoadedSuite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
 
@@ -176,28 +181,26 @@ def _cells(line: Line, sign: str) -> list[str]:
 
 
 def plot(path: Path, lines: Sequence[Line]) -> None:
-    """PNG: the paper's and our mean with their standard deviations, one panel per table."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    """PNG: the paper's and our mean with their standard deviations, one panel per table. Warns where it could not be written."""
     titles = list(dict.fromkeys(line.table for line in lines))
-    figure = Figure(figsize=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles)), layout="constrained")
-    FigureCanvasAgg(figure)
-    heights = [sum(line.table == t for line in lines) + 1 for t in titles]
-    panels = figure.subplots(len(titles), 1, squeeze=False, sharex=True, height_ratios=heights)
-    for axes, title in zip(panels[:, 0], titles, strict=True):
-        mine = [line for line in lines if line.table == title]
-        for offset, color, marker, label, means, stds in (
-            (-0.12, "#0072b2", "o", "paper", [x.paper for x in mine], [x.paper_std for x in mine]),
-            (0.12, "#d55e00", "s", "ours", [x.ours for x in mine], [x.ours_std for x in mine]),
-        ):
-            where = [i + offset for i in range(len(mine))]
-            axes.errorbar(means, where, xerr=[s or 0 for s in stds], fmt=marker, color=color, label=label, capsize=3)
-        axes.set_yticks(range(len(mine)), [line.evaluator for line in mine])
-        axes.set_ylim(len(mine) - 0.5, -0.5)
-        axes.set_title(title, fontsize=9)
-        axes.grid(alpha=0.3)
-    panels[0, 0].legend(fontsize=8)
-    panels[-1, 0].set_xlabel("test accuracy, %")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+
+    def draw(figure: Figure) -> None:
+        heights = [sum(line.table == t for line in lines) + 1 for t in titles]
+        panels = figure.subplots(len(titles), 1, squeeze=False, sharex=True, height_ratios=heights)
+        for axes, title in zip(panels[:, 0], titles, strict=True):
+            mine = [line for line in lines if line.table == title]
+            for offset, color, marker, label, means, stds in (
+                (-0.12, "#0072b2", "o", "paper", [x.paper for x in mine], [x.paper_std for x in mine]),
+                (0.12, "#d55e00", "s", "ours", [x.ours for x in mine], [x.ours_std for x in mine]),
+            ):
+                where = [i + offset for i in range(len(mine))]
+                axes.errorbar(means, where, xerr=[s or 0 for s in stds], fmt=marker, color=color, label=label, capsize=3)
+            axes.set_yticks(range(len(mine)), [line.evaluator for line in mine])
+            axes.set_ylim(len(mine) - 0.5, -0.5)
+            axes.set_title(title, fontsize=9)
+            axes.grid(alpha=0.3)
+        panels[0, 0].legend(fontsize=8)
+        panels[-1, 0].set_xlabel("test accuracy, %")
+
+    if warning := pictures.write(draw, path, size=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles))):
+        warnings.warn(warning, stacklevel=2)

@@ -130,7 +130,7 @@ def condense(
 ) -> SyntheticSet:
     """Condense `config.ipc` images per class: uint8, soft labels float32 [N,K]. The backbones' accuracies go to teachers.json,
     per-epoch labels to labels/, both in the run's folder. `method` names the set and its card."""
-    compiling.keep_freed_memory()
+    compiling.prepare_process()
     run = run or Run()
     kit.check_train(train, config.ipc, value_bytes=1)
     saved = run.begin(method, config, seed, train)

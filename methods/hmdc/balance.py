@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mabench.files import atomic_write, write_text
+from mabench.files import pictures, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class GradientBalance:
@@ -89,23 +94,21 @@ class Record:
 
     def _plot(self, path: Path) -> None:
         """Two panels on one logarithmic axis, before and after: the mean over classes, and the range of the classes."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         rows = torch.tensor(self.rows, dtype=torch.float64)
         steps = sorted(set(rows[:, 0].tolist()))
-        figure = Figure(figsize=(9, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(1, 2, sharey=True)
-        for offset, (axes, title) in enumerate(zip(panels, ("before", "after"), strict=True)):
-            for k, name in enumerate(self.losses):
-                column = 2 + offset * len(self.losses) + k
-                values = [rows[rows[:, 0] == s, column].clamp_min(1e-30) for s in steps]  # a log axis has no zero
-                axes.plot(steps, [float(v.log().mean().exp()) for v in values], label=name)
-                axes.fill_between(steps, [float(v.min()) for v in values], [float(v.max()) for v in values], alpha=0.2)
-            axes.set(title=f"{title} the Gradient Balance Module", xlabel="step", yscale="log")
-            axes.grid(alpha=0.3)
-        panels[0].set_ylabel("largest absolute gradient at a class's images")
-        panels[0].legend(fontsize=8)
-        with atomic_write(path) as file:
-            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+
+        def draw(figure: Figure) -> None:
+            panels = figure.subplots(1, 2, sharey=True)
+            for offset, (axes, title) in enumerate(zip(panels, ("before", "after"), strict=True)):
+                for k, name in enumerate(self.losses):
+                    column = 2 + offset * len(self.losses) + k
+                    values = [rows[rows[:, 0] == s, column].clamp_min(1e-30) for s in steps]  # a log axis has no zero
+                    axes.plot(steps, [float(v.log().mean().exp()) for v in values], label=name)
+                    axes.fill_between(steps, [float(v.min()) for v in values], [float(v.max()) for v in values], alpha=0.2)
+                axes.set(title=f"{title} the Gradient Balance Module", xlabel="step", yscale="log")
+                axes.grid(alpha=0.3)
+            panels[0].set_ylabel("largest absolute gradient at a class's images")
+            panels[0].legend(fontsize=8)
+
+        if warning := pictures.write(draw, path, size=(9, 4)):
+            warnings.warn(warning, stacklevel=2)

@@ -51,7 +51,7 @@ class MeanGradient:
 
     def __init__(self, device: torch.device, kind: str | None = None) -> None:
         self.device = device
-        compiling.keep_freed_memory()
+        compiling.prepare_process()
         self.forward: Callable[[nn.Module, Tensor], Tensor] = lambda network, images: network(images)
         self.narrow = False
         self.hits = torch.zeros(0, dtype=torch.bool)

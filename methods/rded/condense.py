@@ -83,7 +83,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
 
     Raises MabenchError for a test split, a side that `factor` does not divide, and classes with fewer images than crops are needed.
     """
-    compiling.keep_freed_memory()
+    compiling.prepare_process()
     run = run or Run()
     kit.check_train(train, config.ipc * config.factor**2)
     if train.dataset.image_size % config.factor:

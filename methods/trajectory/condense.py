@@ -166,7 +166,7 @@ def match(
 ) -> tuple[Tensor, float]:
     """The loop of the module's docstring behind the experts: images [K*ipc,C,S,S] in normalised space, and the learned rate."""
     classes, device = real.dataset.num_classes, real.device
-    compiling.keep_freed_memory()
+    compiling.prepare_process()
     streams = kit.generators(seed, ("images", "experts", "starts", "perturbation", "batches", "augmentation"))
     depth = config.experts.depth_at(real.dataset.image_size)
     network = kit.draw_network(real.dataset, "convnet", 0, depth=depth, width=config.experts.width).to(device)
