@@ -33,11 +33,12 @@ test: install
 test-slow: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2
 
-# on Python 3.11: the oldest NumPy that is allowed has no wheels for 3.13
+# on Python 3.11 or 3.12: the oldest NumPy that is allowed has no wheels for 3.13
+TESTS ?= tests
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet -e '.[dev]' -c constraints-lowest.txt
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: install
 	$(BIN)/ruff check .
