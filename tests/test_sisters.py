@@ -100,7 +100,7 @@ def test_the_ten_classes_are_one_suite_for_six_lists() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_headline_exam_is_planned_and_pointed_to_the_lite_suite(mabench: Command, tmp_path: Path) -> None:
+def test_the_whole_headline_is_planned_and_pointed_to_the_lite_suite(mabench: Command, tmp_path: Path) -> None:
     images, labels = torch.rand(10, 3, 32, 32), torch.arange(10)
     torch.save((images, labels), tmp_path / "cifar10.pt")
     done = mabench("eval", "cifar10.pt", "--suite", "cifar10-agnostic", "--dry-run", "--device", "cpu")

@@ -64,8 +64,8 @@ def say(text: str = "", *, err: bool = False, **style: Any) -> None:
 
 
 def paragraph(text: str) -> None:
-    """Print text in lines that end between words."""
-    say(textwrap.fill(text, width(), break_on_hyphens=False, break_long_words=False))
+    """Print text in lines that end between words; a no-break space keeps an option and its value on one line."""
+    say(textwrap.fill(text, width(), break_on_hyphens=False, break_long_words=False).replace("\u00a0", " "))
 
 
 def width() -> int:
@@ -247,7 +247,7 @@ def plan_total(lines: Sequence[PlanLine], finished: int, dataset: str) -> None:
     paragraph(f"{count}, about {duration(seconds)} on this device (from a few seconds of calibration)")
     if seconds > DAYS_SECONDS:
         small = suites.small(dataset)
-        first = f" A first number in minutes: --suite {small}." if small else ""
+        first = f" A first number in minutes: --suite\u00a0{small}." if small else ""
         paragraph(
             f"This would take more than a day here.{first} For the whole suite use a GPU, or run part of it "
             "with --track, --evaluator, --seeds, or --minutes."
