@@ -85,8 +85,10 @@ def row(
 def printed(markdown: str) -> dict[tuple[str, ...], dict[str, str]]:
     """The same of a Markdown page: its tables under headings `suite, track, IPC n, hard labels`."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
-    for part in markdown.split("\n### ")[1:]:
-        heading, *lines = part.splitlines()
+    for part in markdown.split("## ")[1:]:
+        heading, *lines = part.replace("#", "").splitlines()
+        if heading.count(",") != 3:
+            continue  # prose
         suite, track, ipc, labels = (text.strip() for text in heading.split(","))
         table = [[html.unescape(c.strip()) for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
         for cells in table[2:]:
