@@ -42,7 +42,8 @@ class Made:
 def init(repo: str, page: str, out: Path, *, title: str = "", private: bool = False) -> Made:
     """Make the dataset `repo` and the static Space `page`, and write the workflows to `out`; what is there already is kept.
 
-    The page of a new Space is that of a board without a set; one that shows a board already is left to the next build. Raises MabenchError for a name that is not ORG/NAME and for everything that the Hub may answer.
+    The page of a new Space is that of a board without a set; one that shows a board already is left to the next build. Raises
+    MabenchError for a name that is not ORG/NAME and for everything that the Hub may answer.
     """
     if repo == page:
         raise MabenchError(f"{repo}: is named for both. Give the Space another name with --space ORG/NAME.")
@@ -80,13 +81,12 @@ def write_files(out: Path, repo: str, page: str, title: str = "") -> tuple[Path,
     folder = resources.files("mabench.board").joinpath("workflows")
     wanted = {out / ".github" / "workflows" / name: folder.joinpath(name).read_text(encoding="utf-8") for name in WORKFLOWS}
     wanted[out / "submissions" / "board.toml"] = BOARD_TOML
+    values = {"ORG/BOARD": repo, "ORG/PAGE": page, "PAGE_ADDRESS": address_of(page)}
+    # the last one: nothing is replaced within a title
+    values["BOARD_TITLE"] = shlex.quote(" ".join(title.split()) or site.Site.title)
     written = []
     for path, text in wanted.items():
         if not path.exists():
-            values = {"ORG/BOARD": repo, "ORG/PAGE": page, "PAGE_ADDRESS": address_of(page)}
-            values["BOARD_TITLE"] = shlex.quote(
-                " ".join(title.split()) or site.Site.title
-            )  # the last one: nothing is replaced within a title
             for name, value in values.items():
                 text = text.replace(name, value)
             write_text(path, text)

@@ -332,7 +332,8 @@ def read_all(root: Path) -> list[Submission]:
 def write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write the files, each whole or not at all, the audit log last: killed anywhere, the same call again completes it.
 
-    A path stands for the content of that file, which is copied. Where only the card changes with the log, the card is last: its change would else be there, and never logged.
+    A path stands for the content of that file, which is copied. Where only the card changes with the log, the card is last: its
+    change would else be there, and never logged.
     """
     last = CARD if set(files) == {CARD, AUDIT} else AUDIT
     for name in sorted(files, key=lambda n: (n == last, n)):

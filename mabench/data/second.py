@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from mabench.data import hub
 from mabench.data.cache import RealData, load
 from mabench.data.registry import DATASETS
+from mabench.digests import sha256
 from mabench.errors import MabenchError
 from mabench.files import cache_folder, read_bytes, write_bytes
 
@@ -107,7 +107,7 @@ def _cure(second: SecondTest) -> str:
 def _checked(path: Path, second: SecondTest) -> bytes:
     """The file's bytes. Raises MabenchError unless they are the published ones."""
     content = read_bytes(path, MAX_BYTES, _cure(second))
-    found = sha256(content).hexdigest()
+    found = sha256(content)
     if found != second.files[path.name]:
         raise MabenchError(
             f"{path}: is not the published file of {second.title}: sha256 {found[:16]}, expected {second.files[path.name][:16]}. {_cure(second)}"

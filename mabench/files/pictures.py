@@ -7,6 +7,7 @@ give the same bytes.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,12 @@ def write(draw: Callable[[Figure], None], *paths: Path, size: tuple[float, float
         text = " ".join(str(error).split())[:200].rstrip(".")
         return f"no picture {paths[0].name}: {type(error).__name__}: {text}. Everything else was written."
     return None
+
+
+def write_or_warn(draw: Callable[[Figure], None], *paths: Path, size: tuple[float, float]) -> None:
+    """`write`, with a Python warning for what went wrong: where no list of notes waits for it."""
+    if warning := write(draw, *paths, size=size):
+        warnings.warn(warning, stacklevel=3)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,5 +201,4 @@ def plot(path: Path, lines: Sequence[Line]) -> None:
         panels[0, 0].legend(fontsize=8)
         panels[-1, 0].set_xlabel("test accuracy, %")
 
-    if warning := pictures.write(draw, path, size=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles))):
-        warnings.warn(warning, stacklevel=2)
+    pictures.write_or_warn(draw, path, size=(7, 1.2 + 0.42 * len(lines) + 0.6 * len(titles)))

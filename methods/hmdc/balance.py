@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,5 +109,4 @@ class Record:
             panels[0].set_ylabel("largest absolute gradient at a class's images")
             panels[0].legend(fontsize=8)
 
-        if warning := pictures.write(draw, path, size=(9, 4)):
-            warnings.warn(warning, stacklevel=2)
+        pictures.write_or_warn(draw, path, size=(9, 4))

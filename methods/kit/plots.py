@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,5 +33,4 @@ def plot(path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], x: str,
         if len(lines) > 1:
             axes.legend(fontsize=8)
 
-    if warning := pictures.write(draw, path, size=(7, 4.2)):
-        warnings.warn(warning, stacklevel=2)
+    pictures.write_or_warn(draw, path, size=(7, 4.2))

@@ -82,8 +82,8 @@ def row(
     return out
 
 
-def printed(markdown: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """The same of a Markdown page: its tables under headings `suite, track, IPC n, hard labels`."""
+def printed(markdown: str, *, baselines: bool = False) -> dict[tuple[str, ...], dict[str, str]]:
+    """The same of a Markdown page: its tables under headings `suite, track, IPC n, hard labels`; with rows of baselines if asked."""
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for part in markdown.split("## ")[1:]:
         heading, *lines = part.replace("#", "").splitlines()
@@ -93,6 +93,6 @@ def printed(markdown: str) -> dict[tuple[str, ...], dict[str, str]]:
         table = [[html.unescape(c.strip()) for c in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
         for cells in table[2:]:
             line = dict(zip(table[0], cells, strict=True))
-            if line["rank"] != "baseline":
+            if baselines or line["rank"] != "baseline":
                 found[suite, track, ipc.split()[1], labels.split()[0], line["set"]] = line
     return found
