@@ -20,6 +20,7 @@ from mabench.networks.batches import SMALL_SIDE, backward_batch, forward_batch
 # ours: a minute and a half of eager work on one core, half a minute on a GPU; compiling costs 3 to 10 s, and half a minute there
 COMPILE_FROM_FLOPS = {"cpu": 5e12, "cuda": 1e14}
 TUNE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
+BFLOAT16_FROM_FLOPS = 1e7  # ours: of one image; below, a processor gains nothing (LeNet, MLP)
 THIN_CHANNELS = 64  # ours, between resnet20 (16 to 64 channels) and ConvNet-3 (128)
 TEST_BATCHES = (32, 64, 128)  # tried on a processor, small images
 FEATURE_BYTES = 2**30  # ours: features of the test images are kept up to this size; ConvNet-3's of CIFAR-10 take 82 MB
@@ -41,13 +42,13 @@ def call_eagerly(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class FastEngine(Engine):
-    """Compiled where the work is worth a compilation, else eager, in float32 on a processor and bfloat16 on a GPU.
+    """Compiled where the work is worth a compilation, else eager; products in bfloat16 where the device has them.
 
     On a GPU training steps are replayed as CUDA graphs. Test passes are pruned, on a GPU only where a test pass is long.
 
-    Compiled training: float32 weights and sums, products in bfloat16 (autocast). Compiled testing: a copy whose convolutions
-    and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32
-    and saves multiplications instead. `mabench.engine.kernels` has the layers of compiled networks.
+    Training in bfloat16: float32 weights and sums, products in bfloat16 (autocast). Testing: a copy whose convolutions and linear
+    layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32 and, compiled,
+    saves multiplications instead. `mabench.engine.kernels` has the layers that are computed another way.
     """
 
     name: EngineName = "fast"
@@ -57,16 +58,18 @@ class FastEngine(Engine):
         super().__init__(model, device, workload)
         side, on_processor = workload.evaluator.input_size, device.type == "cpu"
         self.prunes = on_processor or workload.test_pass >= PRUNE_FROM_FLOPS
-        self.compiled = workload.work >= COMPILE_FROM_FLOPS[device.type] and compiling.can_compile(device)
-        self.train_compiled = self.compiled and not (on_processor and _trains_faster_eagerly(model, workload.evaluator.family))
         self.head = _only_trained_layer(model, workload)
-        self.narrow = self._is_narrow()
+        self.narrow = compiling.has_bfloat16(device) and not (on_processor and workload.test_image < BFLOAT16_FROM_FLOPS)
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        self.kernels = layer_kernels.adopt(model, device, bfloat16=self.narrow) if self.compiled else ()
+        eager = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
+        worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (eager and self.narrow)
+        self.compiled = worthwhile and compiling.can_compile(device)
+        self.train_compiled = self.compiled and not eager
+        self.kernels = self._adopt()
         self.inference_copy = self._copy_for_inference()
         if self.compiled or not on_processor:
             self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=self.narrow)
-        if self.train_compiled and not workload.uses_batch_statistics:
+        if (self.train_compiled or self.narrow) and not workload.uses_batch_statistics:
             self.train_batch = backward_batch(device.type, side, compiled=True)
         small = on_processor and side <= SMALL_SIDE
         self.tunes_test_batch = small and self.compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
@@ -75,9 +78,11 @@ class FastEngine(Engine):
         self.train_program: Program = compiling.program(self.kind + "_train") if self.train_compiled else call_eagerly
         self.test_program: Program = compiling.program(self.kind + "_test") if self.compiled else call_eagerly
 
-    def _is_narrow(self) -> bool:
-        """Return whether products are in bfloat16. Uncompiled it is slower than float32 on a processor: its norms are not fused."""
-        return (self.compiled or self.device.type == "cuda") and compiling.has_bfloat16(self.device)
+    def _adopt(self) -> tuple[str, ...]:
+        """Replace the layers that this device computes faster another way; return them for the record."""
+        if self.compiled:
+            return layer_kernels.adopt(self.model, self.device, bfloat16=self.narrow)
+        return layer_kernels.adopt_eager(self.model) if self.narrow and self.device.type == "cpu" else ()
 
     def _copy_for_inference(self) -> nn.Module:
         replica = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -104,17 +109,16 @@ class FastEngine(Engine):
         self.graphed = GraphedStep(step, generator) if self.device.type == "cuda" else None
         return self.graphed
 
-    def _autocast(self, compiled: bool) -> torch.autocast:
-        narrow = self.narrow and (compiled or self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        with self._autocast(self.train_compiled):
+        with self._autocast():
             try:
                 return self.train_program(self.model, inputs).float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast(compiled=False):
+        with self._autocast():
             return call_eagerly(self.model, inputs.to(self.dtype)).float()
 
     @torch.no_grad()
@@ -166,12 +170,12 @@ class FastEngine(Engine):
         inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
         padded = padded.contiguous(memory_format=_layout(inputs))
-        with self._autocast(self.compiled):
+        with self._autocast():
             try:
                 return self.test_program(self.inference_copy, padded)[: len(inputs)].float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast(compiled=False):
+        with self._autocast():
             return call_eagerly(self.inference_copy, padded.to(self.dtype))[: len(inputs)].float()
 
     def fall_back_to_eager(self, error: Exception) -> None:
@@ -182,9 +186,7 @@ class FastEngine(Engine):
         self.compiled = self.train_compiled = False
         self.train_program = self.test_program = call_eagerly
         layer_kernels.release(self.model)
-        self.kernels = ()
-        self.narrow = self._is_narrow()
-        self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
+        self.kernels = self._adopt()
         self.inference_copy = self._copy_for_inference()
 
 
@@ -203,7 +205,7 @@ def _trains_faster_eagerly(model: nn.Module, family: str) -> bool:
     28 and 15, resnet20 116 and 112 (and 10 s to compile); ConvNet-3, 128 channels wide, 207 and 294.
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    depthwise = any(1 < m.groups == m.in_channels for m in convolutions)
+    depthwise = any(layer_kernels.is_depthwise(m) for m in convolutions)
     thin = bool(convolutions) and sum(m.out_channels for m in convolutions) / len(convolutions) < THIN_CHANNELS
     return family != "cnn" or depthwise or thin
 

@@ -31,6 +31,11 @@ class Workload:
     test_pass: float
     """Floating-point operations of one test pass over all test images."""
 
+    @property
+    def test_image(self) -> float:
+        """Floating-point operations of one forward pass of one image."""
+        return self.test_pass / max(1, self.test_images)
+
 
 class Engine:
     """The reference: eager float32. Also the interface: `logits` while training, `begin_test_pass` then `predict` while testing.

@@ -86,8 +86,9 @@ def undisturbed() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.device("cpu"))  # a default device of the caller's
+        # no cache: autocast empties it when the outermost context ends, so that a step inside would meet the weights of the first
         for kind in ("cpu", "cuda") if cuda else ("cpu",):
-            stack.enter_context(torch.autocast(kind, enabled=False))
+            stack.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         torch.set_default_dtype(torch.float32)
         if strict:  # the call imports torch's compiler, seconds that the usual process is spared
             torch.use_deterministic_algorithms(False)
