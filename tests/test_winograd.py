@@ -100,7 +100,7 @@ def test_the_fast_engine_uses_it_where_there_is_no_bfloat16(monkeypatch: pytest.
         monkeypatch.setattr(compiling, "has_bfloat16", lambda device: bfloat16)
         evaluator = EVALUATORS["convnet3-scratch"]
         model = evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0)
-        made = engine.build("fast", model, CPU, Workload(evaluator, False, 0.0, 500, 0.0))
+        made = engine.build("fast", model, CPU, Workload(evaluator, False, 0.0, 500, 1e12))
         assert isinstance(made, engine.FastEngine)
         return made
 
@@ -137,7 +137,7 @@ def test_compiled_it_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = EVALUATORS["convnet3-scratch"]
     evaluator = evaluator.model_copy(update={"name": "narrow", "arguments": {**evaluator.arguments, "width": 32}})
     fast, plain = (evaluators.build(evaluator, num_classes=10, channels=3, image_size=32, seed=0) for _ in range(2))
-    own = engine.build("fast", fast, CPU, Workload(evaluator, False, 0.0, 500, 0.0))
+    own = engine.build("fast", fast, CPU, Workload(evaluator, False, 0.0, 500, 1e12))
     images = torch.randn(20, 3, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(20) % 10
     wanted, found = plain(images), own.logits(images)

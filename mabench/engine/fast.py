@@ -60,6 +60,8 @@ class FastEngine(Engine):
         self.prunes = on_processor or workload.test_pass >= PRUNE_FROM_FLOPS
         self.head = _only_trained_layer(model, workload)
         self.narrow = compiling.has_bfloat16(device) and not (on_processor and workload.test_image < BFLOAT16_FROM_FLOPS)
+        """Whether products are in bfloat16."""
+        self.train_narrow = self.narrow and not (on_processor and side > SMALL_SIDE and _is_depthwise(model))
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
         eager = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
         worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (eager and self.narrow)
@@ -69,7 +71,9 @@ class FastEngine(Engine):
         self.inference_copy = self._copy_for_inference()
         if self.compiled or not on_processor:
             self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=self.narrow)
-        if (self.train_compiled or self.narrow) and not workload.uses_batch_statistics:
+        elif self.narrow:
+            self.test_batch = forward_batch(device.type, side, bfloat16=True)
+        if (self.train_compiled or self.train_narrow) and not workload.uses_batch_statistics:
             self.train_batch = backward_batch(device.type, side, compiled=True)
         small = on_processor and side <= SMALL_SIDE
         self.tunes_test_batch = small and self.compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
@@ -82,7 +86,7 @@ class FastEngine(Engine):
         """Replace the layers that this device computes faster another way; return them for the record."""
         if self.compiled:
             return layer_kernels.adopt(self.model, self.device, bfloat16=self.narrow)
-        return layer_kernels.adopt_eager(self.model) if self.narrow and self.device.type == "cpu" else ()
+        return layer_kernels.adopt_eager(self.model) if self.train_narrow and self.device.type == "cpu" else ()
 
     def _copy_for_inference(self) -> nn.Module:
         replica = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -93,8 +97,11 @@ class FastEngine(Engine):
         return replica
 
     def describe(self) -> str:
-        arithmetic = f"{'bfloat16' if self.narrow else 'float32'}, {'compiled' if self.compiled else 'eager'}"
-        arithmetic += ", trained in float32, eager" if self.compiled and not self.train_compiled else ""
+        arithmetic, trained = (
+            f"{'bfloat16' if narrow else 'float32'}, {'compiled' if compiled else 'eager'}"
+            for narrow, compiled in ((self.narrow, self.compiled), (self.train_narrow, self.train_compiled))
+        )
+        arithmetic += f", trained in {trained}" if trained != arithmetic else ""
         arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
         return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
 
@@ -109,17 +116,17 @@ class FastEngine(Engine):
         self.graphed = GraphedStep(step, generator) if self.device.type == "cuda" else None
         return self.graphed
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow)
+    def _autocast(self, narrow: bool) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        with self._autocast():
+        with self._autocast(self.train_narrow):
             try:
                 return self.train_program(self.model, inputs).float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast():
-            return call_eagerly(self.model, inputs.to(self.dtype)).float()
+        with self._autocast(self.train_narrow):
+            return call_eagerly(self.model, inputs).float()
 
     @torch.no_grad()
     def begin_test_pass(self) -> None:
@@ -170,12 +177,12 @@ class FastEngine(Engine):
         inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
         padded = padded.contiguous(memory_format=_layout(inputs))
-        with self._autocast():
+        with self._autocast(self.narrow):
             try:
                 return self.test_program(self.inference_copy, padded)[: len(inputs)].float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast():
+        with self._autocast(self.narrow):
             return call_eagerly(self.inference_copy, padded.to(self.dtype))[: len(inputs)].float()
 
     def fall_back_to_eager(self, error: Exception) -> None:
@@ -204,10 +211,19 @@ def _trains_faster_eagerly(model: nn.Module, family: str) -> bool:
     Measured in images a second, eager in float32, then compiled in bfloat16: vit_mini 91 and 62, EfficientNet-Lite0 at 224 px
     28 and 15, resnet20 116 and 112 (and 10 s to compile); ConvNet-3, 128 channels wide, 207 and 294.
     """
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    depthwise = any(layer_kernels.is_depthwise(m) for m in convolutions)
+    convolutions = _convolutions(model)
     thin = bool(convolutions) and sum(m.out_channels for m in convolutions) / len(convolutions) < THIN_CHANNELS
-    return family != "cnn" or depthwise or thin
+    return family != "cnn" or thin or _is_depthwise(model)
+
+
+def _is_depthwise(model: nn.Module) -> bool:
+    """Return whether any convolution is depthwise. Large images through such a network train slower in bfloat16 on a processor:
+    EfficientNet-Lite0 at 224 px 82 ms an image and 57 in float32; at 64 px 5.3 and 6.6."""
+    return any(layer_kernels.is_depthwise(module) for module in _convolutions(model))
+
+
+def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -18,6 +18,8 @@ def forward_batch(device_type: str, side: int, *, compiled: bool = False, bfloat
         return 1000 if small else 250
     if compiled and small:
         return 25 if bfloat16 else 50
+    if bfloat16 and small:
+        return 100
     return 50 if small else 16
 
 
