@@ -20,7 +20,7 @@ from mabench.networks.batches import SMALL_SIDE, backward_batch, forward_batch
 # ours: a minute and a half of eager work on one core, half a minute on a GPU; compiling costs 3 to 10 s, and half a minute there
 COMPILE_FROM_FLOPS = {"cpu": 5e12, "cuda": 1e14}
 TUNE_FROM_FLOPS = 1e14  # ours: minutes of work; every test batch that is tried is compiled, 3 to 9 s each
-BFLOAT16_FROM_FLOPS = 1e7  # ours: of one image; below, a processor gains nothing (LeNet, MLP)
+BFLOAT16_FROM_FLOPS = 1e7  # ours: of one image; below, a processor tests no faster in bfloat16 (LeNet, MLP)
 THIN_CHANNELS = 64  # ours, between resnet20 (16 to 64 channels) and ConvNet-3 (128)
 TEST_BATCHES = (32, 64, 128)  # tried on a processor, small images
 FEATURE_BYTES = 2**30  # ours: features of the test images are kept up to this size; ConvNet-3's of CIFAR-10 take 82 MB
@@ -42,13 +42,13 @@ def call_eagerly(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 class FastEngine(Engine):
-    """Compiled where the work is worth a compilation, else eager; products in bfloat16 where the device has them.
+    """Compiled where that pays, else eager; products in bfloat16 where the device has them, except in eager training on a processor.
 
     On a GPU training steps are replayed as CUDA graphs. Test passes are pruned, on a GPU only where a test pass is long.
 
-    Training in bfloat16: float32 weights and sums, products in bfloat16 (autocast). Testing: a copy whose convolutions and linear
-    layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32 and, compiled,
-    saves multiplications instead. `mabench.engine.kernels` has the layers that are computed another way.
+    Training in bfloat16: float32 weights and sums, products in bfloat16 (autocast). Testing in bfloat16: a copy whose convolutions
+    and linear layers hold bfloat16 weights, everything else float32. A processor without bfloat16 products stays in float32 and,
+    compiled, saves multiplications instead. `mabench.engine.kernels` has the layers of compiled networks.
     """
 
     name: EngineName = "fast"
@@ -60,20 +60,19 @@ class FastEngine(Engine):
         self.prunes = on_processor or workload.test_pass >= PRUNE_FROM_FLOPS
         self.head = _only_trained_layer(model, workload)
         self.narrow = compiling.has_bfloat16(device) and not (on_processor and workload.test_image < BFLOAT16_FROM_FLOPS)
-        """Whether products are in bfloat16."""
-        self.train_narrow = self.narrow and not (on_processor and side > SMALL_SIDE and _is_depthwise(model))
         self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        eager = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
-        worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (eager and self.narrow)
+        trains_eagerly = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
+        # what trains eagerly also tests eagerly in bfloat16: as fast as compiled, and nothing to wait for
+        worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (trains_eagerly and self.narrow)
         self.compiled = worthwhile and compiling.can_compile(device)
-        self.train_compiled = self.compiled and not eager
-        self.kernels = self._adopt()
+        self.train_compiled = self.compiled and not trains_eagerly
+        self.kernels = layer_kernels.adopt(model, device, bfloat16=self.narrow) if self.compiled else ()
         self.inference_copy = self._copy_for_inference()
         if self.compiled or not on_processor:
             self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=self.narrow)
         elif self.narrow:
             self.test_batch = forward_batch(device.type, side, bfloat16=True)
-        if (self.train_compiled or self.train_narrow) and not workload.uses_batch_statistics:
+        if self.train_compiled and not workload.uses_batch_statistics:
             self.train_batch = backward_batch(device.type, side, compiled=True)
         small = on_processor and side <= SMALL_SIDE
         self.tunes_test_batch = small and self.compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
@@ -82,11 +81,11 @@ class FastEngine(Engine):
         self.train_program: Program = compiling.program(self.kind + "_train") if self.train_compiled else call_eagerly
         self.test_program: Program = compiling.program(self.kind + "_test") if self.compiled else call_eagerly
 
-    def _adopt(self) -> tuple[str, ...]:
-        """Replace the layers that this device computes faster another way; return them for the record."""
-        if self.compiled:
-            return layer_kernels.adopt(self.model, self.device, bfloat16=self.narrow)
-        return layer_kernels.adopt_eager(self.model) if self.train_narrow and self.device.type == "cpu" else ()
+    @property
+    def trains_narrow(self) -> bool:
+        """Whether training, too, has products in bfloat16. Eager steps on a processor stay the reference's, bit for bit: bfloat16
+        gains little there, and a short course in another arithmetic ends several points away, up or down."""
+        return self.narrow and (self.train_compiled or self.device.type == "cuda")
 
     def _copy_for_inference(self) -> nn.Module:
         replica = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -94,12 +93,15 @@ class FastEngine(Engine):
             for module in replica.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
-        return replica
+        # measured eagerly on a processor, ConvNet-3 in bfloat16: 0.96 ms an image, 1.7 channels last
+        plain = self.device.type == "cpu" and not self.compiled and any(isinstance(m, nn.GroupNorm) for m in replica.modules())
+        self.test_layout = torch.contiguous_format if plain and self.narrow else None
+        return replica.to(memory_format=self.test_layout) if self.test_layout is not None else replica
 
     def describe(self) -> str:
         arithmetic, trained = (
             f"{'bfloat16' if narrow else 'float32'}, {'compiled' if compiled else 'eager'}"
-            for narrow, compiled in ((self.narrow, self.compiled), (self.train_narrow, self.train_compiled))
+            for narrow, compiled in ((self.narrow, self.compiled), (self.trains_narrow, self.train_compiled))
         )
         arithmetic += f", trained in {trained}" if trained != arithmetic else ""
         arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
@@ -120,12 +122,12 @@ class FastEngine(Engine):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        with self._autocast(self.train_narrow):
+        with self._autocast(self.trains_narrow):
             try:
                 return self.train_program(self.model, inputs).float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast(self.train_narrow):
+        with self._autocast(self.trains_narrow):
             return call_eagerly(self.model, inputs).float()
 
     @torch.no_grad()
@@ -176,7 +178,7 @@ class FastEngine(Engine):
         missing = self.test_batch - len(inputs)
         inputs = inputs.to(self.dtype)
         padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
-        padded = padded.contiguous(memory_format=_layout(inputs))
+        padded = padded.contiguous(memory_format=self.test_layout or _layout(inputs))
         with self._autocast(self.narrow):
             try:
                 return self.test_program(self.inference_copy, padded)[: len(inputs)].float()
@@ -193,7 +195,7 @@ class FastEngine(Engine):
         self.compiled = self.train_compiled = False
         self.train_program = self.test_program = call_eagerly
         layer_kernels.release(self.model)
-        self.kernels = self._adopt()
+        self.kernels = ()
         self.inference_copy = self._copy_for_inference()
 
 
@@ -211,19 +213,10 @@ def _trains_faster_eagerly(model: nn.Module, family: str) -> bool:
     Measured in images a second, eager in float32, then compiled in bfloat16: vit_mini 91 and 62, EfficientNet-Lite0 at 224 px
     28 and 15, resnet20 116 and 112 (and 10 s to compile); ConvNet-3, 128 channels wide, 207 and 294.
     """
-    convolutions = _convolutions(model)
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    depthwise = any(1 < m.groups == m.in_channels for m in convolutions)
     thin = bool(convolutions) and sum(m.out_channels for m in convolutions) / len(convolutions) < THIN_CHANNELS
-    return family != "cnn" or thin or _is_depthwise(model)
-
-
-def _is_depthwise(model: nn.Module) -> bool:
-    """Return whether any convolution is depthwise. Large images through such a network train slower in bfloat16 on a processor:
-    EfficientNet-Lite0 at 224 px 82 ms an image and 57 in float32; at 64 px 5.3 and 6.6."""
-    return any(layer_kernels.is_depthwise(module) for module in _convolutions(model))
-
-
-def _convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return family != "cnn" or depthwise or thin
 
 
 def _layout(images: Tensor) -> torch.memory_format:

@@ -1,8 +1,7 @@
-"""How the fast engine computes what takes a network's time: the same layers, weights and names, another order of operations.
+"""How compiled networks compute what takes their time: the same layers, weights and names, another order of operations.
 
-Each module replaces some layers of a compiled model (`adopt`) and gives them back (`release`). Uncompiled, a replaced layer computes
-what it computed before, except a Winograd convolution. `eager` has what replaces layers of a model that is not compiled. Pure
-PyTorch; `mabench.networks` knows nothing of it.
+Each module replaces some layers of a model (`adopt`) and gives them back (`release`). Uncompiled, a replaced layer computes what
+it computed before, except a Winograd convolution. Pure PyTorch; `mabench.networks` knows nothing of it.
 """
 
 from __future__ import annotations
@@ -10,10 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mabench.engine.kernels import eager, norms, pooling, winograd
-from mabench.engine.kernels.eager import is_depthwise
-
-__all__ = ["adopt", "adopt_eager", "is_depthwise", "release"]
+from mabench.engine.kernels import norms, pooling, winograd
 
 
 def adopt(model: nn.Module, device: torch.device, *, bfloat16: bool) -> tuple[str, ...]:
@@ -26,15 +22,6 @@ def adopt(model: nn.Module, device: torch.device, *, bfloat16: bool) -> tuple[st
         counts["norms with stored coefficients"] = norms.adopt(model)
         if not bfloat16:  # multiplications are then what takes the time
             counts["Winograd convolutions"] = winograd.adopt(model)
-    return _named(counts)
-
-
-def adopt_eager(model: nn.Module) -> tuple[str, ...]:
-    """Replace the layers of a model that is not compiled and multiplies in bfloat16 on a processor; return what was replaced."""
-    return _named(eager.adopt(model))
-
-
-def _named(counts: dict[str, int]) -> tuple[str, ...]:
     return tuple(f"{name}: {count}" for name, count in counts.items() if count)
 
 
