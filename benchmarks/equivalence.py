@@ -3,9 +3,11 @@
     python benchmarks/equivalence.py cifar10-agnostic SET --minutes 9    # cheapest network first; the same command continues
     python benchmarks/equivalence.py cifar10-lite SET --evaluator 'vit*'
     python benchmarks/equivalence.py cifar10-agnostic SET --table        # trains nothing: compares the records that are there
+    python benchmarks/equivalence.py cifar10-lite --pair REFERENCE FAST  # likewise, records of any sets in two folders
 
-A short course is the suite's own recipe over 100 epochs with 10 test passes, for ten seeds, once with either engine on the same set.
-A network is equivalent where |mean difference| + its standard error stays below 0.3 points (PROTOCOL.md). Records go to
+A short course is the suite's own recipe, at most 100 epochs of it with ten test passes, for ten seeds, once with either engine on the
+same set. `--pair` takes whole runs instead, of one set and seed in both folders, such as those of `random_baseline.py`. A network is
+equivalent where |mean difference| + its standard error stays below 0.3 points (PROTOCOL.md). Records go to
 results/equivalence/SUITE/, the comparison to benchmarks/results/equivalence.json, and what was shown equivalent into
 mabench/suites/equivalence.json, which `--engine auto` reads by the digest of evaluator and recipe.
 """
@@ -33,7 +35,7 @@ from mabench.networks import sizes
 from mabench.results.scoring import score
 from mabench.runs import local
 from mabench.runs.events import Event, Finished
-from mabench.runs.folder import Folder
+from mabench.runs.folder import Folder, read_records
 from mabench.runs.plan import plan
 from mabench.runs.process import stop_on_signal
 from mabench.schema import Cell, Recipe, RunRecord
@@ -47,8 +49,9 @@ ENGINES = ("reference", "fast")
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
-    """The same recipe over at most `epochs` epochs and ten test passes; a decay comes at the same share of the course."""
-    epochs = min(epochs, recipe.epochs)
+    """The recipe itself where it is as short, else over `epochs` epochs and ten test passes; a decay at the same share of the course."""
+    if epochs >= recipe.epochs:
+        return recipe
     decay = recipe.decay_after and max(1, recipe.decay_after * epochs // recipe.epochs)
     return recipe.model_copy(update={"epochs": epochs, "test_every": max(1, epochs // PASSES), "decay_after": decay})
 
@@ -91,7 +94,20 @@ def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
     }
 
 
-def keep(loaded_suite: suites.LoadedSuite, condensed: SyntheticSet, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def paired(loaded_suite: suites.LoadedSuite, reference: Path, fast: Path) -> dict[str, list[tuple[RunRecord, RunRecord]]]:
+    """Whole runs of this suite that lie in both folders, however deep, by evaluator: the same set and seed, either engine."""
+    sides = []
+    for folder, engine in zip((reference, fast), ENGINES, strict=True):
+        records = [record for inner in sorted(folder.rglob("records")) for record in read_records(inner.parent)]
+        sides.append({record.cell.model_dump_json(): record for record in records if record.engine == engine})
+    pairs: dict[str, list[tuple[RunRecord, RunRecord]]] = {}
+    for key, record in sides[0].items():
+        if key in sides[1] and record.cell.suite_digest == loaded_suite.digest:
+            pairs.setdefault(record.cell.evaluator.name, []).append((record, sides[1][key]))
+    return pairs
+
+
+def keep(loaded_suite: suites.LoadedSuite, name: str, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Merge the comparisons into both files; what is no longer shown leaves the file that `auto` reads. Returns the suite's rows."""
     rows = {
         (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
@@ -101,8 +117,8 @@ def keep(loaded_suite: suites.LoadedSuite, condensed: SyntheticSet, found: dict[
         for entry in entries:
             if entry.name not in found:
                 continue
-            row = {"evaluator": entry.name, "suite": loaded_suite.id, "set": condensed.name, **found[entry.name]}
-            rows[loaded_suite.id, condensed.name, entry.name] = row
+            row = {"evaluator": entry.name, "suite": loaded_suite.id, "set": name, **found[entry.name]}
+            rows[loaded_suite.id, name, entry.name] = row
             key = equivalence.evidence_key(entry, loaded_suite.recipes[track])
             device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
             known.pop((key, device), None)
@@ -141,7 +157,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite")
-    parser.add_argument("set", type=Path)
+    parser.add_argument("set", type=Path, nargs="?")
+    parser.add_argument("--pair", type=Path, nargs=2, metavar=("REFERENCE", "FAST"), help="folders of records; train nothing")
     parser.add_argument("--evaluator", action="append", help="only evaluators whose name matches; may be repeated")
     parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues")
     parser.add_argument("--records", type=Path, default=Path("results/equivalence"))
@@ -150,8 +167,16 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, help="fewer than the test split has; likewise")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args()
+    if (options.set is None) == (options.pair is None):
+        parser.error("give a set, or two folders with --pair")
     begun = time.monotonic()
-    loaded_suite, condensed = suites.load(options.suite), readers.read(options.set)
+    loaded_suite = suites.load(options.suite)
+    if options.pair:
+        pairs_of = paired(loaded_suite, *options.pair)
+        sets = {reference.cell.set_sha256 for pairs in pairs_of.values() for reference, _ in pairs}
+        show(keep(loaded_suite, f"{len(sets)} sets", {name: compare(pairs) for name, pairs in pairs_of.items()}))
+        return
+    condensed = readers.read(options.set)
     course = short_course(loaded_suite, options.epochs, options.seeds)
     cells: dict[str, list[Cell]] = {}
     for cell in plan(course, condensed, evaluator=options.evaluator):
@@ -186,7 +211,7 @@ def main() -> None:
         print("A trial, smaller than the rule asks for: nothing is kept.")
         show([{"evaluator": name, **row} for name, row in found.items()])
     else:
-        show(keep(loaded_suite, condensed, found))
+        show(keep(loaded_suite, condensed.name, found))
 
 
 def first_images(test: data.RealData, count: int | None) -> data.RealData:

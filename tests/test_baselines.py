@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mabench import data
-from mabench.errors import MabenchError
+from mabench.errors import Interrupted, MabenchError
 from mabench.sets.synthetic import SyntheticSet
 from mabench_methods.baselines import condense as baselines
 from mabench_methods.baselines.condense import Config, condense
@@ -86,19 +86,29 @@ def test_forgetting_prefers_what_was_unlearned(monkeypatch: pytest.MonkeyPatch) 
     assert np.array_equal(chosen.images.numpy(), train.images[hard])
 
 
+def test_a_dry_run_does_not_wait_for_an_epoch() -> None:
+    """The network of a selection takes minutes an epoch on CIFAR-10: what is asked to stop stops after a batch."""
+    seen: list[tuple[int, int]] = []
+    run = Run(None, lambda done, total, losses: seen.append((done, total)), lambda: len(seen) == 2)
+    with pytest.raises(Interrupted):
+        condense(data.load("digits", "train"), Config(1, "herding", epochs=2, width=8), 0, CPU, run)
+    batches = -(-len(data.load("digits", "train").labels) // baselines.FEATURES_BATCH)
+    assert seen == [(1, 2 * batches), (2, 2 * batches)]
+
+
 def test_selections_share_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     train = data.load("digits", "train")
 
     def run(name: str, selection: baselines.Selection) -> tuple[SyntheticSet, int]:
-        epochs: list[int] = []
-        folder = Run(tmp_path / name, lambda done, total, losses: epochs.append(done))
-        return condense(train, Config(2, selection, epochs=2, width=8), 0, CPU, folder), len(epochs)
+        batches: list[int] = []
+        folder = Run(tmp_path / name, lambda done, total, losses: batches.append(done))
+        return condense(train, Config(2, selection, epochs=2, width=8), 0, CPU, folder), len(batches)
 
     first, trained = run("a", "herding")
     again, trained_again = run("b", "herding")
     forgotten, trained_for_it = run("c", "forgetting")
-    assert (trained, trained_again, trained_for_it) == (2, 0, 0)
+    assert (trained, trained_again, trained_for_it) == (2 * -(-len(train.labels) // baselines.FEATURES_BATCH), 0, 0)
     assert first.sha256 == again.sha256 == make(Config(2, "herding", epochs=2, width=8)).sha256
     assert forgotten.sha256 == make(Config(2, "forgetting", epochs=2, width=8)).sha256
     (file,) = (tmp_path / "cache" / "selection").iterdir()

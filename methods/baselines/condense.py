@@ -32,6 +32,7 @@ from ..kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
 TEACHER_SEED = 0  # ours: every draw of the soft baseline has the same teacher
+FEATURES_BATCH = 256  # as in DC's evaluation, whose recipe trains the network
 FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
 Selection = Literal["random", "herding", "k-center", "k-means", "forgetting"]
 """Also the method's name."""
@@ -154,7 +155,13 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
     ever = before.clone()
     forgotten = torch.zeros(len(real.labels), dtype=torch.int64)
 
+    batches, done = -(-len(real.labels) // FEATURES_BATCH), 0
+
     def on_batch(rows: torch.Tensor, hits: torch.Tensor) -> None:
+        nonlocal done
+        done += 1
+        if done % batches:
+            run.glance(done, config.epochs * batches)
         forgotten[rows] += before[rows] & ~hits
         before[rows] = hits
         ever[rows] |= hits
@@ -168,7 +175,8 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
         if len(real.labels) * config.epochs > kit.COMPILE_FROM_IMAGES
         else None,
         on_batch=on_batch,
-        on_epoch=lambda epoch, accuracy: run.step(epoch, config.epochs, {"training error": 1 - accuracy}, {}),
+        batch=FEATURES_BATCH,
+        on_epoch=lambda epoch, accuracy: run.step(epoch * batches, config.epochs * batches, {"training error": 1 - accuracy}, {}),
     )
     forgotten[~ever] = config.epochs
     if path is not None:

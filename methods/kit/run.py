@@ -143,6 +143,12 @@ class Run:
         if stop:
             raise Interrupted
 
+    def glance(self, done: int, total: int) -> None:
+        """Between two steps: show how far a long one is. Raises Interrupted when the run was asked to stop; nothing is kept."""
+        self.on_progress(done, total, {})
+        if self.should_stop():
+            raise Interrupted
+
     def finish(self, synthetic_set: SyntheticSet, card: Card) -> SyntheticSet:
         """Write the set, its card with the command, the losses, a preview and a plot; drop the checkpoint. Returns the set."""
         self._tick()
