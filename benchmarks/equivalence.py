@@ -89,7 +89,7 @@ def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
         "seconds_fast": round(seconds[1], 1),
         "device_reference": reference.environment["device"],
         "device_fast": fast.environment["device"],
-        "arithmetic": fast.environment["arithmetic"],
+        "arithmetic": "; ".join(sorted({fast.environment["arithmetic"] for _, fast in pairs})),
         "torch": fast.environment["torch"],
     }
 

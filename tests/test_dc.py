@@ -15,6 +15,7 @@ import mabench_methods
 from mabench import data
 from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
+from mabench.networks import compiling
 from mabench.sets.synthetic import load
 from mabench_methods import kit
 from mabench_methods.dc import condense as dc
@@ -70,6 +71,30 @@ def test_parts_of_a_batch_add_up_to_its_gradient() -> None:
     for a, b in zip(found, whole, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert parts.hits.tolist() == (network(images).argmax(1) == labels).tolist()
+
+
+def test_gradients_of_a_network_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed while it compiled leaves half a file: the rest of the run is eager, and says what to delete."""
+
+    class CompilerError(Exception):
+        __module__ = "torch._inductor.exc"
+
+    def program(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        raise CompilerError("ImportError: main.so: file too short")
+
+    monkeypatch.setattr(compiling, "can_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "program", lambda kind: program)
+    network = networks.build("convnet", num_classes=10, channels=3, image_size=32, width=8)
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    gradient = MeanGradient(CPU, "a kind")
+    with pytest.warns(UserWarning, match="file too short .*delete"):
+        found = gradient(network, images, labels)
+    whole = torch.autograd.grad(F.cross_entropy(network(images), labels), list(network.parameters()))
+    for a, b in zip(found, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert not gradient.compiled and not gradient.narrow
+    with pytest.raises(ValueError):
+        gradient(network, images, labels[:3])
 
 
 def test_matching_brings_the_gradients_closer() -> None:

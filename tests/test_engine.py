@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,23 @@ def test_without_a_compiler_the_record_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "eager 500" in done.stdout and "not compiled here" in done.stderr
+
+
+def test_programs_lie_in_a_folder_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where PyTorch has already chosen one among the temporary files, where others can put theirs; a named one stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiling, "_PROGRAMS", {})
+    own = f"mabench-compiled-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    for named, kept in (
+        (None, own),
+        (Path(tempfile.gettempdir()) / "torchinductor_somebody", own),
+        (tmp_path / "named", "named"),
+    ):
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+        if named is not None:
+            monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(named))
+        compiling.program(f"to see the folder {kept} {named}")
+        assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == tmp_path / kept
 
 
 def test_a_compiler_that_fails_at_the_gradient_only(monkeypatch: pytest.MonkeyPatch) -> None:

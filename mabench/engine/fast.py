@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -189,9 +188,9 @@ class FastEngine(Engine):
 
     def fall_back_to_eager(self, error: Exception) -> None:
         """No compiler, no headers, an operation it cannot handle: uncompiled from here on, and the record says so."""
-        if not self.compiled or "torch._" not in type(error).__module__:
+        if not self.compiled:
             raise error
-        warnings.warn(f"this network is not compiled here: {str(error).splitlines()[0]}", stacklevel=3)
+        compiling.warn_or_raise(error)
         self.compiled = self.train_compiled = False
         self.train_program = self.test_program = call_eagerly
         layer_kernels.release(self.model)

@@ -11,7 +11,10 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,8 +46,14 @@ def prepare_process() -> None:
 
 
 def _set_compiler_folder() -> None:
-    """Keep compiled programs in a folder of the user's own, because what lies there is run; a folder that the user names stays."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(private_folder("compiled")))
+    """Keep compiled programs in a folder of the user's own, because what lies there is run; a folder that the user names stays.
+
+    PyTorch writes its own choice, a folder among the temporary files, into the environment as soon as an optimizer is built.
+    """
+    named = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    chosen_by_torch = named.name.startswith("torchinductor_") and named.parent == Path(tempfile.gettempdir())
+    if named == Path() or chosen_by_torch:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder("compiled"))
 
 
 def _keep_freed_memory() -> None:
@@ -106,6 +115,17 @@ def fastest(what: str, candidates: Sequence[int], seconds: Callable[[int], float
     except (OSError, MabenchError):  # a folder that cannot be written to costs a measurement next time
         pass
     return best
+
+
+def warn_or_raise(error: Exception) -> None:
+    """Warn that a network is not compiled here, if it was the compiler that failed; else raise the error."""
+    if "torch._" not in type(error).__module__:
+        raise error
+    # a process that was killed while it compiled leaves half a file behind, which fails until it is gone
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "the compiler's cache")
+    warnings.warn(
+        f"this network is not compiled here: {str(error).splitlines()[0]} (if a compiler is there, delete {folder})", stacklevel=4
+    )
 
 
 _PROGRAMS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {}

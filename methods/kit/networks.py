@@ -46,23 +46,36 @@ class MeanGradient:
     """Gradient of the mean cross-entropy of a batch of real images, in the largest parts that the caches like.
 
     `kind` names a sort of network that is used often enough to be compiled; where the device multiplies bfloat16 its products
-    are then in bfloat16 and its sums in float32. Without `kind`, or without a compiler, everything is eager float32.
+    are then in bfloat16 and its sums in float32. Without `kind`, or where it cannot be compiled, everything is eager float32.
     """
 
     def __init__(self, device: torch.device, kind: str | None = None) -> None:
         self.device = device
         compiling.prepare_process()
-        self.forward: Callable[[nn.Module, Tensor], Tensor] = lambda network, images: network(images)
-        self.narrow = False
+        self._compile(kind if compiling.can_compile(device) else None)
         self.hits = torch.zeros(0, dtype=torch.bool)
         """Which images of the last call were classified correctly, [B]."""
-        compiled = kind is not None and compiling.can_compile(device)
-        self.part = backward_batch(device.type, SMALL_SIDE, compiled=compiled)
-        if kind is not None and compiled:
-            self.forward, self.narrow = compiling.program(kind), compiling.has_bfloat16(device)
+
+    def _compile(self, kind: str | None) -> None:
+        self.compiled = kind is not None
+        self.part = backward_batch(self.device.type, SMALL_SIDE, compiled=self.compiled)
+        self.forward: Callable[[nn.Module, Tensor], Tensor] = lambda network, images: network(images)
+        self.narrow = False
+        if kind is not None:
+            self.forward, self.narrow = compiling.program(kind), compiling.has_bfloat16(self.device)
 
     def __call__(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         """One detached tensor per parameter. Parts are for networks without batch statistics only: others go in one piece."""
+        try:
+            return self._gradient(network, images, labels)
+        except Exception as error:
+            if not self.compiled:
+                raise
+            compiling.warn_or_raise(error)
+            self._compile(None)
+        return self._gradient(network, images, labels)
+
+    def _gradient(self, network: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
         parameters = list(network.parameters())
         whole_batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules())
         count = 1 if whole_batch else -(-len(images) // self.part)
