@@ -70,8 +70,11 @@ def _show(event: Event) -> None:
         print(f"{r.engine:<9} {r.cell.name} {100 * score(r):.2f}% in {r.seconds:.0f} s", flush=True)
 
 
-def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
-    """What the paired records of one network say; accuracies and differences are shares, not percent."""
+def compare(pairs: Sequence[tuple[RunRecord, RunRecord]], *, timed: bool = True) -> dict[str, Any]:
+    """What the paired records of one network say; accuracies and differences are shares, not percent.
+
+    `timed`: both sides ran one after the other on the same machine, so that their seconds can be compared.
+    """
     differences = [score(fast) - score(reference) for reference, fast in pairs]
     mean, error = fmean(differences), stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None
     reference, fast = pairs[0]
@@ -85,8 +88,7 @@ def compare(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> dict[str, Any]:
         "standard_error": error,
         "equivalent": len(pairs) >= SEEDS and error is not None and abs(mean) + error < LIMIT,
         "differences": differences,
-        "seconds_reference": round(seconds[0], 1),
-        "seconds_fast": round(seconds[1], 1),
+        **({"seconds_reference": round(seconds[0], 1), "seconds_fast": round(seconds[1], 1)} if timed else {}),
         "device_reference": reference.environment["device"],
         "device_fast": fast.environment["device"],
         "arithmetic": "; ".join(sorted({fast.environment["arithmetic"] for _, fast in pairs})),
@@ -107,7 +109,11 @@ def paired(loaded_suite: suites.LoadedSuite, reference: Path, fast: Path) -> dic
     return pairs
 
 
-def keep(loaded_suite: suites.LoadedSuite, name: str, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _sets(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> str:
+    return f"{len({reference.cell.set_sha256 for reference, _ in pairs})} sets"
+
+
+def keep(loaded_suite: suites.LoadedSuite, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Merge the comparisons into both files; what is no longer shown leaves the file that `auto` reads. Returns the suite's rows."""
     rows = {
         (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
@@ -117,8 +123,8 @@ def keep(loaded_suite: suites.LoadedSuite, name: str, found: dict[str, dict[str,
         for entry in entries:
             if entry.name not in found:
                 continue
-            row = {"evaluator": entry.name, "suite": loaded_suite.id, "set": name, **found[entry.name]}
-            rows[loaded_suite.id, name, entry.name] = row
+            row = {"evaluator": entry.name, "suite": loaded_suite.id, **found[entry.name]}
+            rows[loaded_suite.id, row["set"], entry.name] = row
             key = equivalence.evidence_key(entry, loaded_suite.recipes[track])
             device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
             known.pop((key, device), None)
@@ -173,8 +179,8 @@ def main() -> None:
     loaded_suite = suites.load(options.suite)
     if options.pair:
         pairs_of = paired(loaded_suite, *options.pair)
-        sets = {reference.cell.set_sha256 for pairs in pairs_of.values() for reference, _ in pairs}
-        show(keep(loaded_suite, f"{len(sets)} sets", {name: compare(pairs) for name, pairs in pairs_of.items()}))
+        found = {name: {"set": _sets(pairs), **compare(pairs, timed=False)} for name, pairs in pairs_of.items()}
+        show(keep(loaded_suite, found))
         return
     condensed = readers.read(options.set)
     course = short_course(loaded_suite, options.epochs, options.seeds)
@@ -201,7 +207,7 @@ def main() -> None:
         pairs = [tuple(folders[engine].finished(cell) for engine in ENGINES) for cell in cells[name]]
         whole = [(a, b) for a, b in pairs if a is not None and b is not None]
         if whole:
-            found[name] = compare(whole)
+            found[name] = {"set": condensed.name, **compare(whole)}
     trial = (
         options.seeds < SEEDS
         or options.test_images is not None
@@ -211,7 +217,7 @@ def main() -> None:
         print("A trial, smaller than the rule asks for: nothing is kept.")
         show([{"evaluator": name, **row} for name, row in found.items()])
     else:
-        show(keep(loaded_suite, condensed.name, found))
+        show(keep(loaded_suite, found))
 
 
 def first_images(test: data.RealData, count: int | None) -> data.RealData:
