@@ -427,7 +427,7 @@ def said_outside() -> dict[str, list[str]]:
     }
 
 
-WORDS = "none one two three four five six seven eight nine ten eleven twelve".split()
+WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def test_what_the_first_rows_say() -> None:
