@@ -93,6 +93,14 @@ def test_the_figures_of_the_speed_page() -> None:
         v["variant"]: v["step_ms"] for v in record("gpu_variants_h100_202611")["variants"] if v["evaluator"] == "convnet3-scratch"
     }
     said.append(f"takes {steps['compiled, library norms, graph']:.2f} instead of {steps['compiled, library norms']:.2f} ms")
+    whole = record("lite_ipc10_epyc_202611")
+    plain, fast = (whole["processor_seconds"][engine] for engine in ("reference", "fast"))
+    convnet = whole["seconds_by_network"]["convnet3-scratch"]
+    said.append(
+        f"IPC 10 set on `cifar10-lite`, eighteen runs in one process, takes {plain:,} s of one core with `reference` and {fast:,} s "
+        f"with `fast`, the default there: {plain / fast:.2f} times as fast "
+        f"(ConvNet-3: {convnet['reference']:.0f} and {convnet['fast']:.0f} s)"
+    )
     assert unexplained(page("speed.md"), said) == {"2.15"}  # the version of torch
 
 
