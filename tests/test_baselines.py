@@ -92,7 +92,7 @@ def test_a_dry_run_does_not_wait_for_an_epoch() -> None:
     run = Run(None, lambda done, total, losses: seen.append((done, total)), lambda: len(seen) == 2)
     with pytest.raises(Interrupted):
         condense(data.load("digits", "train"), Config(1, "herding", epochs=2, width=8), 0, CPU, run)
-    batches = -(-len(data.load("digits", "train").labels) // baselines.FEATURES_BATCH)
+    batches = -(-len(data.load("digits", "train").labels) // 256)
     assert seen == [(1, 2 * batches), (2, 2 * batches)]
 
 
@@ -108,7 +108,7 @@ def test_selections_share_one_network(tmp_path: Path, monkeypatch: pytest.Monkey
     first, trained = run("a", "herding")
     again, trained_again = run("b", "herding")
     forgotten, trained_for_it = run("c", "forgetting")
-    assert (trained, trained_again, trained_for_it) == (2 * -(-len(train.labels) // baselines.FEATURES_BATCH), 0, 0)
+    assert (trained, trained_again, trained_for_it) == (2 * -(-len(train.labels) // 256), 0, 0)
     assert first.sha256 == again.sha256 == make(Config(2, "herding", epochs=2, width=8)).sha256
     assert forgotten.sha256 == make(Config(2, "forgetting", epochs=2, width=8)).sha256
     (file,) = (tmp_path / "cache" / "selection").iterdir()

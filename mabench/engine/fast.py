@@ -184,7 +184,7 @@ class FastEngine(Engine):
             except Exception as error:
                 self.fall_back_to_eager(error)
         with self._autocast(self.narrow):
-            return call_eagerly(self.inference_copy, padded.to(self.dtype))[: len(inputs)].float()
+            return call_eagerly(self.inference_copy, padded)[: len(inputs)].float()
 
     def fall_back_to_eager(self, error: Exception) -> None:
         """No compiler, no headers, an operation it cannot handle: uncompiled from here on, and the record says so."""

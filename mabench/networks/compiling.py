@@ -50,9 +50,9 @@ def _set_compiler_folder() -> None:
 
     PyTorch writes its own choice, a folder among the temporary files, into the environment as soon as an optimizer is built.
     """
-    named = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
-    chosen_by_torch = named.name.startswith("torchinductor_") and named.parent == Path(tempfile.gettempdir())
-    if named == Path() or chosen_by_torch:
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    torchs_own = Path(named).name.startswith("torchinductor_") and Path(named).parent == Path(tempfile.gettempdir())
+    if not named or torchs_own:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder("compiled"))
 
 

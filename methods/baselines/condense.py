@@ -32,7 +32,6 @@ from ..kit import RealImages, Run
 
 Rows = npt.NDArray[np.int64]
 TEACHER_SEED = 0  # ours: every draw of the soft baseline has the same teacher
-FEATURES_BATCH = 256  # as in DC's evaluation, whose recipe trains the network
 FORGOTTEN = "times forgotten"  # beside the weights in a cached network's file
 Selection = Literal["random", "herding", "k-center", "k-means", "forgetting"]
 """Also the method's name."""
@@ -155,13 +154,7 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
     ever = before.clone()
     forgotten = torch.zeros(len(real.labels), dtype=torch.int64)
 
-    batches, done = -(-len(real.labels) // FEATURES_BATCH), 0
-
     def on_batch(rows: torch.Tensor, hits: torch.Tensor) -> None:
-        nonlocal done
-        done += 1
-        if done % batches:
-            run.glance(done, config.epochs * batches)
         forgotten[rows] += before[rows] & ~hits
         before[rows] = hits
         ever[rows] |= hits
@@ -175,8 +168,8 @@ def _trained(train: RealData, real: RealImages, config: Config, seed: int, run: 
         if len(real.labels) * config.epochs > kit.COMPILE_FROM_IMAGES
         else None,
         on_batch=on_batch,
-        batch=FEATURES_BATCH,
-        on_epoch=lambda epoch, accuracy: run.step(epoch * batches, config.epochs * batches, {"training error": 1 - accuracy}, {}),
+        on_step=run.glance,
+        on_epoch=lambda done, total, accuracy: run.step(done, total, {"training error": 1 - accuracy}, {}),
     )
     forgotten[~ever] = config.epochs
     if path is not None:

@@ -90,11 +90,13 @@ def train_plainly(
     rate: float = 0.01,  # DC's released evaluation: rate, momentum, weight decay, batch
     batch: int = 256,
     on_batch: Callable[[Tensor, Tensor], None] = lambda rows, hits: None,
-    on_epoch: Callable[[int, float], None] = lambda epoch, accuracy: None,
+    on_step: Callable[[int, int], None] = lambda done, total: None,
+    on_epoch: Callable[[int, int, float], None] = lambda done, total, accuracy: None,
 ) -> None:
     """Train with plain cross-entropy on the train split, no augmentation, rate x0.1 after half of the epochs.
 
-    `on_batch(rows [B], hits [B])` is told which images were classified correctly just before their step, `on_epoch` the share.
+    `on_batch(rows [B], hits [B])` is told which images were classified correctly just before their step. After a step
+    either `on_step(steps done, in all)` is called or, where an epoch ends, `on_epoch(steps done, in all, share of such images)`.
     """
     gradient = MeanGradient(real.device, kind)
     right = 0
@@ -121,6 +123,8 @@ def train_plainly(
     network.train()
     while training.done < training.steps:
         training.step()
-        if training.position == 0:
-            on_epoch(training.epoch, right / len(real.labels))
+        if training.position:
+            on_step(training.done, training.steps)
+        else:
+            on_epoch(training.done, training.steps, right / len(real.labels))
             right = 0
