@@ -24,7 +24,8 @@ from support.pages import FENCE, PAGES, ROOT, calls, commands, page
 import mabench
 from mabench import suites
 from mabench.cli.main import main
-from mabench.data import SECOND
+from mabench.data import SECOND, describe
+from mabench.errors import MabenchError
 from mabench.results import paper_tables as papers
 from mabench.results import works
 from mabench.results.scoring import half_width, spread
@@ -364,6 +365,40 @@ def test_the_figures_of_the_reproduction_page_are_those_that_were_measured() -> 
     }
     assert len(runs) == 10
     assert f"the paper's ConvNet is {paper:.2f} and ours {100 * fmean(runs):.2f} (ten runs each)" in page("docs/reproduce.md")
+
+
+def test_the_protocol_names_every_suite() -> None:
+    """Its table has a row for each: by name, by a pattern, or by what differs from the first name of the row."""
+    cells = [line.split("|")[1] for line in page("PROTOCOL.md").splitlines() if line.startswith("| `")]
+    rows = [re.findall(r"`([^`]+)`", cell) for cell in cells]
+    patterns = [name if "@" in name else name + row[0].partition("-")[2] for row in rows for name in row]
+    released = list(suites.released())
+    assert not [pattern for pattern in patterns if not matching(released, pattern)]
+    assert not set(released) - {name for pattern in patterns for name in matching(released, pattern)}
+
+
+def test_a_method_with_a_row_has_been_run() -> None:
+    """The validation page calls no method unrun that made a set of this board."""
+    (row,) = re.findall(r"^\| (.+?) \| nothing on real CIFAR-10 yet", page("docs/validation.md"), re.M)
+    cards = [tomllib.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("submissions/*/card.toml")]
+    assert row and not set(row.split(", ")) & {card.get("method") for card in cards}
+
+
+def test_the_table_of_gates_has_every_gate() -> None:
+    cells = re.findall(r"^\| ([a-z ,]+) \|", page("submissions/README.md"), re.M)
+    listed = {name for cell in cells for name in cell.split(", ")}
+    found = set()
+    for path in (ROOT / "mabench" / "board").glob("*.py"):
+        found |= set(re.findall(r'\b(?:[Gg]ate|attempted)\(\s*"([a-z ]+)"', path.read_text(encoding="utf-8")))
+    assert not found - listed - {"published"}  # which refuses nothing
+
+
+def test_a_wrong_description_of_a_dataset_names_the_page_that_explains_it(tmp_path: Path) -> None:
+    (tmp_path / "d.toml").write_text('name = "d"\nside = 32\n')
+    with pytest.raises(MabenchError, match=r"unknown fields: side; missing: classes, image_size.*exactly one of") as refused:
+        describe(tmp_path / "d.toml")
+    (named,) = re.findall(r"docs/[\w-]+\.md", str(refused.value))
+    assert {"classes", "image_size", "folder", "hub_repo"} <= set(re.findall(r"^(\w+) =", page(named), re.M))
 
 
 # -- the site ----------------------------------------------------------------------------------------------------------------

@@ -423,14 +423,14 @@ def _card(text: str) -> Callable[[Path], object]:
     ("break_it", "message"),
     [
         (_behind_the_log, "was changed after it was submitted"),
-        (_edit(lambda v: v["cell"].update(set_sha256="0" * 64)), "about another set"),
+        (_edit(lambda v: v["cell"].update(set_sha256="0" * 64)), "a record of another set"),
         (_edit(lambda v: v["cell"].update(suite="../../x")), "cell.suite: String should match"),
         (_edit(lambda v: v["cell"].update(suite="digits")), "is not a released suite"),
         (_edit(lambda v: v["cell"].update(suite="digits-agnostic")), "is not a released suite"),
         (_edit(lambda v: v["cell"].update(suite="x.toml")), "cell.suite: String should match"),
         (_edit(lambda v: v["cell"].update(track="etc")), "no such track, evaluator or seed"),
         (_edit(lambda v: v["cell"]["evaluator"].update(name="<b>")), "cell.evaluator.name: String should match"),
-        (_edit(lambda v: v["synthetic_set"].update(dataset="cifar10")), "the suite is about digits"),
+        (_edit(lambda v: v["synthetic_set"].update(dataset="cifar10")), "the suite is for digits"),
         (_edit(lambda v: v.update(seconds=float("nan"))), "losses or seconds are not finite"),
         (_card('title = "x"\nstars = 5\n'), "card.toml: stars"),
         (_card("title = "), "not TOML"),
@@ -466,7 +466,7 @@ def test_what_cannot_be_read_is_left_out_by_name_and_the_rest_is_built(
         ("mlp-scratch", "mlq-scratch", "Did you mean 'mlp-scratch'"),
         ("90.78", "900.78", "table 1"),
         ("90.78", "nan", "table 1"),
-        ('"digits"', '"cifar10"', "is about digits"),
+        ('"digits"', '"cifar10"', "is for digits"),
     ],
 )
 def test_a_papers_table_is_checked(folder: Path, old: str, new: str, message: str) -> None:

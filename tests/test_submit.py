@@ -128,7 +128,7 @@ def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp
     before = tree(tmp_path)
     done = mabench("submit", "digits_other.pt", "--dataset", "digits", "--records", run)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    for words in ("slug: ", "records are about another set", "is not a released suite", "nothing was written"):
+    for words in ("slug: ", "records belong to another set", "is not a released suite", "nothing was written"):
         assert words in done.stderr, done.stderr
     assert tree(tmp_path) == before
     absent = mabench("submit", "absent.pt", "--records", run / "absent")
@@ -137,7 +137,7 @@ def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp
 
 def test_interactive_asks_for_what_the_card_lacks(mabench: Command, tmp_path: Path, digits_run: Path) -> None:
     write_card(tmp_path / "card.toml", licence=None, title=None)
-    answers = "Typed title\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
+    answers = "Typed title\n\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
     done = mabench("submit", BUNDLED, "--records", digits_run, "--interactive", typed=answers)
     assert done.returncode == 0, done.stderr
     card = submissions.read_card(tmp_path / "card.toml")
@@ -626,7 +626,7 @@ def test_verify_says_what_is_missing(mabench: Command, folder: Path, tmp_path: P
     assert done.returncode == 2 and "mabench pull digits-kmeans" in done.stderr and "mabench pack" in done.stderr
     saved(folder / "set.safetensors", *real("train"))
     done = mabench("verify", folder.name, "--who", "R")
-    assert done.returncode == 2 and "the submission is about" in done.stderr
+    assert done.returncode == 2 and "the submission is for" in done.stderr
 
 
 def test_released_suites_name_every_cell_as_records_do() -> None:

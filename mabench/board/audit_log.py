@@ -63,10 +63,9 @@ def parse(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
                 f"{path}: line {number} is not an audit entry ({error.errors()[0]['msg']}). Fetch the log again."
             ) from error
         if entry.previous != last or text != line(entry):
-            what = "does not follow from the line before it" if entry.previous != last else "has another checksum than it says"
+            what = "does not follow from the line before it" if entry.previous != last else "does not match its checksum"
             raise MabenchError(
-                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: get it again, and add what "
-                "you have to say with mabench audit."
+                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: fetch it again, and add entries with mabench audit."
             )
         last = sha256(text.encode())
         entries.append(entry)

@@ -87,7 +87,7 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: boo
     for suite_id in sorted({r.cell.suite for r in records}):
         if suite_id not in known:
             problems.append(
-                f"{suite_id}: is not a released suite (released: {', '.join(sorted(known))}). Only numbers of released suites can be compared."
+                f"{suite_id}: is not a released suite (released: {', '.join(sorted(known))}). Run mabench eval on one of them."
             )
             continue
         loaded_suite = suites.load(suite_id)
@@ -121,7 +121,7 @@ def _difference(loaded_suite: LoadedSuite, record: RunRecord, fresh: bool) -> st
     if cell.evaluator.name not in entries or not (fresh or cell.seed in loaded_suite.suite.seeds):
         return " (no such track, evaluator or seed)"
     if record.synthetic_set.dataset != loaded_suite.suite.dataset:
-        return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is about {loaded_suite.suite.dataset})"
+        return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is for {loaded_suite.suite.dataset})"
     if (loaded_suite.recipes[cell.track].recorded is None) != (cell.labels_sha256 is None):
         return (
             " (the suite replays recorded labels, the record names none)" if cell.labels_sha256 is None else " (recorded labels)"
@@ -165,7 +165,7 @@ def one_set(records: Sequence[RunRecord]) -> Gate:
         for record in runs:
             described[record.synthetic_set.model_dump_json(exclude={"name", "findings", "recorded_bytes"})].append(record)
         problems += [
-            f"{group[0].cell.name}: describes the set otherwise than {len(runs) - len(group)} other records do. Run it again: mabench eval."
+            f"{group[0].cell.name}: describes the set differently from {len(runs) - len(group)} other records. Run it again: mabench eval."
             for group in sorted(described.values(), key=len)[:-1]
         ]
         replayed = {(r.cell.labels_sha256, r.synthetic_set.recorded_bytes) for r in runs if r.cell.labels_sha256 is not None}

@@ -42,7 +42,7 @@ def of_records(records: Mapping[str, RunRecord], hardened: Mapping[str, RunRecor
             continue
         if record.cell.model_copy(update={"set_sha256": soft.cell.set_sha256}) != soft.cell:
             problems.append(
-                f"{name}: holds the run {record.cell.name}, or its suite's edition is another. Run mabench eval again."
+                f"{name}: holds the run {record.cell.name}, or was run under another edition of its suite. Run mabench eval again."
             )
             continue
         wrong = [field for field in SAME if getattr(soft.synthetic_set, field) != getattr(record.synthetic_set, field)]
@@ -50,7 +50,7 @@ def of_records(records: Mapping[str, RunRecord], hardened: Mapping[str, RunRecor
         wrong += ["set"] if partner.setdefault(soft.cell.set_sha256, record.cell.set_sha256) != record.cell.set_sha256 else []
         if wrong:
             problems.append(
-                f"{name}: is about other images than those with soft labels ({', '.join(wrong)}). Run mabench eval again."
+                f"{name}: has other images than the run with soft labels ({', '.join(wrong)}). Run mabench eval again."
             )
     return gate(NAME, f"{len(every)} runs with hardened labels", problems)
 
@@ -59,7 +59,7 @@ def same_images(expected_sha256: str, hardened: Sequence[RunRecord]) -> Gate:
     """The hardened records are about the very set that hardening gives, `expected_sha256`."""
     others = [record for record in hardened if record.cell.set_sha256 != expected_sha256]
     problems = [
-        f"{len(others)} of {len(hardened)} runs with hardened labels are about {others[0].cell.set_sha256[:16]}; hardening this set gives "
+        f"{len(others)} of {len(hardened)} runs with hardened labels belong to the set {others[0].cell.set_sha256[:16]}; hardening this set gives "
         f"{expected_sha256[:16]}. Run mabench eval again."
     ] if others else []  # fmt: skip
     return gate(NAME, f"{len(hardened)} runs on the same images with hardened labels", problems)

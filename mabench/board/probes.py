@@ -56,7 +56,7 @@ def identity(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
     sha = synthetic_set.sha256
     others = [r for r in records if {r.cell.set_sha256, r.synthetic_set.sha256} != {sha}]
     problems = [
-        f"{len(others)} of {len(records)} records are about another set ({r.cell.set_sha256[:16]}, SET is {sha[:16]}), the first is "
+        f"{len(others)} of {len(records)} records belong to another set ({r.cell.set_sha256[:16]}, SET is {sha[:16]}), the first is "
         f"{r.cell.name}. Name the set's own records with --records, or run mabench eval."
         for r in others[:1]
     ]

@@ -267,7 +267,7 @@ def grown(after: Submission, before: Submission | None) -> Gate:
     if after.audit[: len(before.audit)] != before.audit:
         problems.append("the log was shortened or changed: its earlier entries must stay as they are.")
     if after.sets[: len(before.sets)] != before.sets:
-        problems.append("the set is another: submit it under a slug of its own.")
+        problems.append("the set was replaced: submit the new one under a slug of its own.")
     if removed := sorted({*before.card.authors, before.card.submitter} - {*after.card.authors, after.card.submitter, ""}):
         # or a co-author would be somebody else, whose re-runs confirm the set
         problems.append(f"{first_line(removed)}: removed from the card's names. Names may be added.")

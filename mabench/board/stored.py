@@ -61,7 +61,7 @@ def read(path: Path, expected_sha256: str) -> Stored:
         raise MabenchError(f"{path}: not a complete set file ({error}). Fetch or pack it again.") from error
     if found != expected_sha256:
         raise MabenchError(
-            f"{path}: is {found[:16]}, the submission is about {expected_sha256[:16]}. Put back the set that was submitted."
+            f"{path}: holds the set {found[:16]}, the submission is for {expected_sha256[:16]}. Put back the set that was submitted."
         )
     if images.dtype != np.uint8:
         images = (np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1) * 255).round().astype(np.uint8)

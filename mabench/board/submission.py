@@ -260,7 +260,7 @@ def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str,
         raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Fetch it again.")
     record = parse_record(files[name], place / name)
     if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256 or record.cell.set_sha256}:
-        raise MabenchError(f"{place / name}: is about another set than the submission. Remove it, or pull again.")
+        raise MabenchError(f"{place / name}: is a record of another set. Remove it, or pull the submission again.")
     return record
 
 

@@ -208,7 +208,7 @@ def _slug(case: Examination, root: Path, another: bool) -> Gate:
     if case.synthetic_set is None:
         return gate("slug", f"{case.slug}: {'free' if existing is None else 'is there'}", [])
     problems = [
-        f"this set is here already, as {other.slug} by {first_line(other.card.authors)}. Add to that submission, or say what differs."
+        f'this set is here already, as {other.slug} by {first_line(other.card.authors)}. If it is yours, add to it: slug = "{other.slug}" in the card.'
         for other in gates.same_set(root, case.slug, {case.synthetic_set.sha256}).values()
     ]
     if existing is None:

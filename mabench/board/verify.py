@@ -93,7 +93,7 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
     synthetic_set = replace(synthetic.load(path), labels_folder=folder / labels.folder_of(number))
     if synthetic_set.sha256 != sha256:
         raise MabenchError(
-            f"{path}: is {synthetic_set.sha256[:16]}, the submission is about {sha256[:16]}. "
+            f"{path}: holds the set {synthetic_set.sha256[:16]}, the submission is for {sha256[:16]}. "
             f"Get it again: mabench pull {submission.slug} --repo ORG/NAME"
         )
     records: list[RunRecord] = []
@@ -103,7 +103,8 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
         here = [cell for cell in cells if cell.suite == suite]
         if any(cell.name in planned and planned[cell.name] != cell for cell in here):
             raise MabenchError(
-                f"{submission.slug}: its records of {suite} were made under another suite than the released one, or with other recorded labels."
+                f"{submission.slug}: its records of {suite} were made under an earlier edition of the suite, or with other recorded labels, and "
+                "cannot be repeated here. Verify a submission that the board ranks."
             )
         place = Folder(out / suite, synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
         records += evaluate(loaded_suite, synthetic_set, here, place, data.load_test(loaded_suite.suite.dataset))
@@ -159,6 +160,8 @@ def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> Audit
         )
     maintainer = who in submission.board.maintainers and who != submission.owner
     if not maintainer and (who != submission.owner or tier == "challenged"):
-        cure = f"Anybody may re-run it: mabench verify {submission.slug}. Or open an issue for a maintainer."
-        raise MabenchError(f"{submission.slug}: only {submission.owner}, who submitted it, may take it back. {cure}")
+        raise MabenchError(
+            f"{submission.slug}: {who} may not decide '{tier}'. Its submitter, {submission.owner}, may withdraw or supersede it and take that "
+            f"back; a maintainer (board.toml names them) may also challenge it. Anybody may re-run it: mabench verify {submission.slug}"
+        )
     return audit_log.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)

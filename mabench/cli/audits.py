@@ -13,8 +13,7 @@ from mabench.cli.options import Command, Ended, device_option, repo_option, stop
 from mabench.cli.submissions import show_pushed
 from mabench.errors import Interrupted, MabenchError
 
-VERIFIED = Path("results") / "verify"
-"""Where re-runs under way are kept: SLUG-DRAW."""
+VERIFIED = Path("results") / "verify"  # where re-runs under way are kept: SLUG-DRAW
 pr_option = click.option("--create-pr", is_flag=True, help="With --repo: open a pull request instead of writing to it.")
 
 if TYPE_CHECKING:
@@ -27,19 +26,25 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=Command,
-    short_help="Re-run some cells of a submission and log the outcome.",
+    short_help="Repeat some runs of a submission and log the outcome.",
     epilog="mabench verify kmeans-ipc10 --cells 3 --draw 1 --who 'A. Reader'",
 )
 @click.argument("slug")
-@click.option("--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many cells to re-run.")
+@click.option(
+    "--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many evaluator runs (cells) to repeat."
+)
 @click.option("--set", "number", default=1, show_default=True, type=click.IntRange(min=1), help="Which of the submission's sets.")
 @click.option(
     "--draw",
     type=click.IntRange(min=0),
-    help="Which cells: the seed of the draw, so that others can repeat it (default: a random one, which the log names).",
+    help="Which runs: the seed of the draw, so that others can repeat it (default: a random one, which the log names).",
 )
 @click.option(
-    "--fresh", default=0, show_default=True, type=click.IntRange(min=0), help="Also this many seeds that no suite names."
+    "--fresh",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Also run their evaluators under this many seeds that no suite names.",
 )
 @submissions_option
 @repo_option
@@ -65,7 +70,7 @@ def verify(
     out: Path | None,
     device: str,
 ) -> Any:
-    """Re-run some cells of a submission, add their records to it, and write an entry into its audit log.
+    """Repeat some runs of a submission, add their records to it, and write an entry into its audit log.
 
     The tier follows from all re-runs by others: the means of a track must agree within one point. Exits with 1 if they contradict.
     """
@@ -77,7 +82,7 @@ def verify(
     name = _speaker(repo, who, "re-ran the cells", create_pr=create_pr)
     if draw is None:
         draw = reruns.draw_of(slug, VERIFIED)
-        console.say(f"draw: {draw} (--draw {draw} takes the same cells)")
+        console.say(f"draw: {draw} (--draw {draw} takes the same runs)")
     if repo is not None:
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
@@ -108,6 +113,9 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
         )
     for suite in sorted({each.suite for each in found}):
         console.say(tiers.spread_note(suite, {record.cell.evaluator.name for record in records if record.cell.suite == suite}))
+    if any(each.verdict == "open" for each in found):
+        command = f"mabench verify {submission.slug} --submissions {root} --cells {2 * len(records)}"
+        console.say(f"open: too uncertain to agree or contradict; more runs may decide: {command}")
     place = root / submission.slug
     if proposed is None:
         now, where = store.read(place) or submission, f"in {place}"
@@ -200,7 +208,9 @@ def _add(
 
     def changed(existing: Submission | None) -> dict[str, bytes]:
         if existing is None:
-            raise MabenchError(f"{repo}: has no submission {slug} (any more).")
+            raise MabenchError(
+                f"{repo}: submission {slug} was removed meanwhile. What this command made is kept in {root / slug}."
+            )
         return added(existing)
 
     try:

@@ -18,7 +18,7 @@ def board() -> None:
 
 @board.command("init", short_help="Make a board on the Hub.", epilog="mabench board init org/board --space org/leaderboard")
 @click.argument("repo", metavar="ORG/NAME")
-@click.option("--space", metavar="ORG/NAME", help="The Space with the page (default: the dataset's name and -page).")
+@click.option("--space", metavar="ORG/NAME", help="The Space with the page (default: ORG/NAME-page).")
 @click.option("--title", default="", help="The board's name on every page.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("."), show_default=True,

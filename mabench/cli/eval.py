@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @click.option(
     "--second-test",
     metavar="FOLDER|ORG/NAME",
-    help="Where the files of CIFAR-10.1 lie: also test on it after the last epoch, beside the score; needed once.",
+    help="Folder or Hub dataset with the files of CIFAR-10.1: test on it too, after the last epoch. Name it once.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show the plan: runs, steps, FLOPs and the time they would take here.")
 def eval_(

@@ -35,7 +35,9 @@ def leaderboard() -> None:
 )
 @click.option("--repo", metavar="ORG/NAME", help="First pull every submission of this Hub dataset into --submissions.")
 @click.option(
-    "--readme", type=click.Path(path_type=Path, dir_okay=False), help="Also put the tables between the two marks in this file."
+    "--readme",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also put the tables into this file, between the lines <!-- mabench: generated --> and <!-- mabench: end -->.",
 )
 @click.option("--title", help="The board's name on every page.")
 @click.option("--no-papers", is_flag=True, help="Leave out the numbers that papers report, and the claims about them.")
@@ -80,6 +82,7 @@ def build(
     console.say(
         f"also there: {', '.join(f'leaderboard.{kind}' for kind in ('md', 'csv', 'json', 'parquet'))}, cells.csv, cells.parquet"
     )
+    console.say(f"Next: open the page in a browser, or mabench leaderboard publish {out} --repo ORG/NAME")
     if open_:
         click.launch(page.resolve().as_uri())
     value = {"rows": len(rows), "ranked": ranked, "page": str(page), "left_out": left_out}

@@ -207,7 +207,7 @@ def show_dataset(dataset: Dataset) -> Any:
         f"{dataset.name}: {dataset.title}",
         {
             "images": f"{dataset.channels} x {dataset.image_size} x {dataset.image_size}",
-            "train, test": f"{f'{dataset.train_size:,}' if dataset.train_size else 'not printed'} and {dataset.test_size:,} images",
+            "train, test": f"{f'{dataset.train_size:,}' if dataset.train_size else 'unknown'} and {dataset.test_size:,} images",
             "mean, std": f"{dataset.mean} and {dataset.std}",
             "source": dataset.hub_repo or "bundled with scikit-learn",
             "suites": ", ".join(suites.names(dataset.name)),

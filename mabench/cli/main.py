@@ -28,7 +28,7 @@ SECTIONS = {
 )
 @click.version_option(mabench.__version__)
 def main() -> None:
-    """The benchmark for condensed datasets: a set goes in, every network of a frozen suite is trained on it."""
+    """The benchmark for condensed datasets: train every network of a frozen suite on a set, and test it on real images."""
 
 
 for command in (

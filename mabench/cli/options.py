@@ -121,29 +121,36 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str | None
 reading_flags = {
     "dataset": click.option(
         "--dataset",
-        help="The real dataset that the set condenses (default: the file's, else the suite's).",
+        help="The real dataset that the set condenses (default: from the file, its name or its content; eval and submit fall back on the suite's).",
         shell_complete=lambda *_: names("dataset", *_),
     ),
     "set_index": click.option("--set-index", type=int, help="Which set of a file that holds several (default: the last)."),
-    "layout": click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the image axes."),
+    "layout": click.option(
+        "--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the image axes (default: from their lengths)."
+    ),
     "space": click.option(
         "--space",
         type=click.Choice(["pixel", "normalised", "signed", "imagenet", "zca", "uint8-range"]),
-        help="pixel: 0..1; normalised: by the dataset's mean and std; signed: -1..1; imagenet: by ImageNet's mean and std; zca: whitened.",
+        help="pixel: 0..1; normalised: by the dataset's mean and std; signed: -1..1; imagenet: by ImageNet's mean and std; zca: whitened; uint8-range: 0..255 (default: from the values).",
     ),
     "mean": click.option("--mean", callback=numbers, help="Mean per channel that was subtracted, e.g. 0.5,0.5,0.5; with --std."),
     "std": click.option("--std", callback=numbers, help="Std per channel that images were divided by; with --mean."),
-    "decode": click.option("--decode", help="none, or grid2 for 2x2 multi-formation, grid3, ..."),
-    "ipc": click.option("--ipc", type=click.IntRange(min=1), help="Stored images per class."),
+    "decode": click.option(
+        "--decode",
+        help="How small images are packed into one: none, grid2 (2 x 2), ... grid8 (default: from the file, else none).",
+    ),
+    "ipc": click.option(
+        "--ipc", type=click.IntRange(min=1), help="Stored images per class (default: images divided by classes)."
+    ),
     "learned_rate": click.option(
         "--learned-rate", type=float, help="Learning rate that was learned with the images, if the file does not hold it."
     ),
-    "images_key": click.option("--images-key", help="Key or column of the images."),
-    "labels_key": click.option("--labels-key", help="Key or column of the labels."),
+    "images_key": click.option("--images-key", help="Key or column of the images (default: the usual names)."),
+    "labels_key": click.option("--labels-key", help="Key or column of the labels (default: the usual names)."),
     "label_kind": click.option(
         "--label-kind",
         type=click.Choice(["hard", "probabilities", "logits", "log-probabilities", "centred"]),
-        help="Kind of soft labels, if their values do not show it.",
+        help="Kind of labels (default: from their values).",
     ),
     "recorded_labels": click.option(
         "--recorded-labels",
@@ -244,9 +251,15 @@ def launcher_options(command: F) -> F:
             help="Address of the Ray cluster: auto (default), HOST:PORT, ray://HOST:10001, or local to start one here.",
         ),
         click.option(
-            "--gpus-per-cell", type=float, help="Ray: 0 to 1, e.g. 0.5 for two cells on a GPU (default: 1 where there are GPUs)."
+            "--gpus-per-cell",
+            type=float,
+            help="Ray: GPUs per evaluator run (cell), 0 to 1, e.g. 0.5 for two on one GPU (default: 1 where there are GPUs).",
         ),
-        click.option("--cpus-per-cell", type=int, help="Ray: threads per cell (default: 1 beside a GPU, else as without Ray)."),
+        click.option(
+            "--cpus-per-cell",
+            type=int,
+            help="Ray: threads per evaluator run (cell) (default: 1 beside a GPU, else as without Ray).",
+        ),
     ]
 
     @wraps(command)
@@ -278,7 +291,7 @@ repo_option = click.option("--repo", metavar="ORG/NAME", help="A dataset reposit
 required_repo_option = click.option(
     "--repo", metavar="ORG/NAME", required=True, help="A dataset repository on the Hugging Face Hub (or on HF_ENDPOINT)."
 )
-who_option = click.option("--who", help="Your name in the audit log (with --repo: the account that is logged in).")
+who_option = click.option("--who", help="Your name in the audit log; with --repo it is the account that is logged in.")
 
 
 def stopped(path: Path, error: Exception) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Look at a set, and convert it."""
+"""Check a set, and convert it."""
 
 from __future__ import annotations
 
@@ -110,4 +110,5 @@ def pack(
             "outside": quantised.outside,
         }
     console.say(f"\nwritten: {out} ({out.stat().st_size:,} bytes)")
+    console.say(f"Next: {_evaluate(str(out), {}, synthetic_set.dataset)}")
     return value

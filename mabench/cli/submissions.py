@@ -181,7 +181,7 @@ def _ask(path: Path) -> dict[str, Any]:
     fields = store.card_fields(path) if path.exists() else {}
     for name, question in QUESTIONS.items():
         if not fields.get(name):
-            needed = name in ("title", "authors")
+            needed = name in ("title", "authors", "licence")
             answer = click.prompt(question, default=None if needed else "", show_default=False)
             several = name in ("authors", "source_networks")
             value = [part.strip() for part in answer.split(",") if part.strip()] if several else answer.strip()
@@ -217,6 +217,9 @@ def pull(slug: str, repo: str, revision: str | None, submissions: Path) -> Any:
     path, submission = hub.pull(repo, slug, submissions, revision=revision)
     console.describe(synthetic.load(path / SET))
     console.say(f"\n{submission.card.title}: {len(submission.records)} records, tier {submission.tier}, in {path}")
+    console.say(
+        f"Next: mabench verify {slug} --submissions {submissions} --who YOU, or in Python mabench.load_set('{path / SET}')"
+    )
     return {"slug": slug, "folder": str(path), "records": len(submission.records), "tier": submission.tier}
 
 

@@ -223,7 +223,8 @@ def _read_labels(dataset: Dataset, split: Split, files: list[Path]) -> Labels:
                            f"files, expected {expected}. {_remove_download(dataset)}")  # fmt: skip
     source_labels = dataset.class_indices or range(dataset.num_classes)
     if dataset.class_indices is None and (raw.min() < 0 or raw.max() >= dataset.num_classes):
-        raise MabenchError(f"{dataset.hub_repo} has labels {raw.min()}..{raw.max()}, expected 0..{dataset.num_classes - 1}")
+        raise MabenchError(f"{dataset.hub_repo} has labels {raw.min()}..{raw.max()}, expected 0..{dataset.num_classes - 1}. "
+                           f"Correct classes or label_column in the dataset's TOML file")  # fmt: skip
     labels = np.full(len(raw), -1, dtype=np.int64)
     for new, old in enumerate(source_labels):
         labels[raw == old] = new

@@ -239,19 +239,18 @@ def describe(path: Path) -> Dataset:
     folder of images a class) or hub_repo with files, image_column and label_column. Optional: title, channels, resize_side.
     Raises MabenchError for a field that is missing, unknown or of another type, and for a name that is taken.
     """
-    cure = (
-        "Describe a dataset with name, classes, image_size, mean, std, and folder or hub_repo: docs/your-set.md has an example."
-    )
+    cure = "Describe a dataset with name, classes, image_size, mean, std, and folder or hub_repo: docs/add-a-dataset.md has an example."
     raw = read_toml(path, cure)
     allowed = {"name", "classes", "image_size", "mean", "std", "folder", "hub_repo", "files", "image_column", "label_column"}
     allowed |= {"title", "channels", "resize_side"}
     unknown = sorted(set(raw) - allowed)
     missing = sorted({"name", "classes", "image_size", "mean", "std"} - set(raw))
     if unknown or missing or ("folder" in raw) == ("hub_repo" in raw):
-        raise MabenchError(
-            f"{path}: unknown: {', '.join(unknown) or 'none'}; missing: {', '.join(missing) or 'none'}; exactly one of folder and "
-            f"hub_repo is needed. {cure}"
-        )
+        wrong = [
+            f"{what} {', '.join(fields)}" for what, fields in (("unknown fields:", unknown), ("missing:", missing)) if fields
+        ]
+        wrong += ["exactly one of folder and hub_repo is needed"] if ("folder" in raw) == ("hub_repo" in raw) else []
+        raise MabenchError(f"{path}: {'; '.join(wrong)}. {cure}")
     try:
         name, classes = str(raw["name"]), tuple(map(str, raw["classes"]))
         known = DATASETS.get(name)

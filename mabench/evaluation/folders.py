@@ -33,7 +33,9 @@ def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
         loaded_suite = suites.load(name)
         changed = [record for record in records if record.cell.suite_digest != loaded_suite.digest]
         if changed:
-            raise MabenchError(f"{changed[0].cell.name}: a record of another version of {name}. Run it again: mabench eval.")
+            raise MabenchError(
+                f"{changed[0].cell.name}: was run under an earlier edition of {name}. Leave its folder out, or run it again: mabench eval SET --suite {name}"
+            )
         out += compare(_unique(records), loaded_suite)
     return out
 

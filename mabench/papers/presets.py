@@ -42,7 +42,9 @@ def _first(method: Method, ipc: int | None) -> str:
     elsewhere = first_line(name for name, candidate in method.presets.items() if candidate.config.ipc == ipc)
     budgets = first_line(map(str, sorted({candidate.config.ipc for candidate in method.presets.values()})))
     hint = f" On other datasets: --preset {elsewhere}." if elsewhere else f" IPC with presets: {budgets}."
-    raise MabenchError(f"{method.name}: no preset for IPC {ipc} on CIFAR-10.{hint}")
+    raise MabenchError(
+        f"{method.name}: no preset for IPC {ipc} on CIFAR-10.{hint} For this budget change a preset: --preset NAME --config ipc={ipc}"
+    )
 
 
 def _changed(config: Any, path: list[str], text: str, method: str) -> Any:

@@ -337,7 +337,7 @@ def _seeds_of(loaded_suite: LoadedSuite, asked: Sequence[int] | None, sets: int)
     seeds = list(loaded_suite.suite.seeds[:sets] if asked is None else asked)
     if len(seeds) != sets:
         raise MabenchError(
-            f"{loaded_suite.id} has {len(loaded_suite.suite.seeds)} seeds and {len(seeds)} are asked for; --sets {sets} needs as many."
+            f"{loaded_suite.id} has {len(loaded_suite.suite.seeds)} seeds, and --sets {sets} needs one per set, not {len(seeds)}. Name as many with --seeds, or make fewer sets."
         )
     return seeds
 

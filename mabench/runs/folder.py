@@ -130,7 +130,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # this program writes no NaN
         unchanged = False
     if not unchanged:
-        raise Damaged(f"{path}: is damaged (its checksum is another: it was changed after it was written). {AGAIN}")
+        raise Damaged(f"{path}: is damaged (its checksum does not match: it was changed after it was written). {AGAIN}")
     return value
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SEED = 42  # of SRe2L's own script, which all descendants keep
 MAX_BYTES = 2 * 2**30  # ours: of the epochs that are opened at once; one of ImageNet-1k at 200 images a class takes 0.4 GB
+AGAIN = "Fetch the archive again."
+ONE = "Its epochs come from different recordings: name an archive of one."
 TWICE_CHANCE = 2.0  # ours: the teachers of G-VBSM, the weakest, agree with five times as many images as chance does
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -46,7 +48,7 @@ def read_epochs(path: Path, first: int, last: int, count: int, side: int, num_cl
     epochs = [_read_epoch(path / f"epoch_{number}", count, side, num_classes) for number in range(first, last)]
     batches = {batch for _, batch in epochs}
     if len(batches) > 1:
-        raise MabenchError(f"{path}: its epochs have batches of different sizes: {first_line(map(str, sorted(batches)))}.")
+        raise MabenchError(f"{path}: its epochs have batches of different sizes ({first_line(map(str, sorted(batches)))}). {ONE}")
     answer: dict[str, Any] = {name: np.stack([one[name] for one, _ in epochs]) for name in epochs[0][0]}
     return {"order": None, "batch": batches.pop()} | answer
 
@@ -54,7 +56,9 @@ def read_epochs(path: Path, first: int, last: int, count: int, side: int, num_cl
 def _read_epoch(folder: Path, count: int, side: int, num_classes: int) -> tuple[dict[str, Array], int]:
     numbers = sorted(int(match[1]) for file in folder.iterdir() if (match := re.fullmatch(r"batch_(\d+)\.tar", file.name)))
     if not numbers or numbers != list(range(len(numbers))):
-        raise MabenchError(f"{folder}: holds {len(numbers)} batches, not batch_0.tar, batch_1.tar and so on without a gap.")
+        raise MabenchError(
+            f"{folder}: holds {len(numbers)} batches, not batch_0.tar, batch_1.tar and so on without a gap. {AGAIN}"
+        )
     batches = [_read_batch(folder / f"batch_{number}.tar", side, num_classes) for number in numbers]
     sizes = [len(batch["flipped"]) for batch in batches]
     if sum(sizes) != count or any(size != sizes[0] for size in sizes[:-1]) or sizes[-1] > sizes[0]:
@@ -72,7 +76,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     value = pickles.load(file)
     if not isinstance(value, list | tuple) or len(value) not in (6, 7):
         raise MabenchError(
-            f"{file}: is not a list of 6 or 7 entries, as FKD archives have them: crops, flips, partners, share, box, logits."
+            f"{file}: is not a list of 6 or 7 entries, as FKD archives have them: crops, flips, partners, share, box, logits. {AGAIN}"
         )
     crops, flips, partners, _, box, logits = (
         np.asarray(each) if isinstance(each, list) and n != 4 else each for n, each in enumerate(value[:6])
@@ -96,7 +100,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     ]
     if wrong or size == 0:
         raise MabenchError(
-            f"{file}: holds {first_line(wrong) or 'nothing'}, expected batches with logits of {num_classes} classes."
+            f"{file}: holds {first_line(wrong) or 'nothing'}, expected batches with logits of {num_classes} classes. Name the archive that was made for this set."
         )
     mix = np.array([0, 0, 0, 0] if box is None else [int(each) for each in np.asarray(box).ravel()], np.int64)
     if mix.shape != (4,) or mix.min() < 0 or mix.max() > side:
@@ -107,7 +111,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     boxes = np.rint(pixels)
     if not np.isfinite(pixels).all() or np.abs(boxes - pixels).max() > 0.02 or boxes.min() < 0 or boxes.max() > side:
         raise MabenchError(
-            f"{file}: its crops are not whole pixels of {side} px images: the labels were made on images of another size."
+            f"{file}: its crops are not whole pixels of {side} px images: the labels were made on images of another size. Name the set that they are for."
         )
     limits.declare(logits.nbytes, file)
     batch: dict[str, Array] = {
@@ -117,7 +121,7 @@ def _read_batch(file: Path, side: int, num_classes: int) -> dict[str, Array]:
     if len(value) == 7:
         order = np.asarray(value[6])
         if order.shape != (size,):
-            raise MabenchError(f"{file}: names {order.size} images for {size} labels.")
+            raise MabenchError(f"{file}: names {order.size} images for {size} labels. {AGAIN}")
         batch["order"] = order.astype(np.int32)
     return batch
 
@@ -140,7 +144,7 @@ def import_labels(folder: Path, synthetic_set: SyntheticSet, out: Path, *, seed:
     count, side, classes = len(synthetic_set.images), synthetic_set.entry.image_size, synthetic_set.num_classes
     if synthetic_set.factor > 1:
         raise MabenchError(
-            f"{folder}: FKD archives are about images as they are stored; {synthetic_set.name} packs {synthetic_set.decode}."
+            f"{folder}: FKD archives label images as they are stored, but {synthetic_set.name} packs them ({synthetic_set.decode}). Leave --fkd out."
         )
     if out.exists():
         raise MabenchError(f"{out}: exists already. Choose a --out in another folder: the labels are written beside it.")
@@ -159,9 +163,7 @@ def import_labels(folder: Path, synthetic_set: SyntheticSet, out: Path, *, seed:
             tensors = open_in_child(read_epochs, folder, MAX_BYTES, **asked)
             size = tensors.pop("batch")
             if batch not in (0, size):
-                raise MabenchError(
-                    f"{folder}: batches of {batch} and of {size} images. Its epochs come from different recordings."
-                )
+                raise MabenchError(f"{folder}: its epochs have batches of different sizes ({batch}, {size}). {ONE}")
             batch = size
             drawn = [next(order_of) for _ in range(first, last)]
             source = f"of seed {seed}" if tensors["order"] is None else "named in the archive"
@@ -190,7 +192,7 @@ def _count_epochs(folder: Path) -> int:
             f"--fkd {folder}: cannot read: {error.strerror}. Name the folder with epoch_0, epoch_1 and so on."
         ) from error
     if not numbers or numbers != list(range(len(numbers))):
-        raise MabenchError(f"--fkd {folder}: holds {len(numbers)} epochs, not epoch_0, epoch_1 and so on without a gap.")
+        raise MabenchError(f"--fkd {folder}: holds {len(numbers)} epochs, not epoch_0, epoch_1 and so on without a gap. {AGAIN}")
     return len(numbers)
 
 
@@ -232,6 +234,6 @@ def _check_agreement(folder: Path, synthetic_set: SyntheticSet, tensors: dict[st
     if agreement < min(TWICE_CHANCE * chance, (1 + chance) / 2):
         raise MabenchError(
             f"{folder}: {agreement:.0%} of its logits name the class of their image or of its partner, chance alone gives {chance:.0%} (order "
-            f"of images {source}). These are labels of another set, of classes in another order, or of another seed (--fkd-seed)."
+            f"of images {source}). These are labels of another set, of classes in another order, or of another seed. Name the archive of this set, or the seed of its recording: --fkd-seed N"
         )
     return agreement

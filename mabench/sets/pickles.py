@@ -65,7 +65,7 @@ def _load_archive(path: Path, file: BinaryIO) -> tuple[Any, dict[str, Array]]:
         content = members.read(f"{folder}data/{key}")
         if len(content) != storage.nbytes:
             raise MabenchError(
-                f"{path}: storage {printable(key, 20)} holds {len(content):,} bytes, its pickle says {storage.nbytes:,}."
+                f"{path}: storage {printable(key, 20)} holds {len(content):,} bytes, its pickle says {storage.nbytes:,}. Fetch it again, or save plain tensors."
             )
         arrays[key] = np.frombuffer(content, np.uint8)
     return value, arrays
@@ -149,7 +149,9 @@ class _Shapes:
             raise MabenchError(f"{self.path}: a tensor reaches beyond the end of its storage. Save it again.")
         self.total += count * width
         if self.total > self.limit:
-            raise MabenchError(f"{self.path}: its tensors unfold to more than {self.limit:,} bytes; it holds a fraction of that.")
+            raise MabenchError(
+                f"{self.path}: its tensors unfold to more than {self.limit:,} bytes, many times what it holds. Save plain tensors."
+            )
         if not count:
             return np.zeros(view.shape, "f4" if view.dtype == "bfloat16" else view.dtype)
         numbers = content[: len(content) // width * width].view("u2" if view.dtype == "bfloat16" else "<" + view.dtype)

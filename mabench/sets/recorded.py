@@ -154,7 +154,7 @@ class RecordedLabels:
             batch, begins = facts.get("batch"), facts.get("first_epoch")
             if not isinstance(batch, int) or batch < 1 or begins != first or batch != (self.batch or batch):
                 raise MabenchError(
-                    f"{path}: says batch {batch!r:.20} and first epoch {begins!r:.20}, its name and neighbours do not."
+                    f"{path}: says batch {batch!r:.20} and first epoch {begins!r:.20}, its name and neighbours do not. Fetch or make it again."
                 )
             if first != self.epochs:
                 raise MabenchError(

@@ -134,7 +134,9 @@ def _read(path: Path, *, released: bool) -> LoadedSuite:
         set(suite.evaluator_fields) - {name for names in suite.tracks.values() for name in names}
     )
     if unknown:
-        raise MabenchError(f"{path}: {', '.join(sorted(unknown))} is named in track_recipe or evaluator_fields but in no track")
+        raise MabenchError(
+            f"{path}: {', '.join(sorted(unknown))} is named in track_recipe or evaluator_fields but in no track. Add it to one under [tracks], or remove it."
+        )
     if released and suite.id != path.stem:
         raise MabenchError(f"{path}: holds suite {suite.id}; the file must be called {suite.id}.toml")
     evaluators = {track: tuple(_evaluator(path, suite, name) for name in names) for track, names in suite.tracks.items()}
@@ -151,7 +153,7 @@ def _evaluator(path: Path, suite: Suite, name: str) -> Evaluator:
         evaluator = Evaluator.model_validate(fields | changes)
         allowed.check(evaluator)
     except ValidationError as error:
-        raise MabenchError(f"{path}: evaluator {name}: {_problems(error)}") from error
+        raise MabenchError(f"{path}: evaluator {name}: {_problems(error)}. Correct evaluator_fields.") from error
     except MabenchError as error:
         raise MabenchError(f"{path}: {error}") from error
     return evaluator

@@ -165,7 +165,7 @@ def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
         for place, most in together.items():
             sizes[place] += size
             if sizes[place] > most:
-                found[parts[1]] = f"{place} has more than {most:,} bytes together; so many are read at most."
+                found[parts[1]] = f"{place} has more than {most:,} bytes in all; at most that much is read."
         if counts[parts[1]] > submissions.MAX_FILES:
             found[parts[1]] = f"{'/'.join(parts[:2])} has more than {submissions.MAX_FILES:,} files."
     return found

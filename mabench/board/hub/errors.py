@@ -70,7 +70,7 @@ def _table(kind: Kind, code: int | None) -> list[tuple[Callable[[BaseException],
             "{repo}: not reachable, and the Hub cache has no copy ({said}). Check the network, HF_ENDPOINT and HF_HUB_OFFLINE.",
         ),
         (raised(errors.GatedRepoError), "{repo}: is gated. Accept its terms on {hub}/{kind}s/{repo}, then: hf auth login"),
-        (raised(errors.RevisionNotFoundError), "{repo}: has no such revision ({said}). Leave --revision away for the newest."),
+        (raised(errors.RevisionNotFoundError), "{repo}: has no such revision ({said}). Leave --revision out to get the newest."),
         (raised(errors.LocalTokenNotFoundError), login),
         (
             raised(errors.RepositoryNotFoundError),

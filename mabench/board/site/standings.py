@@ -266,7 +266,7 @@ def of_paper(key: str, table: PaperTable) -> list[Standing]:
     chosen = loaded_suite(table.suite)
     if table.dataset != chosen.suite.dataset:
         raise MabenchError(
-            f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is about {chosen.suite.dataset}. Fix paper.toml."
+            f"{key}: a table of {plain(table.dataset, 80)}; {chosen.id} is for {chosen.suite.dataset}. Fix paper.toml."
         )
     tracks: dict[str, dict[str, tuple[float, float | None]]] = defaultdict(dict)
     for name, values in table.values.items():
