@@ -372,7 +372,7 @@ def of_the_limits() -> list[str]:
         f"{sandbox.WALL_SECONDS} s and four times the computing",
         "a header above 1 MiB",
         "headers above 1 MiB are refused",
-        "Records may have up to 1 MiB, TOML files up to 64 KiB",
+        "Records may be up to 1 MiB long, TOML files up to 64 KiB",
         f"files above {recorded.MAX_FILE_BYTES // 2**30} GiB; in a submission",
         f"more than {labels.MAX_BYTES // 2**30} GiB a set",
     ]

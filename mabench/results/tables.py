@@ -205,7 +205,7 @@ def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[Run
             first = f" (missing: {networks}); a panel mean needs them all" if answer.missing else ""
             out.append(f"{answer.track}: not ranked, {answer.reason}{first}")
     if any(line.hardened is not None for line in lines):
-        out.append("hardened: the same runs with one class a label, that of its largest entry; never ranked")
+        out.append("hardened: the same runs with hard labels, each the class of its largest entry; never ranked")
     tested = [record.second_test for record in records if record.second_test is not None]
     if tested:
         titles = first_line(dict.fromkeys(f"{each.name} ({each.total:,} images)" for each in tested))

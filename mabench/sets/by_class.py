@@ -27,7 +27,7 @@ def join(path: Path, classes: Mapping[str, Tensor]) -> Draft:
         draft.labels = torch.tensor([int(k) for k in order]).repeat_interleave(counts)
     else:
         draft.labels = [k for k, count in zip(order, counts.tolist(), strict=True) for _ in range(count)]
-    draft.note("format", "images by class", f"{len(order)} arrays, one a class, called {order[0]} to {order[-1]}")
+    draft.note("format", "images by class", f"{len(order)} arrays, one per class, called {order[0]} to {order[-1]}")
     return draft
 
 
@@ -61,5 +61,5 @@ def join_pairs(path: Path, parts: Sequence[tuple[Tensor, Tensor | list[str] | No
     ):
         raise MabenchError(f"{path}: pairs [images, labels] of one class each, whose shapes differ. Store arrays of one shape.")
     draft = Draft(path, torch.cat([images for images, _ in parts]), torch.cat(labels))
-    draft.note("format", "images by class", f"{len(parts)} pairs [images, labels], one a class")
+    draft.note("format", "images by class", f"{len(parts)} pairs [images, labels], one per class")
     return draft

@@ -57,7 +57,7 @@ EXTRA = (
         lambda r: r.recovery,
     ),
     Column(
-        "hardened", "Hardened %", "For soft labels: the score of the same images with one class a label, by the submitter's own runs. Never ranked.",
+        "hardened", "Hardened %", "For soft labels: the score of the same images with hard labels, by the submitter's own runs. Never ranked.",
         lambda r: r.hardened,
     ),
     Column(
