@@ -98,3 +98,5 @@ def test_the_headlines_table_fits_the_terminal(width: int) -> None:
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MabenchError, match="holds no records"):
         folders.read([tmp_path])
+    with pytest.raises(MabenchError, match="no such folder"):
+        folders.read([tmp_path / "absent"])

@@ -374,7 +374,7 @@ def of_the_limits() -> list[str]:
         "headers above 1 MiB are refused",
         "Records may be up to 1 MiB long, TOML files up to 64 KiB",
         f"files above {recorded.MAX_FILE_BYTES // 2**30} GiB; in a submission",
-        f"more than {labels.MAX_BYTES // 2**30} GiB a set",
+        f"more than {labels.MAX_BYTES // 2**30} GiB per set",
     ]
 
 

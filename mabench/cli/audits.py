@@ -80,12 +80,12 @@ def verify(
     from mabench.board.hub import client as hub
 
     name = _speaker(repo, who, "re-ran the cells", create_pr=create_pr)
-    if draw is None:
-        draw = reruns.draw_of(slug, VERIFIED)
-        console.say(f"draw: {draw} (--draw {draw} takes the same runs)")
     if repo is not None:
         hub.pull(repo, slug, submissions)
     submission = _local(slug, submissions)
+    if draw is None:
+        draw = reruns.draw_of(slug, VERIFIED)
+        console.say(f"draw: {draw} (--draw {draw} takes the same runs)")
     place = out or VERIFIED / f"{slug}-{draw}"
     chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)

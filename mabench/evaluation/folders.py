@@ -21,7 +21,8 @@ def read(folders: Sequence[Path], suite: str | None = None) -> list[Comparison]:
     for folder in folders:
         places = list(_evaluations(folder))
         if not places:
-            raise MabenchError(f"{folder}: holds no records. Name folders that mabench eval wrote, e.g. results/*")
+            what = "holds no records" if folder.exists() else "no such folder"
+            raise MabenchError(f"{folder}: {what}. Name folders that mabench eval wrote, e.g. results/*")
         for place in places:
             for record in read_records(place):
                 by_suite.setdefault(record.cell.suite, []).append(record)
