@@ -579,6 +579,8 @@ def test_mistakes_are_refused() -> None:
         assert replace(TINY, networks=("convnet3-scratch", "vit_mini-scratch"), input_size=30).evaluators
     with pytest.raises(MabenchError, match="train split"):
         hmdc.condense(data.load("digits", "test"), TINY, 0, CPU)
+    with pytest.raises(MabenchError, match="formation = 3 does not divide the side of 32 pixels"):
+        hmdc.condense(data.load("digits", "train"), replace(TINY, formation=3), 0, CPU)
 
 
 def test_missing_weights_are_those_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,7 +620,7 @@ def test_one_network_or_three_condense_and_resume(tmp_path: Path, networks: tupl
         iterations=1,
         network_momentum=0.9,
         distance="absolute",
-        clamp=False,
+        clamp="never",
     )
     straight = made(tmp_path / "a", config)
     with pytest.raises(Interrupted):
@@ -665,6 +667,39 @@ def test_the_rivals_condense_and_resume(tmp_path: Path, method: Method) -> None:
     assert method.name.upper() in (tmp_path / "b" / "card.toml").read_text()
     losses = (tmp_path / "b" / "losses.csv").read_text().splitlines()[0]
     assert "L1" in losses and "L2" not in losses
+
+
+@pytest.mark.parametrize(("method", "space"), [(IDC, "pixels"), (DREAM, "pixels"), (METHOD, "normalised")])
+def test_rates_of_images_count_in_the_space_of_their_released_code(
+    method: Method, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps against a loss whose gradient is known, beside SGD on a leaf in that space; IDC clamps before an iteration."""
+    base: Any = method.presets["smoke"].config
+    config = replace(base, normalised_step=False, iterations=2, image_rate=0.01, initial="paper", pretraining=0)
+    real = RealImages(data.load("digits", "train"), CPU)
+    state = State(config, real, 0)
+    state.begin()
+    with torch.no_grad():
+        state.images += 10
+    if method is not METHOD:
+        state.renew()
+        assert float((state.images.detach() * real.std + real.mean).max()) == pytest.approx(1)
+    unit = 1 / real.std if space == "pixels" else torch.ones_like(real.std)
+    leaf = (state.images.detach() / unit).requires_grad_()
+    torch.manual_seed(0)
+    slope = torch.randn_like(state.images)
+    monkeypatch.setattr(hmdc, "_direction", lambda state, step, sampled: (slope, torch.zeros(len(config.losses), 10)))
+    monkeypatch.setattr(hmdc, "train_networks", lambda state: None)
+    monkeypatch.setattr(State, "choose_representatives", lambda state, turn: None)
+    if method is METHOD:
+        monkeypatch.setattr(State, "_clamp", lambda state: None)
+    by_hand = torch.optim.SGD([leaf], lr=0.01, momentum=0.5)
+    for _ in range(2):
+        by_hand.zero_grad()
+        torch.autograd.backward((leaf * unit * slope).sum())
+        by_hand.step()
+        hmdc._step(state, 1)
+    torch.testing.assert_close(state.images.detach(), leaf.detach() * unit)
 
 
 def test_idc_matches_convolutions_alone_and_trains_its_network_with_cutmix() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 
 import mabench_methods
 from mabench import data
-from mabench.errors import MabenchError
+from mabench.errors import Interrupted, MabenchError
+from mabench.papers import presets
 from mabench_methods import Method, Preset, kit
 from mabench_methods.dm import condense as dm
+from mabench_methods.kit import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -65,6 +68,63 @@ def test_every_bundled_method_has_presets_that_say_what_they_are() -> None:
         assert (smoke.dataset, smoke.comparable, smoke.runs_on) == ("digits", False, "cpu")
         assert all(preset.dataset in data.DATASETS and not preset.changes for preset in method.presets.values())
         assert any(preset.comparable for preset in method.presets.values()) or name == "dream"
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of a configuration by dotted path."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+@pytest.mark.parametrize("name", mabench_methods.BUNDLED)
+def test_numbers_that_no_configuration_can_have_are_refused(name: str) -> None:
+    method = mabench_methods.load(name)
+    first = next(iter(method.presets))
+    checked = 0
+    for key, value in leaves(method.presets[first].config):
+        if isinstance(value, bool) or not isinstance(value, int | float) or key.endswith("ipc"):
+            continue
+        for wrong in ("-1", "nan") if isinstance(value, float) else ("-1",):
+            with pytest.raises(MabenchError, match=rf"{key.rpartition('.')[2]}\b.*{wrong}"):
+                presets.preset(method, first, None, [f"{key}={wrong}"])
+        checked += 1
+    assert checked
+    if name == "idc":
+        with pytest.raises(MabenchError, match="steps = 0. Allowed: 1 or more"):
+            presets.preset(method, first, None, ["steps=0"])
+        assert presets.preset(method, first, None, ["iterations=0"]).config.ipc == 1  # the initial images
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("dsa", "augmentation"), ("dm", "augmentation"), ("mtt", "augmentation"), ("trajectory", "experts.augmentation")],
+)
+def test_an_operation_that_there_is_not_is_refused(name: str, key: str) -> None:
+    """Released code says `none`, which was taken for a rotation."""
+    for wrong in ("none", "color_zoom"):
+        with pytest.raises(MabenchError, match=f"'{wrong}': '{wrong.split('_')[-1]}' is no operation.*color, crop"):
+            presets.preset(name, None, 1, [f"{key}={wrong}"])
+    assert presets.preset(name, None, 1, [f"{key}="]).changes == (f"{key}=",)
+
+
+def test_a_step_that_is_taken_again_is_recorded_once(tmp_path: Path) -> None:
+    """A selection keeps nothing of its network's training and begins it again."""
+    train, config = data.load("digits", "train"), mabench_methods.load("dm").presets["smoke"].config
+    run = Run(tmp_path, should_stop=lambda: len(run.losses) == 2)
+    run.begin("dm", config, 0, train)
+    run.step(1, 3, {"loss": 5.0}, {})
+    with pytest.raises(Interrupted):
+        run.step(2, 3, {"loss": 4.0}, {})
+    again = Run(tmp_path)
+    again.begin("dm", config, 0, train)
+    assert [step for step, _ in again.losses] == [1, 2]
+    for step in (1, 2, 3):
+        again.step(step, 3, {"loss": float(step)}, {})
+    assert again.losses == [(1, {"loss": 1.0}), (2, {"loss": 2.0}), (3, {"loss": 3.0})]
 
 
 def test_importing_the_registry_imports_no_torch() -> None:

@@ -132,7 +132,7 @@ def test_every_stage_is_interrupted_and_resumed(tmp_path: Path, monkeypatch: pyt
     [
         ({"teacher": "resnet9"}, "teacher = 'resnet9': allowed is one of .*convnet128_bn"),
         ({"pool": 7}, "IPC 2 needs 8 crops of as many images. Set pool to at least that."),
-        ({"factor": 0}, "at least 1"),
+        ({"factor": 0}, "factor = 0. Allowed: 1 or more"),
     ],
 )
 def test_a_configuration_that_cannot_end_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mabench.errors import MabenchError
 from mabench.schema import Augmentation
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -52,8 +53,8 @@ def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 def affine(images: Tensor, matrices: Tensor, align_corners: bool = False) -> Tensor:
     """Resample image n through matrices[n] [2,3], bilinear, zeros outside.
 
-    The grid is built with align_corners=True and sampled with the argument's value: HMDC's released code leaves the
-    sampler at its default (False), DSA's sets True.
+    The grid is built with align_corners=True and sampled with the argument's value. HMDC's released code leaves the sampler at its
+    default (False); MTT's sets both True and DSA's leaves both False, which look at the same places.
     """
     grid = F.affine_grid(matrices, list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)
@@ -229,6 +230,18 @@ def augment(
     return images, targets
 
 
+def operations(strategy: str) -> tuple[str, ...]:
+    """Return the operations of a strategy, whose names are joined by _. Raises MabenchError for a name that is none of DSA's."""
+    names = tuple(strategy.split("_")) if strategy else ()
+    for name in names:
+        if name not in DSA.split("_"):
+            raise MabenchError(
+                f"augmentation = '{strategy}': '{name}' is no operation. Allowed: {', '.join(DSA.split('_'))}, joined by _; or "
+                "nothing, for no augmentation."
+            )
+    return names
+
+
 def dsa(images: Tensor, strategy: str, generator: torch.Generator, *, siamese: bool = False) -> Tensor:
     """DSA: one of the operations of `strategy` (names joined by _) for the whole batch, its parameters per sample."""
-    return _one_of(images, strategy.split("_"), _Draw(images, generator, siamese), Augmentation())
+    return _one_of(images, operations(strategy), _Draw(images, generator, siamese), Augmentation())

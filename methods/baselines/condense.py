@@ -55,7 +55,7 @@ class Config:
     width: int = 128
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
 
     @property
     def chosen(self) -> int:

@@ -31,7 +31,7 @@ from ..kit import MeanGradient, RealImages, Run
 
 Name = Literal["dc", "dsa"]
 Initial = Literal["noise", "real"]
-LOOPS = {1: (1, 10), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """IPC -> (outer loop, inner loop), DC's released code, get_loops."""
 
 
@@ -54,7 +54,8 @@ class Config:
     width: int = 128
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
+        augment.operations(self.augmentation)
 
     @property
     def loops(self) -> tuple[int, int]:

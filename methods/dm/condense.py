@@ -38,6 +38,10 @@ class Config:
     depth: int = 3
     width: int = 128
 
+    def __post_init__(self) -> None:
+        kit.check_fields(self)
+        augment.operations(self.augmentation)
+
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """Condense `config.ipc` images per class: float32, pixel space, unclipped, hard labels. Raises MabenchError for a test split."""

@@ -106,7 +106,7 @@ class Config:
     """Labels come from the first so many backbones of the list (Table 3), 0 = from all."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
         self.rules  # noqa: B018 - refuses what it cannot read
         if not self.backbones or not set(self.backbones) <= set(backbones.NAMES):
             raise MabenchError(f"backbones = {','.join(self.backbones)}: allowed are some of {', '.join(backbones.NAMES)}.")

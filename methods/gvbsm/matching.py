@@ -133,7 +133,7 @@ class Rules:
     """Weight of the first layer of a backbone: 10 in the released code, not in the paper."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
         for name in ("momentum", "drop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MabenchError(f"{name} = {getattr(self, name)}: allowed is 0 to 1.")

@@ -50,7 +50,7 @@ class Squeeze:
     """Real training images per class that no backbone is trained on, to measure its accuracy; 0 = measured on trained ones."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self, "squeeze.")
+        kit.check_fields(self, "squeeze.")
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,9 @@ class Recording:
     batch: int = 64
     images: int = 0
     """Random training images that are looked at; 0 = all, as in the paper."""
+
+    def __post_init__(self) -> None:
+        kit.check_fields(self, "recording.")
 
     def rows(self, train: RealData, seed: int) -> Tensor:
         """Row numbers in random order."""

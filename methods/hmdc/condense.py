@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from mabench.data import RealData
+from mabench.errors import MabenchError
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
 
@@ -50,7 +51,7 @@ PAPERS = {
 def condense(
     train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None, *, method: str = "hmdc"
 ) -> SyntheticSet:
-    """Return a set of `config.ipc` stored images per class: float32, pixel space (within [0,1] if the configuration clamps), hard labels,
+    """Return a set of `config.ipc` stored images per class: float32, pixel space (within [0,1] if the configuration clamps every step), hard labels,
     `grid2` by default.
 
     Leaves `gradient_balance.csv` and `.png` (the paper's Figure 4) in the run's folder. Beside the losses it reports `step`: how
@@ -59,6 +60,8 @@ def condense(
     """
     run = run or Run()
     kit.check_train(train, config.ipc * config.formation**2)
+    if train.dataset.image_size % config.formation:
+        raise MabenchError(f"formation = {config.formation} does not divide the side of {train.dataset.image_size} pixels.")
     saved = run.begin(method, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -79,7 +82,7 @@ def condense(
         state.record.write(run.folder)
     decode = "none" if config.formation == 1 else f"grid{config.formation}"
     name = f"{method}-ipc{config.ipc}-seed{seed}"
-    images = state.real.to_set(state.images, config.ipc, name, decode=decode, clamp=config.clamp)
+    images = state.real.to_set(state.images, config.ipc, name, decode=decode, clamp=config.clamp == "step")
     return run.finish(images, _card(config, train, method))
 
 
@@ -92,6 +95,7 @@ def _step(state: State, step: int) -> dict[str, float]:
     if sampled and config.representatives == "released":
         state.choose_representatives(inner // config.period)
     direction, losses = _direction(state, step, sampled=sampled and len(config.losses) > 1)
+    direction = direction * state.unit  # chain rule: the gradient in the space where the images move
     moved = state.move(normalised(direction, config.image_gradient) if config.normalised_step else direction)
     train_networks(state)
     names = (*config.losses, "step")

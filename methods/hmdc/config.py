@@ -14,7 +14,7 @@ from mabench.errors import MabenchError, lookup
 from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Augmentation, Evaluator
 
-from ..kit import check_choices
+from ..kit import check_fields
 
 Choice = Literal["paper", "released"]
 PLANS = {
@@ -112,8 +112,11 @@ class Config:
     network_momentum: float = 0.0
     network_decay: float = 0.0
     """Momentum and weight decay of the networks' training; HMDC has neither."""
-    clamp: bool = True
-    """Keep the images within the pixel range after every step."""
+    image_space: Literal["normalised", "pixels"] = "normalised"
+    """Space in which gradients move the images: pixels that the dataset's mean and std normalise (HMDC), or pixels in 0..1 (IDC, DREAM).
+    A rate there moves a normalised image 1 / std^2 times as far, on CIFAR-10 about 16 times."""
+    clamp: Literal["step", "iteration", "never"] = "step"
+    """Bring the images back into the pixel range after every step (HMDC), or before every iteration (IDC)."""
     own_statistics: bool = False
     """Normalise for a pretrained network as its weights were trained; the released code uses the dataset's for all."""
     frozen_batch_norm: bool = False
@@ -133,9 +136,7 @@ class Config:
     by rounding alone."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if min(self.steps, self.period, self.formation) < 1 or self.iterations < 0:
-            raise MabenchError("steps, period and formation must be at least 1, iterations at least 0 (the initial images).")
+        check_fields(self)
 
     @property
     def distils(self) -> bool:

@@ -42,7 +42,8 @@ def idc(ipc: int) -> Config:
         last_feature="paper",
         convnet_training="paper",
         augmentation="idc",
-        clamp=False,
+        image_space="pixels",
+        clamp="iteration",
     )
 
 

@@ -40,6 +40,8 @@ class State:
         shape = (entry.num_classes * config.ipc, entry.channels, entry.image_size, entry.image_size)
         self.images = torch.zeros(shape, device=real.device, requires_grad=True)
         self.image_optimizer = torch.optim.SGD([self.images], lr=config.image_rate, momentum=config.image_momentum)
+        self.unit = 1 / real.std if config.image_space == "pixels" else torch.ones_like(real.std)
+        """Of the space in which the images move, in that of the images, [1,C,1,1]."""
 
     def begin(self) -> None:
         """Fill the images with real ones."""
@@ -47,12 +49,15 @@ class State:
             self.images.copy_(initial(self.config, self.real, self.learners[0], self.streams["images"]))
 
     def renew(self) -> None:
-        """Begin an iteration: new networks and alignment and, where it is the released one, an empty accumulator."""
+        """Begin an iteration: new networks and alignment, an empty accumulator where it is the released one, clamped images where that is
+        done here."""
         for learner in self.learners:
             learner.reset(kit.seed_from(self.streams["networks"]))
         self.network_optimizer = self._network_optimizer()
         self.distillation, self.alignment_optimizer = self._alignment()
         self.balance.restart()
+        if self.config.clamp == "iteration":
+            self._clamp()
 
     def choose_representatives(self, turn: int) -> None:
         """Choose every class's real batch anew, as one of the networks sees the class; the networks take turns."""
@@ -62,13 +67,18 @@ class State:
 
     @torch.no_grad()
     def move(self, direction: Tensor) -> Tensor:
-        """Take one step of all images against `direction` [K*ipc,C,S,S]; return how far a pixel moved on average, in 255ths, []."""
+        """Take one step of all images against `direction` [K*ipc,C,S,S], which counts in units of `unit`; return how far a pixel moved on
+        average, in 255ths, []."""
         before = self.images.detach().clone()
-        self.images.grad = direction
+        self.images.grad = direction * self.unit
         self.image_optimizer.step()
-        if self.config.clamp:
-            self.images.clamp_((0 - self.real.mean) / self.real.std, (1 - self.real.mean) / self.real.std)
+        if self.config.clamp == "step":
+            self._clamp()
         return 255 * ((self.images - before) * self.real.std).abs().mean()
+
+    @torch.no_grad()
+    def _clamp(self) -> None:
+        self.images.clamp_((0 - self.real.mean) / self.real.std, (1 - self.real.mean) / self.real.std)
 
     def live(self, done: int) -> Mapping[str, Any]:
         """Return the live objects of a checkpoint after `done` steps."""

@@ -1,14 +1,14 @@
 """What methods share and no paper claims. Public: a method in anybody's package may build on these names.
 
 `Run` keeps a condensation in its folder; `RealImages` gives real batches by class; `Training` trains a network on them;
-`MeanGradient` gives a network's gradient on them; `k_means` and `nearest` find representative images; `check_choices` refuses a value that an option does not have.
+`MeanGradient` gives a network's gradient on them; `k_means` and `nearest` find representative images; `check_fields` refuses values that a configuration cannot have.
 
 Legend: N images, C channels, S side in pixels, K classes.
 """
 
 from .checkpoints import read_state, restore, snapshot, write_state
-from .choices import check_choices
 from .clustering import k_means, nearest
+from .fields import check_fields
 from .networks import COMPILE_FROM_IMAGES, MeanGradient, draw_network, embed, freeze_batch_norm, place
 from .plots import plot
 from .real_images import RealImages, check_train
@@ -23,7 +23,7 @@ __all__ = [
     "RealImages",
     "Run",
     "Training",
-    "check_choices",
+    "check_fields",
     "check_train",
     "draw_network",
     "embed",

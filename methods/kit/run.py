@@ -126,6 +126,8 @@ class Run:
                 f"step {done} of {total}: the loss '{wrong[0]}' is not finite, so the images are lost. "
                 "Lower the rate of the images, or start from real images; the last checkpoint is kept."
             )
+        while self.losses and self.losses[-1][0] >= done:  # a step that is taken again, after an interruption
+            self.losses.pop()
         self.losses.append((done, dict(losses)))
         self.on_progress(done, total, losses)
         stop = self.should_stop() and done < total

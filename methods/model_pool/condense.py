@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from mabench.data import RealData
+from mabench.errors import MabenchError
 from mabench.networks.architectures import Network
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
@@ -45,7 +46,9 @@ class Config:
     """`similar`: ConvNets of other activation, norm and pooling; `various`: LeNet, AlexNet and VGG11, equally likely."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
+        if self.main_probability > 1:
+            raise MabenchError(f"main_probability = {self.main_probability}. Allowed: 0 to 1.")
 
     @property
     def ipc(self) -> int:

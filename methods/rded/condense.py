@@ -59,12 +59,13 @@ class Config:
     record_batch: int = 50
 
     def __post_init__(self) -> None:
+        kit.check_fields(self)
         if self.teacher not in backbones.NAMES:
             raise MabenchError(f"teacher = '{self.teacher}': allowed is one of {', '.join(backbones.NAMES)}.")
-        if min(self.factor, self.crops) < 1 or self.pool < self.ipc * self.factor**2:
+        if self.pool < self.ipc * self.factor**2:
             raise MabenchError(
-                f"pool = {self.pool}, crops = {self.crops}, factor = {self.factor}: crops and factor must be at least 1, and IPC "
-                f"{self.ipc} needs {self.ipc * self.factor**2} crops of as many images. Set pool to at least that."
+                f"pool = {self.pool}, factor = {self.factor}: IPC {self.ipc} needs {self.ipc * self.factor**2} crops of as many images. "
+                "Set pool to at least that."
             )
 
 

@@ -86,16 +86,17 @@ class Config:
     """DSA's operations joined by _, drawn for every inner step; empty = none."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self)
+        kit.check_fields(self)
+        augment.operations(self.augmentation)
         if self.initial == "released" and self.ipc % CLUSTERS:
             raise MabenchError(
                 f"initial = 'released' takes ipc / {CLUSTERS} images of each of {CLUSTERS} clusters, which IPC {self.ipc} is not. "
                 "Use initial = paper."
             )
-        if min(self.student_steps, self.expert_epochs, self.max_start) < 1 or self.student_steps < self.expert_epochs:
+        if self.student_steps < self.expert_epochs:
             raise MabenchError(
-                f"student_steps {self.student_steps}, expert_epochs {self.expert_epochs}, max_start {self.max_start}: "
-                "all must be at least 1, and a student needs a step for every epoch of the expert."
+                f"student_steps {self.student_steps}, expert_epochs {self.expert_epochs}: a student needs a step for every epoch of "
+                "the expert."
             )
         if self.last_epoch > self.experts.trained:
             raise MabenchError(

@@ -74,11 +74,11 @@ class ExpertConfig:
     """Experts are one pool, as in all papers of this family: seeds of the condensation share it."""
 
     def __post_init__(self) -> None:
-        kit.check_choices(self, "experts.")
-        if self.count < 1 or self.epochs < 1 or not 0 <= self.stop_after <= self.epochs:
+        kit.check_fields(self, "experts.")
+        augment.operations(self.augmentation)
+        if self.stop_after > self.epochs:
             raise MabenchError(
-                f"experts: count {self.count}, epochs {self.epochs}, stop_after {self.stop_after}: "
-                "there must be at least one expert of one epoch, and it cannot stop after its last one."
+                f"experts: epochs {self.epochs}, stop_after {self.stop_after}: an expert cannot stop after its last epoch."
             )
 
     @property
