@@ -79,7 +79,7 @@ def test_convnet_is_the_textbook_computation() -> None:
 def test_mistakes_are_explained() -> None:
     with pytest.raises(MabenchError, match="Did you mean 'alexnet'"):
         networks.build("alexnett", num_classes=10, channels=3, image_size=32)
-    with pytest.raises(MabenchError, match="pools 32 px away"):
+    with pytest.raises(MabenchError, match="pools 32 px away. Allowed: a depth of at most 5"):
         networks.build("convnet", num_classes=10, channels=3, image_size=32, depth=6)
 
 

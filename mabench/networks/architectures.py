@@ -77,7 +77,9 @@ class ConvNet(Network):
             layers += [nn.Conv2d(inputs, width, 3, padding=1), make_norm(width, side), make_activation(), make_pooling()]
             side, inputs = (side if pooling == "none" else side // 2), width
         if side < 1:
-            raise MabenchError(f"ConvNet of depth {depth} pools {image_size} px away. Use depth <= log2(side).")
+            raise MabenchError(
+                f"ConvNet of depth {depth} pools {image_size} px away. Allowed: a depth of at most {image_size.bit_length() - 1}."
+            )
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * side * side, num_classes)
 

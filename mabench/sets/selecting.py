@@ -212,7 +212,7 @@ def _sequence(path: Path, value: Sequence[Any], set_index: int | None, where: st
         draft.arrays_by_class = len(items)
         return draft
     if where and not items:
-        raise MabenchError(f"{path}: its list 'data' is empty: the file holds no set.")
+        raise MabenchError(f"{path}: its list 'data' is empty: the file holds no set. Name another file.")
     kinds = first_line(type(item).__name__ + (f" {list(item.shape)}" if isinstance(item, Tensor) else "") for item in items)
     raise MabenchError(f"{path}: a {type(value).__name__} of {len(items)} items ({kinds}). Expected (images, labels).")
 
@@ -234,11 +234,13 @@ def _snapshots(path: Path, sets: list[Any], set_index: int | None) -> Draft:
         return joined
     index = len(sets) - 1 if set_index is None else set_index
     if not -len(sets) <= index < len(sets):
-        raise MabenchError(f"{path}: holds {len(sets)} sets, there is no set {index}. Allowed: --set-index 0 to {len(sets) - 1}.")
+        raise MabenchError(
+            f"{path}: holds {len(sets)} sets, there is no set {index}. Allowed: --set-index 0 to {len(sets) - 1}, or -1 for the last."
+        )
     images, labels = as_array(sets[index][0]), as_array(sets[index][1])
     if labels is None:
         raise MabenchError(
-            f"{path}: set {index} is not a pair [images, labels]: its labels are a {type(sets[index][1]).__name__}."
+            f"{path}: set {index} is not a pair [images, labels]: its labels are a {type(sets[index][1]).__name__}. Name another with --set-index."
         )
     draft = Draft(path, _tensor(images), labels, normalised_by_default=True)
     draft.note("format", "DC", "dictionary with 'data': [[images, labels], ...]")
@@ -251,7 +253,9 @@ def _hmdc(path: Path, value: Mapping[str, Any]) -> Draft:
     """HMDC: {'synthetic_images': [K,ipc,C,H,W], 'init', 'factor', ...}; tiles are packed iff init says 'aug'."""
     images = as_array(value["synthetic_images"])
     if not isinstance(images, Tensor):
-        raise MabenchError(f"{path}: 'synthetic_images' is not an array [K,ipc,C,H,W].")
+        raise MabenchError(
+            f"{path}: 'synthetic_images' is not an array [K,ipc,C,H,W]. Save plain tensors: torch.save((images, labels), 'set.pt')"
+        )
     factor, init = value.get("factor", 1), value.get("init", "")
     if not isinstance(factor, int) or not isinstance(init, str):
         raise MabenchError(f"{path}: 'factor' must be a whole number and 'init' a text, as HMDC writes them.")
