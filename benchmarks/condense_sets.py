@@ -47,6 +47,7 @@ ENTRIES = (
     Entry("dc", "lite", 1000, ("ipc=10", "iterations=10")),
     Entry("idc", "lite", 1000, ("ipc=10",)),
     Entry("dream", "lite", 1000, ("ipc=10",)),
+    Entry("dsa", "narrow", 1530),
     Entry("hmdc", "lite", 2500, ("ipc=10",)),
 )
 SEEDS = (0, 1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from mabench_methods.hmdc.presets import ABLATIONS, METHOD, SMOKE
 from mabench_methods.hmdc.rivals import DREAM, IDC
 from mabench_methods.hmdc.selection import representatives
 from mabench_methods.hmdc.state import State
-from mabench_methods.kit import RealImages, Run, k_means
+from mabench_methods.kit import RealImages, Run, k_means, read_state
 
 CPU = torch.device("cpu")
 DIGITS = data.DATASETS["digits"]
@@ -521,6 +522,17 @@ def test_a_network_that_was_trained_first_is_found_again(tmp_path: Path) -> None
     run = Run(tmp_path, on_progress=lambda done, total, losses: seen.append(set(losses)))
     again = hmdc.condense(data.load("digits", "train"), config, 3, CPU, run)
     assert {"pretraining"} not in seen and again.sha256 == made(None, config).sha256
+
+
+def test_a_network_that_is_found_again_takes_no_draws_from_the_next(tmp_path: Path) -> None:
+    networks = ("convnet3-scratch", "lenet-scratch", "vit_mini-scratch")
+    config = replace(TINY, networks=networks, rates=(0.01,) * 3, pretraining=2, iterations=0)
+    made(tmp_path / "whole", config)
+    (tmp_path / "killed").mkdir()  # between the two trainings, before a checkpoint
+    shutil.copy(tmp_path / "whole" / "lenet-scratch-trained.pt", tmp_path / "killed")
+    made(tmp_path / "killed", config)
+    whole, killed = (read_state(tmp_path / name / "vit_mini-scratch-trained.pt") for name in ("whole", "killed"))
+    assert whole and all(torch.equal(value, killed[name]) for name, value in whole.items())
 
 
 def test_smoke_on_digits_leaves_a_whole_folder(tmp_path: Path) -> None:

@@ -139,12 +139,13 @@ def _losses(state: State, labels: Tensor) -> Tensor:
 def _pretrained(state: State, run: Run, saved: dict[str, Any] | None) -> int:
     """Train the networks that need it; the steps that this took."""
     config = state.config
-    learners = [learner for learner in state.learners[1:] if not learner.evaluator.pretrained] if config.pretraining else []
+    named = zip(state.learners[1:], config.pretraining_streams, strict=True)
+    learners = [(learner, name) for learner, name in named if not learner.evaluator.pretrained] if config.pretraining else []
     total = config.pretraining * len(learners) + config.iterations * config.steps
-    for number, learner in enumerate(learners):
+    for number, (learner, name) in enumerate(learners):
         part = saved if saved is not None and saved["phase"] == learner.evaluator.name else None
         before = number * config.pretraining
-        pretrain(learner, state.real, config, state.streams["pretraining"], run, total, before, part)
+        pretrain(learner, state.real, config, state.streams[name], run, total, before, part)
     return config.pretraining * len(learners)
 
 

@@ -144,6 +144,12 @@ class Config:
         return self.mutual_distillation and len(self.networks) > 1
 
     @property
+    def pretraining_streams(self) -> tuple[str, ...]:
+        """Names of the random streams of the networks after the first: of each its own, so that one whose weights are found again takes
+        nothing from the next."""
+        return tuple(f"pretraining {number}" if number > 1 else "pretraining" for number in range(1, len(self.networks)))
+
+    @property
     def losses(self) -> tuple[str, ...]:
         """Names of the optimisation targets: one of each network, then that of their distillation."""
         return tuple(f"L{number + 1}" for number in range(len(self.networks) + self.distils))

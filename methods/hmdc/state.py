@@ -17,7 +17,7 @@ from .images import initial
 from .learners import draw_learners
 from .selection import choose
 
-STREAMS = ("images", "batches", "networks", "augmentation", "training", "pretraining")
+STREAMS = ("images", "batches", "networks", "augmentation", "training")
 
 
 class State:
@@ -26,7 +26,7 @@ class State:
     def __init__(self, config: Config, real: RealImages, seed: int) -> None:
         self.config, self.real = config, real
         entry = real.dataset
-        self.streams = kit.generators(seed, STREAMS)
+        self.streams = kit.generators(seed, (*STREAMS, *config.pretraining_streams))
         self.learners = draw_learners(config, real, self.streams["networks"])
         self.network_optimizer = self._network_optimizer()
         self.distillation, self.alignment_optimizer = self._alignment()
