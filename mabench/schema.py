@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
+from datetime import datetime
 from operator import itemgetter
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,9 @@ from pydantic import (
 
 from mabench.digests import stream
 
+MAX_PASSES = (
+    10_000  # ours: test passes of a run; the headline has 200, and a record of more would be larger than any that is read
+)
 MAX_PLATEAU = 20  # ours: the last tenth of the headline's 200 test passes; more would reach back to where networks still learn
 RECORD_SCHEMA = 1  # raised when a field of RunRecord changes meaning; readers refuse a newer one
 
@@ -47,9 +51,15 @@ FileName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 """A name that becomes part of a file's name."""
 
 
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and a symbol that are drawn as nothing: with them two names look the same."""
+
+
 def _visible(text: str) -> str:
     """Text of a stranger: nothing that a terminal or a page would obey instead of show (controls, direction overrides)."""
-    bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t"})
+    bad = sorted(
+        {f"U+{ord(c):04X}" for c in text if (unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t") or c in BLANK}
+    )
     if bad:
         raise ValueError(f"holds invisible or control characters ({', '.join(bad[:5])}); leave them out")
     return text
@@ -213,6 +223,10 @@ class Recipe(Finite):
     def _fields_fit(self) -> Recipe:
         if self.test_every > self.epochs:
             raise ValueError(f"test_every = {self.test_every} is larger than epochs = {self.epochs}")
+        if self.epochs > MAX_PASSES * self.test_every:
+            raise ValueError(
+                f"epochs = {self.epochs} with test_every = {self.test_every} are more than {MAX_PASSES:,} test passes"
+            )
         if self.schedule != "constant" and self.decay_after is not None:
             raise ValueError("schedule and decay_after both change the rate: leave one of the two out")
         if self.recorded is not None and self.distillation is not None:
@@ -471,10 +485,15 @@ RANKED_TIERS: tuple[Tier, ...] = ("verified", "spot-checked", "self-run")
 """Whose complete tracks take part in the ranking."""
 
 
+def _real_time(text: str) -> str:
+    datetime.fromisoformat(text)  # a ValueError is what pydantic expects
+    return text
+
+
 class AuditEntry(Frozen):
     """One line of a submission's append-only log: who did what to it, when, why, and which records it is about."""
 
-    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
+    when: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$"), AfterValidator(_real_time)]
     """UTC, ISO 8601."""
     who: Annotated[Line, Field(min_length=1)]
     action: Literal["submitted", "changed", "re-run", "tier"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 import mabench as package
 from mabench import data, digests, suites
-from mabench.board import audit_log
+from mabench.board import audit_log, owners
 from mabench.board import submission as submissions
 from mabench.data import DATASETS
 from mabench.digests import digest
@@ -115,7 +116,8 @@ def made_record(
 ) -> RunRecord:
     """A finished run whose best test pass, the last but one, is `accuracy` and whose last is two points less."""
     entry = next(e for e in loaded_suite.evaluators[track] if e.name == evaluator)
-    total = DATASETS[loaded_suite.suite.dataset].test_size or 1000
+    real = DATASETS[loaded_suite.suite.dataset]
+    total, images = real.test_size or 1000, real.num_classes * ipc
     best = round(total * accuracy)
     recipe = loaded_suite.recipes[track]
     return RunRecord(
@@ -135,19 +137,19 @@ def made_record(
                 name="made",
                 dataset=loaded_suite.suite.dataset,
                 ipc=ipc,
-                stored_images=10 * ipc,
-                decoded_images=10 * ipc,
-                image_shape=(3, 32, 32),
+                stored_images=images,
+                decoded_images=images,
+                image_shape=real.shape,
                 image_dtype="uint8",
                 decode="none",
                 labels=labels,
-                stored_bytes=30720 * ipc,
+                stored_bytes=images * (math.prod(real.shape) + (4 * real.num_classes if labels == "soft" else 0)),
             )
         ),
         test_sha256=pinned_test_split(loaded_suite.suite.dataset),
         total=total,
         curve=_curve(recipe, best, max(0, best - total // 50)),
-        initial_weights_sha256="1" * 64,
+        initial_weights_sha256=digest([sha, evaluator, seed]),
         first_losses=(2.3,) * 10,
         environment={"mabench": "0.1.0", "torch": "2.15.0", "device": "cpu", "arithmetic": "float32"},
         seconds=2.5,
@@ -245,10 +247,10 @@ def put(
 
 def listed(root: Path, slug: str, sha: str) -> None:
     """Let the board in `root` do without this submission's set."""
-    board = submissions.read_board(root)
+    board = owners.read_board(root)
     external = dict(board.external) | {slug: sha}
     lines = ['maintainers = ["a maintainer"]', "[external]", *(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in external.items())]
-    (root / submissions.BOARD).write_text("\n".join(lines) + "\n")
+    (root / owners.BOARD).write_text("\n".join(lines) + "\n")
 
 
 def records_of(path: Path) -> list[RunRecord]:

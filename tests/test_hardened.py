@@ -15,7 +15,7 @@ import torch
 from builders import DIGITS, records_of, run_record, small_set, tree, write_card
 
 from mabench import evaluation, suites
-from mabench.board import cells, gates, hardened, review, site, submit
+from mabench.board import acceptance, cells, hardened, review, site, submit
 from mabench.board import submission as submissions
 from mabench.errors import MabenchError
 from mabench.evaluation import Evaluation, folders
@@ -124,7 +124,7 @@ def folder(case: submit.Examination, tmp_path: Path) -> Path:
 
 def test_a_submission_holds_the_runs_and_the_board_shows_them(folder: Path, case: submit.Examination) -> None:
     assert sum(name.startswith("hardened/") for name in tree(folder)) == 2
-    submission = gates.read_accepted(folder)
+    submission = acceptance.read_accepted(folder)
     assert submission is not None and set(submission.hardened) == set(submission.records)
     rows = cells.of_submissions([submission])
     assert [row.hardened for row in rows] == [scoring.score(submission.hardened[name]) for name in submission.records]

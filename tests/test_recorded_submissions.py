@@ -14,7 +14,7 @@ import torch
 from builders import flipped, listed, records_of, small_set, tree, write_card
 
 from mabench import evaluation, suites
-from mabench.board import cells, gates, labels, review, site, submit, verify
+from mabench.board import acceptance, cells, gates, labels, review, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.hub import client
 from mabench.board.hub import tables as hub_tables
@@ -114,7 +114,7 @@ def test_the_labels_lie_in_the_submission_and_their_bytes_count(folder: Path, ma
     assert {name: content for name, content in tree(folder).items() if name.startswith("labels/")} == {
         f"labels/{path.name}": path.read_bytes() for path in sorted((made / "labels").iterdir())
     }
-    submission = gates.read_accepted(folder)
+    submission = acceptance.read_accepted(folder)
     assert submission is not None
     size = sum(path.stat().st_size for path in (made / "labels").iterdir())
     (needed,) = labels.needed(submission)
@@ -139,7 +139,7 @@ def test_anybody_repeats_the_runs_from_the_submission_alone(folder: Path) -> Non
     again = verify.rerun(submission, folder, chosen, folder.parent.parent / "again", evaluate)
     assert len(again) == 2 and all(each.identical for each in verify.comparisons(submission, again))
     submissions.write(folder, verify.logged(submission, again, who="R. Reader", seed=0))
-    now = gates.read_accepted(folder)
+    now = acceptance.read_accepted(folder)
     assert now is not None and now.tier == "verified"
     found = review.review(folder, images=True)
     assert not [text for gate in found.gates for text in gate.refusals if gate.name in ("set", "budget", "stored", "first steps")]
@@ -168,13 +168,13 @@ def test_labels_that_are_missing_or_changed_are_found(folder: Path, change: Call
         labels.check(folder, submission)
     if change is not _flip:  # the size tells; every build looks at it
         with pytest.raises(MabenchError, match=words):
-            gates.read_accepted(folder)
+            acceptance.read_accepted(folder)
     assert not review.review(folder, images=True).accepted
     with pytest.raises(MabenchError, match=words):
         client._taken("org/board", folder, folder.parent.parent / "pulled" / folder.name)
     listed(folder.parent, folder.name, submission.set_sha256)
     (folder / "set.safetensors").unlink()
-    assert gates.read_accepted(folder) is not None, "published elsewhere: nothing of it lies here"
+    assert acceptance.read_accepted(folder) is not None, "published elsewhere: nothing of it lies here"
 
 
 def test_a_pull_brings_the_labels(folder: Path, tmp_path: Path) -> None:

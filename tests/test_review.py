@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import HOSTILE, write_submission
+from builders import HOSTILE, listed, write_submission
 from click.testing import CliRunner, Result
 
 from mabench.board import audit_log, verify
 from mabench.board import submission as submissions
 from mabench.board.review import MAX_SET_BYTES, of_folders
 from mabench.cli.main import main
+from mabench.digests import digest
 from mabench.errors import MabenchError
 
 
@@ -21,6 +22,7 @@ from mabench.errors import MabenchError
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """The folder of submissions as it is, and as a pull request would leave it."""
     write_submission(tmp_path / "base", "alpha", 0.5)
+    listed(tmp_path / "base", "beta", digest("beta"))
     shutil.copytree(tmp_path / "base", tmp_path / "head")
     return tmp_path / "base", tmp_path / "head"
 
@@ -99,7 +101,9 @@ def test_what_only_its_content_shows_is_refused(folders: tuple[Path, Path]) -> N
     assert one.refusals == ["signed: a new submission with log entries by Prof. X. Others add theirs themselves."]
     shutil.rmtree(base)
     shutil.copytree(head, base)
-    submissions.write(beta, verify.logged(read(beta), confirmed[:1], who="R. Reader", seed=1))
+    submissions.write(
+        beta, verify.logged(read(beta), [confirmed[0].model_copy(update={"seconds": 8.0})], who="R. Reader", seed=1)
+    )
     (one,) = of_folders(base, head, images=False)
     assert one.accepted and "by R. Reader: is the request theirs?" in [gate.found for gate in one.gates]
 

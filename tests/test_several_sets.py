@@ -12,7 +12,7 @@ from builders import DIGITS, made_record
 from scipy import stats
 
 from mabench import data
-from mabench.board import audit_log, gates, site, submit, verify
+from mabench.board import acceptance, audit_log, site, submit, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
@@ -59,11 +59,11 @@ def root(tmp_path: Path) -> Path:
 def test_sets_lie_beside_one_another_each_with_its_records(root: Path) -> None:
     files = {path.name for path in (root / "made-ipc5").iterdir()}
     assert files == {"card.toml", "audit.jsonl", "records", "set.safetensors", "set-2.safetensors", "set-3.safetensors"}
-    found = gates.read_accepted(root / "made-ipc5")
+    found = acceptance.read_accepted(root / "made-ipc5")
     assert found is not None and found.sets == tuple(condensed(k).sha256 for k in range(3)) and len(found.records) == 36
     (root / "made-ipc5" / "set-2.safetensors").unlink()
     with pytest.raises(MabenchError, match="no set.safetensors|has no"):
-        gates.read_accepted(root / "made-ipc5")
+        acceptance.read_accepted(root / "made-ipc5")
 
 
 def test_the_row_is_the_mean_of_the_sets_and_its_interval_is_over_them(root: Path) -> None:
@@ -128,5 +128,5 @@ def test_what_does_not_belong_together_is_refused(root: Path) -> None:
 
 
 def test_the_same_set_elsewhere_is_found_whichever_of_them_it_is(root: Path) -> None:
-    assert set(gates.same_set(root, "other", {condensed(2).sha256})) == {"made-ipc5"}
-    assert not gates.same_set(root, "other", {condensed(6).sha256})
+    assert set(acceptance.same_set(root, "other", {condensed(2).sha256})) == {"made-ipc5"}
+    assert not acceptance.same_set(root, "other", {condensed(6).sha256})

@@ -17,7 +17,7 @@ from builders import DIGITS, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
 from mabench import digests
-from mabench.board import audit_log, gates, names, review, site, tiers, verify
+from mabench.board import acceptance, audit_log, gates, names, owners, review, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
 from mabench.cli.main import main
@@ -68,7 +68,7 @@ def test_tiers_follow_from_the_records_of_reruns(folder: Path) -> None:
 
 def test_only_a_maintainer_settles_what_reruns_found(folder: Path) -> None:
     """An owner's reinstatement takes his own withdrawal back, and no more; a maintainer is none for his own submission."""
-    (folder.parent / submissions.BOARD).write_text('maintainers = ["Keeper", "A. Submitter"]\n')
+    (folder.parent / owners.BOARD).write_text('maintainers = ["Keeper", "A. Submitter"]\n')
 
     def now() -> Submission:
         found = submissions.read(folder)
@@ -119,13 +119,14 @@ def test_a_rerun_describes_the_same_set(folder: Path) -> None:
     """It counts in the table, so a friend's could move the row to a smaller budget, or above what all real images give."""
     found = submissions.read(folder)
     assert found is not None
+    tenth = {"ipc": 1, "stored_images": 10, "decoded_images": 10, "stored_bytes": 30720}
     smaller = [
-        again(record).model_copy(update={"synthetic_set": record.synthetic_set.model_copy(update={"ipc": 1, "stored_bytes": 1})})
+        again(record).model_copy(update={"synthetic_set": record.synthetic_set.model_copy(update=tenth)})
         for record in found.records.values()
     ]
     submissions.write(folder, verify.logged(found, smaller, who="friend", seed=0))
     with pytest.raises(MabenchError, match="reruns/ budget: .* describes the set differently"):
-        gates.read_accepted(folder)
+        acceptance.read_accepted(folder)
 
 
 def test_an_author_does_not_become_somebody_else(folder: Path) -> None:
@@ -160,9 +161,9 @@ def test_a_set_that_is_added_later_is_not_somebody_elses(folder: Path) -> None:
     write_submission(folder.parent, "rival", 0.3)
     entries = [before.audit[0], before.audit[0].model_copy(update={"action": "changed", "set_sha256": digest("rival")})]
     extended = replace(before, audit=tuple(entry.model_copy(update={"who": "mallory"}) for entry in entries))
-    found = review.unique(extended, folder.parent, before)
+    found = acceptance.unique(extended, folder.parent, before)
     assert found.refusals and "the same set is rival" in found.refusals[0]
-    assert not review.unique(before, folder.parent, before).refusals
+    assert not acceptance.unique(before, folder.parent, before).refusals
 
 
 def test_a_line_of_the_log_raises_nothing(folder: Path) -> None:
@@ -185,7 +186,7 @@ def test_only_owner_and_maintainers_decide_and_it_can_be_taken_back(folder: Path
         assert changed is not None
         return changed.tier
 
-    (folder.parent / submissions.BOARD).write_text('maintainers = ["M. Keeper"]\n')
+    (folder.parent / owners.BOARD).write_text('maintainers = ["M. Keeper"]\n')
     assert decide("Anybody", "withdrawn") == "self-run"
     assert decide("A. Submitter", "withdrawn") == "withdrawn"
     assert decide("Anybody", "self-run") == "withdrawn"
@@ -337,7 +338,7 @@ def test_the_command_says_who_is_left_out_and_exits_with_one(folder: Path) -> No
 
 def test_a_row_without_its_set_needs_the_boards_list(folder: Path) -> None:
     write_submission(folder.parent, "ghost", 0.9)
-    (folder.parent / submissions.BOARD).write_text("")
+    (folder.parent / owners.BOARD).write_text("")
     listed(folder.parent, "made", digest("made"))
     rows, left_out = built(folder.parent)
     assert set(rows) == {"made"} and "the board lists no other place of it" in left_out[0]
@@ -377,8 +378,8 @@ def test_names_are_compared_as_a_reader_sees_them() -> None:
 
 def test_honest_submissions_pass(folder: Path) -> None:
     entry = submissions.read(folder)
-    assert entry is not None and gates.accept(entry, has_set=False) is entry
-    assert all(not gate.refusals for gate in gates.of_submission(entry, has_set=False))
+    assert entry is not None and acceptance.accept(entry, has_set=False) is entry
+    assert all(not gate.refusals for gate in acceptance.of_submission(entry, has_set=False))
 
 
 # -- review --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ from mabench.digests import canonical_json, digest, sha256
 from mabench.errors import MabenchError
 from mabench.runs.folder import MAX_RECORD_BYTES
 from mabench.schema import AuditEntry
+
+
+def again(slug: str) -> str:
+    """What to do with files that are not those of the board."""
+    return f"Move the folder away and get it again: mabench pull {slug} --repo ORG/NAME"
 
 
 def now() -> str:
@@ -51,6 +56,11 @@ def appended(audit: Iterable[AuditEntry], entry: AuditEntry) -> bytes:
     return content
 
 
+def cards(audit: Sequence[AuditEntry]) -> list[str]:
+    """sha256 of every card that the log names, oldest first."""
+    return [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
+
+
 def parse(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
     """The log's entries. Raises MabenchError where a line was changed after it was written, or lines are missing between two."""
     entries: list[AuditEntry] = []
@@ -60,15 +70,16 @@ def parse(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
             entry = AuditEntry.model_validate_json(text)
         except ValidationError as error:
             raise MabenchError(
-                f"{path}: line {number} is not an audit entry ({error.errors()[0]['msg']}). Fetch the log again."
+                f"{path}: line {number} is not an audit entry ({error.errors()[0]['msg']}). {again(path.parent.name)}"
             ) from error
         if entry.previous != last or text != line(entry):
             what = "does not follow from the line before it" if entry.previous != last else "does not match its checksum"
             raise MabenchError(
-                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only: fetch it again, and add entries with mabench audit."
+                f"{path}: line {number} {what}: the log was edited or damaged. It is append-only. {again(path.parent.name)}. Entries are added with "
+                "mabench audit SLUG --tier TIER --why REASON --who NAME"
             )
         last = sha256(text.encode())
         entries.append(entry)
     if not entries:
-        raise MabenchError(f"{path}: is empty. Fetch the submission again.")
+        raise MabenchError(f"{path}: is empty. {again(path.parent.name)}")
     return tuple(entries)

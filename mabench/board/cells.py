@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_h
 from mabench import suites
 from mabench.board import gates, hardened
 from mabench.board.submission import AUDIT, Submission
+from mabench.errors import one_line
 from mabench.files import size_of
 from mabench.results import ranking, scoring
 from mabench.results.ranking import Status
@@ -139,7 +140,8 @@ def _of_one(submission: Submission) -> list[CellRow]:
     statuses: dict[tuple[str, str], str] = {}
     rows = []
     for name, record in submission.counted.items():
-        cell, summary, environment = record.cell, record.synthetic_set, record.environment
+        cell, summary = record.cell, record.synthetic_set
+        environment = {name: one_line(text) for name, text in record.environment.items()}
         key = cell.suite, cell.track
         if key not in statuses:
             statuses[key] = track_status(submission, *key)
@@ -154,7 +156,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
                 diverged_epoch=record.diverged_epoch, test_images=record.total, epochs=cell.recipe.epochs,
                 dataset=summary.dataset, ipc=summary.ipc, labels=summary.taught, decode=summary.decode,
                 stored_images=summary.stored_images, decoded_images=summary.decoded_images, stored_bytes=summary.bytes,
-                decoder_bytes=card.decoder_bytes, set_sha256=cell.set_sha256, source_networks=sources, tier=submission.tier,
+                decoder_bytes=card.decoder_bytes, set_sha256=cell.set_sha256, source_networks=sources, tier=submission.tier_of(*key),
                 engine=record.engine, device=environment.get("device", ""), arithmetic=environment.get("arithmetic", ""),
                 mabench=environment.get("mabench", ""), torch=environment.get("torch", ""), seconds=record.seconds,
                 started=record.started, paper=card.paper, code=card.code, licence=card.licence, audit_blob=blob,

@@ -1,27 +1,27 @@
 """What a submission must be: pure gates that take what they look at and return what is wrong. Imports no torch.
 
-The gates here need no set: they run on the submitter's machine and again whenever a submission is read, by `build`, `refresh`,
-`pull` and `review`. Those that need the set stand in `probes.py`.
+The gates here need no set: they run on the submitter's machine and again whenever a submission is read (`acceptance.py`). Those that
+need the set stand in `probes.py`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
-from types import MappingProxyType
 
 from mabench import suites
-from mabench.board import labels
-from mabench.board.submission import CARD, RECORDS, RERUNS, SET, Submission, folders, has_sets, read, slug_of
+from mabench.board.submission import CARD, slug_of
 from mabench.data import DATASETS, SECOND
-from mabench.errors import MabenchError, first_line
+from mabench.errors import MabenchError, first_line, one_line
 from mabench.results import ranking, scoring
-from mabench.results.baselines import known_full_data
+from mabench.results.baselines import VALUE_BYTES, known_full_data
 from mabench.results.ranking import Status
 from mabench.schema import Card, Cell, RunRecord
 from mabench.suites import LoadedSuite
@@ -33,7 +33,6 @@ FORM = ("dataset", "ipc", "decode", "labels", "image_dtype")
 """In what the sets of one submission agree: one row stands for them all, beside one pair of baselines."""
 MAX_SECONDS = 1e8  # ours: three years; a longer run is no run, and sums of such numbers are not finite
 SHOWN = 6  # ours: refusals of one kind that are printed
-NOTHING: Mapping[str, int] = MappingProxyType({})
 ABOVE_FULL = 0.005  # ours: half a point above the whole training set may be chance
 
 
@@ -91,17 +90,16 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: boo
             )
             continue
         loaded_suite = suites.load(suite_id)
-        earlier = loaded_suite.earlier if kept else frozenset()
-        here = [r for r in records if r.cell.suite == suite_id and r.cell.suite_digest not in earlier]
-        problems += _of_suite(loaded_suite, here, fresh)
+        problems += _of_suite(loaded_suite, [r for r in records if r.cell.suite == suite_id], fresh, kept)
     tracks = statuses(records) if not problems else []
     complete = sum(track.complete for track in tracks)
     named = sorted({track.suite for track in tracks})
     return gate("suites", f"{first_line(named) or 'none'}; {complete} of {len(tracks)} tracks complete", problems)
 
 
-def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bool) -> list[str]:
-    stale = [r for r in records if r.cell.suite_digest != loaded_suite.digest]
+def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bool, kept: bool) -> list[str]:
+    earlier = loaded_suite.earlier if kept else frozenset()
+    stale = [r for r in records if r.cell.suite_digest not in {loaded_suite.digest, *earlier}]
     if stale:
         return [
             f"{loaded_suite.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
@@ -115,13 +113,18 @@ def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bo
 
 
 def _difference(loaded_suite: LoadedSuite, record: RunRecord, fresh: bool) -> str:
-    """How a record differs from what the suite asks for; empty where it does not."""
+    """How a record differs from what the suite asks for; empty where it does not.
+
+    Of an earlier edition's only its place is known: the track, the network and the dataset.
+    """
     cell = record.cell
     entries = {entry.name: entry for entry in loaded_suite.evaluators.get(cell.track, ())}
     if cell.evaluator.name not in entries or not (fresh or cell.seed in loaded_suite.suite.seeds):
         return " (no such track, evaluator or seed)"
     if record.synthetic_set.dataset != loaded_suite.suite.dataset:
         return f" (a set of {record.synthetic_set.dataset[:40]}, the suite is for {loaded_suite.suite.dataset})"
+    if cell.suite_digest in loaded_suite.earlier:
+        return ""
     if (loaded_suite.recipes[cell.track].recorded is None) != (cell.labels_sha256 is None):
         return (
             " (the suite replays recorded labels, the record names none)" if cell.labels_sha256 is None else " (recorded labels)"
@@ -157,8 +160,12 @@ def by_set(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
 
 
 def one_set(records: Sequence[RunRecord]) -> Gate:
-    """All records of a set describe it in the same way, and several sets of one submission have one budget and form."""
-    problems = []
+    """All records of a set describe it in the same way, as a set that there can be; several sets of one submission have one budget and form."""
+    problems = [
+        f"{record.cell.name}: describes no set that there can be ({wrong}). mabench eval did not write this: run the cell again."
+        for record in records
+        if (wrong := _contradiction(record))
+    ]
     forms: dict[str, RunRecord] = {}
     for runs in by_set(records):
         described: dict[str, list[RunRecord]] = defaultdict(list)
@@ -171,22 +178,46 @@ def one_set(records: Sequence[RunRecord]) -> Gate:
         replayed = {(r.cell.labels_sha256, r.synthetic_set.recorded_bytes) for r in runs if r.cell.labels_sha256 is not None}
         if len(replayed) > 1:
             problems.append(
-                f"{runs[0].synthetic_set.name}: its records replayed {len(replayed)} different records of labels; a submission holds one "
+                f"{one_line(runs[0].synthetic_set.name)}: its records replayed {len(replayed)} different records of labels; a submission holds one "
                 "for every set. Run all cells with the same labels."
             )
         form = runs[0].synthetic_set.model_dump_json(include=set(FORM))
         if forms and form not in forms:
             problems.append(
-                f"{runs[0].synthetic_set.name}: sets of one submission agree in {', '.join(FORM)}; this one is {form}, another "
+                f"{one_line(runs[0].synthetic_set.name)}: sets of one submission agree in {', '.join(FORM)}; this one is {form}, another "
                 f"{next(iter(forms))}. Submit it under its own slug."
             )
         forms[form] = runs[0]
     return gate("budget", "every record describes the set alike", problems)
 
 
-def curves(records: Iterable[RunRecord]) -> Gate:
-    """What the loop could have written: test passes where the recipe has them, the real test split, finite numbers."""
-    problems = []
+def _contradiction(record: RunRecord) -> str:
+    """In what a record's summary of its set contradicts itself or the dataset; empty where it does not."""
+    summary, entry = record.synthetic_set, DATASETS.get(record.synthetic_set.dataset)
+    packed = re.fullmatch("none|grid([2-8])", summary.decode)
+    if entry is None or packed is None or summary.image_dtype not in VALUE_BYTES:
+        return "dataset, decode or image_dtype is unknown"
+    images, rate = summary.stored_images, summary.learning_rate
+    label_bytes = 4 * entry.num_classes if summary.labels == "soft" else 0
+    expected: dict[str, object] = {
+        "image_shape": entry.shape,
+        "ipc": -(-images // entry.num_classes),
+        "decoded_images": images * int(packed[1] or 1) ** 2,
+        "stored_bytes": images * (math.prod(entry.shape) * VALUE_BYTES[summary.image_dtype] + label_bytes),
+    }
+    wrong = [
+        f"{name} is {getattr(summary, name)}, not {value}" for name, value in expected.items() if getattr(summary, name) != value
+    ]
+    wrong += ["no images"] if images == 0 else []
+    wrong += [f"learning_rate is {rate}"] if rate is not None and not 0 < rate < math.inf else []
+    replays = record.cell.labels_sha256 is not None
+    wrong += [f"recorded_bytes is {summary.recorded_bytes}"] if (summary.recorded_bytes > 0) != replays else []
+    return ", ".join(wrong)
+
+
+def curves(records: Sequence[RunRecord]) -> Gate:
+    """What the loop could have written: test passes where the recipe has them, the real test split, finite numbers, runs of their own."""
+    problems = _copied(records)
     for record in records:
         if wrong := _impossible(record):
             problems.append(f"{record.cell.name}: {'; '.join(wrong)}. mabench eval did not write this: run the cell again.")
@@ -195,18 +226,37 @@ def curves(records: Iterable[RunRecord]) -> Gate:
     return gate("curves", "test passes, test split and numbers are those of the recipe", problems)
 
 
+def _copied(records: Sequence[RunRecord]) -> list[str]:
+    """Runs of one network on one set under two seeds that began with the same weights: no two seeds do."""
+    seen: dict[tuple[str, ...], RunRecord] = {}
+    problems = []
+    for record in records:
+        cell = record.cell
+        begun = (cell.set_sha256, cell.suite_digest, cell.track, cell.evaluator.name, record.initial_weights_sha256)
+        first = seen.setdefault(begun, record)
+        if record.initial_weights_sha256 and first.cell.seed != cell.seed:
+            problems.append(
+                f"{cell.name}: began with the weights of seed {first.cell.seed}: a copy of that run. Run the cell again: mabench eval."
+            )
+    return problems
+
+
 def _impossible(record: RunRecord) -> list[str]:
     passes, wrong = record.cell.recipe.test_epochs, []
     if tuple(epoch for epoch, _ in record.curve) != passes:
         wrong.append(
             f"{len(record.curve)} test passes up to epoch {record.curve[-1][0]}, the recipe has {len(passes)} up to {passes[-1]}"
         )
-    if not all(math.isfinite(loss) for _, loss in record.train_loss) or not 0 <= record.seconds < math.inf:
+    losses = (*record.first_losses, *(loss for _, loss in record.train_loss))
+    if not all(map(math.isfinite, losses)) or not 0 <= record.seconds < math.inf:
         wrong.append("losses or seconds are not finite")
     elif record.seconds > MAX_SECONDS:
         wrong.append(f"{record.seconds:.3g} seconds are more than {MAX_SECONDS:.0e}")
     if record.upper_bounds and record.engine == "reference":
         wrong.append("the reference engine prunes no test pass")
+    before = accumulate((correct for _, correct in record.curve), max, initial=-1)
+    if any(e in record.upper_bounds and correct > best for (e, correct), best in zip(record.curve, before, strict=False)):
+        wrong.append("a test pass that ended early counts more than the best before it")
     if set(record.upper_bounds) & set(record.cell.recipe.plateau_epochs):
         wrong.append("one of the last test passes, whose mean is the plateau, ended early")
     if record.cell.seed_streams == "set" and not (record.initial_weights_sha256 and record.first_losses):
@@ -258,85 +308,3 @@ def plausible(records: Sequence[RunRecord]) -> Gate:
                 "board's maintainers before you submit."
             )
     return gate("plausible", "no evaluator learns more than from all real images", problems)
-
-
-# -- a submission that is read ---------------------------------------------------------------------------------------
-
-
-def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping[str, int] = NOTHING) -> list[Gate]:
-    """Every gate that needs no set, on a submission and on the re-runs kept in it.
-
-    `has_set`: whether all its sets lie where it does; `label_bytes`: as `labels.sizes`, what lies there of recorded labels.
-    """
-    from mabench.board import hardened  # it asks the gates of records, which stand here
-
-    reruns = list(submission.reruns.values())
-    records = list(submission.records.values())
-    again = []
-    if reruns:  # they count in the table: what they say of the set and of its budget has to be what the submission says
-        again = [suites_known(reruns, fresh=True, kept=True), one_set([*records, *reruns]), curves(reruns), plausible(reruns)]
-        again.append(repeated(submission))
-    return [
-        attempted("card", lambda: card(submission.card)),
-        gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
-        stored(submission, has_set, label_bytes),
-        *of_records(records, kept=True),
-        *([hardened.of_records(submission.records, submission.hardened, kept=True)] if submission.hardened else []),
-        *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
-    ]
-
-
-def repeated(submission: Submission) -> Gate:
-    """Re-runs were run: none is the submitter's own record, copied."""
-    problems = [
-        f"{name}: began at {again.started} and took {again.seconds} s, as the submitted record did: a copy. Run it: mabench verify {submission.slug}"
-        for name, again in submission.reruns.items()
-        if (old := submission.records.get(submission.name_of(again))) is not None
-        and (old.started, old.seconds) == (again.started, again.seconds)
-    ]
-    return gate("runs", f"{len(submission.reruns)} runs repeated", problems)
-
-
-def stored(submission: Submission, has_set: bool, label_bytes: Mapping[str, int]) -> Gate:
-    """The set and the labels that its records replayed are there, or the board's maintainers have listed where it is published."""
-    listed = submission.board.external.get(submission.slug)
-    if (listed,) == submission.sets and not has_set:
-        return gate("stored", "published elsewhere", [])
-    if has_set:
-        replayed = labels.needed(submission)
-        problems = [text for each in replayed if (text := labels.lacking(each, label_bytes))]
-        weight = f", {sum(each.bytes for each in replayed):,} bytes of recorded labels" if replayed else ""
-        return gate("stored", f"{SET}{weight}", problems)
-    text = f"has no {SET}, and the board lists no other place of it. Get it again, or ask a maintainer to list it in board.toml."
-    return gate("stored", "", [text])
-
-
-def accept(submission: Submission, *, has_set: bool, label_bytes: Mapping[str, int] = NOTHING) -> Submission:
-    """The submission, if every gate of `of_submission` is open. Raises MabenchError, which names it and says what is wrong."""
-    passed = of_submission(submission, has_set=has_set, label_bytes=label_bytes)
-    refusals = [f"{each.name}: {text}" for each in passed for text in each.refusals]
-    if refusals:
-        more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-        raise MabenchError(f"{submission.slug}: {refusals[0]}{more}")
-    return submission
-
-
-def read_accepted(folder: Path) -> Submission | None:
-    """As `submission.read`, every gate open that needs no set; None for an unfinished one. Raises MabenchError."""
-    submission = read(folder)
-    if submission is None:
-        return None
-    return accept(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission))
-
-
-def same_set(root: Path, slug: str, sets: Collection[str]) -> Mapping[str, Submission]:
-    """Other submissions under `root` that hold one of these sets (sha256), by slug; those that cannot be read do not count."""
-    others: dict[str, Submission] = {}
-    for folder in folders(root):
-        try:
-            other = read(folder)
-        except MabenchError:
-            continue
-        if other is not None and other.slug != slug and set(other.sets) & set(sets):
-            others[other.slug] = other
-    return others

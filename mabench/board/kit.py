@@ -14,7 +14,8 @@ from mabench.board import site
 from mabench.board.hub import commits, space
 from mabench.board.hub.commits import Pushed
 from mabench.board.hub.tables import tables
-from mabench.board.submission import BOARD, FOLDER
+from mabench.board.owners import BOARD
+from mabench.board.submission import FOLDER
 from mabench.errors import MabenchError
 from mabench.files import write_text
 

@@ -56,6 +56,11 @@ def sizes(place: Path, submission: Submission) -> dict[str, int]:
     return {folder: sum(path.stat().st_size for path in paths) for folder, paths in found.items() if paths}
 
 
+def expected_sizes(submission: Submission) -> dict[str, int]:
+    """What `sizes` gives where all labels are there."""
+    return {each.folder: each.bytes for each in needed(submission)}
+
+
 def lacking(wanted: Needed, there: Mapping[str, int]) -> str:
     """What is wrong with these labels, as far as their bytes by folder tell; empty where nothing is."""
     if wanted.bytes > MAX_BYTES:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mabench.board import submission as submissions
+from mabench.board.acceptance import named
 from mabench.board.gates import Gate, gate
+from mabench.board.owners import BOARD
 from mabench.board.review import Review, review
-from mabench.board.submission import BOARD
+from mabench.board.submission import SLUG
 from mabench.errors import first_line
 
 if TYPE_CHECKING:
@@ -49,7 +51,10 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
             return Review(
                 f"{repo}#{number}", (gate("files", "", [f"touches {len(slugs)} submissions: {first_line(slugs) or 'none'}"]),)
             )
-        slug = submissions.check_slug(slugs[0])
+        slug = slugs[0]
+        if not SLUG.fullmatch(slug):
+            text = f"{slug[:80]!r}: the folder's name must be 3 to 64 of a-z, 0-9 and '-'."
+            return Review(f"{repo}#{number}", (gate("files", "", [text]),))
         if why := client.too_large(repo, slug, revision).get(slug):  # before anything is fetched
             return Review(slug, (gate("files", "", [why]),))
         for side, at in (("main", "main"), ("request", revision)):
@@ -59,9 +64,15 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     base, place = scratch / "main" / submissions.FOLDER, scratch / "request" / submissions.FOLDER
     if (base / BOARD).is_file():
         (place / BOARD).write_bytes((base / BOARD).read_bytes())
-    known = submissions.read(base / slug)
+    with named(slug):
+        known = submissions.read(base / slug)
     found = review(place / slug, before=known, account=account, images=images, root=base)
     return Review(slug, (changed_paths(changed, slug), *found.gates), found.tier)
+
+
+def not_reviewed(repo: str, number: int, why: str) -> Review:
+    """Of a pull request that could not be fetched or answered."""
+    return Review(f"{repo}#{number}", (gate("request", "", [why]),))
 
 
 def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:

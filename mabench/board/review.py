@@ -7,16 +7,21 @@ checkouts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mabench.board import gates, labels, stored
+from mabench.board import acceptance, audit_log, gates, labels, stored
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
-from mabench.board.submission import AUDIT, BOARD, CARD, MAX_FILES, SLUG, Board, Submission, has_sets
+from mabench.board.names import skeleton, skeletons
+from mabench.board.owners import BOARD, Board, read_board
+from mabench.board.submission import AUDIT, CARD, MAX_FILES, SLUG, Submission, has_sets
+from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
 from mabench.files import sha256_of
 
 RERUN_STEPS = "re-runs, first steps"
+CLOCKS = timedelta(days=1)  # ours: by which the clocks of two machines may differ
 MAX_SET_BYTES = 2**30  # ours: a condensed set in a git repository is small
 
 
@@ -69,10 +74,11 @@ def review(
     every new line of the log must be theirs. images: also run the gates that look at the set, with torch and the real dataset.
     features: with them, report what the images are like in the features of a pretrained network. root: the folder of all
     submissions, where that is not the folder's own. board: what the board says of itself, where the folder's neighbour
-    board.toml is a stranger's: its maintainers count.
+    board.toml is a stranger's.
     """
     try:
-        submission = submissions.read(folder)
+        with acceptance.named(folder.name):
+            submission = submissions.read(folder)
         if submission is None:
             raise MabenchError(
                 f"{folder}: holds submissions. Name one of them, or with --base the folder that they are compared with."
@@ -87,19 +93,20 @@ def review(
         )
     ]
     if board is not None:
-        passed += [*_listed(submission, board), signed(submission, before)]
-        submission = replace(submission, board=replace(submission.board, maintainers=board.maintainers))
+        passed.append(signed(submission, before))
+        submission = replace(submission, board=board)
     passed += [
-        *gates.of_submission(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission)),
+        *acceptance.of_submission(submission, has_set=has_sets(folder, submission), label_bytes=labels.sizes(folder, submission)),
         grown(submission, before),
         allowed(submission, before, account),
-        unique(submission, root or folder.parent, before),
+        dated(submission, before),
+        acceptance.unique(submission, root or folder.parent, before, folder),
         contents(folder, submission),
     ]
     here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
     replayed = _labels(folder, submission) if here else []
     passed += replayed
-    passed += [] if images else [_set_file(folder / name, sha) for name, sha in here.items()]
+    passed += [] if images else [gates.attempted("set", lambda: _set_files(folder, submission))]
     if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
         passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
@@ -124,8 +131,9 @@ def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = 
             problem = _no_submission(head / name, files)
             if problem:
                 raise MabenchError(problem)
-            before = submissions.read(base / name) if (base / name).is_dir() else None
-            found.append(review(head / name, before=before, images=images, features=features, board=submissions.read_board(base)))
+            with acceptance.named(name):
+                before = submissions.read(base / name) if (base / name).is_dir() else None
+                found.append(review(head / name, before=before, images=images, features=features, board=read_board(base)))
         except MabenchError as error:  # one that cannot be read does not hide the others
             found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),)))
     return found
@@ -148,13 +156,16 @@ def _files(folder: Path) -> dict[str, str | None]:
 
 
 def _board_change(base: Path, head: Path) -> list[Review]:
-    """Refused where the request changes who maintains the board; nothing where it leaves that alone, or there is no list yet."""
+    """Refused where the request changes what the board says of itself: who maintains it, and which sets it does without."""
     problem = ""
     try:
         if (head / BOARD).is_symlink():
             problem = "not a plain file."
-        elif (base / BOARD).is_file() and submissions.read_board(head).maintainers != submissions.read_board(base).maintainers:
-            problem = "changes who maintains the board. That is for a maintainer to decide, in a change of its own."
+        elif read_board(head) != read_board(base):
+            problem = (
+                "changes who maintains the board, or which sets it does not store. That is for a maintainer to decide, in a change of "
+                "its own."
+            )
     except MabenchError as error:
         problem = str(error)
     return [Review(BOARD, (Gate("maintainers", "refused", (problem,)),))] if problem else []
@@ -167,22 +178,9 @@ def _no_submission(folder: Path, files: dict[str, str | None]) -> str:
     if folder.is_symlink():
         return "not a plain folder."
     if not folder.is_dir():
-        return f"the submission was removed. Withdraw it instead: mabench audit {folder.name} --tier withdrawn --why REASON"
+        return f"the submission was removed. Withdraw it instead: mabench audit {folder.name} --tier withdrawn --why REASON --who NAME"
     links = sorted(name for name, content in files.items() if content is None)
     return f"{', '.join(links[:3])}: not a plain file." if links else ""
-
-
-def _listed(submission: Submission, board: Board) -> list[Gate]:
-    """Said where the request's own list, not the board's, names the place of a set."""
-    if submission.board.external.get(submission.slug) == board.external.get(submission.slug):
-        return []
-    return [
-        gate(
-            "published",
-            f"{BOARD} of this request, not the board's, says where the set is published: a maintainer has to agree",
-            [],
-        )
-    ]
 
 
 def _labels(folder: Path, submission: Submission) -> list[Gate]:
@@ -200,14 +198,10 @@ def _labels(folder: Path, submission: Submission) -> list[Gate]:
     return [gates.attempted("labels", checked)]
 
 
-def _set_file(path: Path, sha256: str) -> Gate:
-    """The file is the set that was submitted: without its images nothing else asks."""
-
-    def checked() -> Gate:
-        stored.read(path, sha256)
-        return gate("set", sha256[:16], [])
-
-    return gates.attempted("set", checked)
+def _set_files(folder: Path, submission: Submission) -> Gate:
+    """The files are the sets that were submitted, as their records describe them: without images nothing else asks."""
+    stored.check(folder, stored.summaries(submission))
+    return gate("set", f"{len(submission.sets)} as their records describe them", [])
 
 
 def _of_images(submission: Submission, before: Submission | None, place: Path, sha256: str, features: bool) -> list[Gate]:
@@ -271,6 +265,12 @@ def grown(after: Submission, before: Submission | None) -> Gate:
     if removed := sorted({*before.card.authors, before.card.submitter} - {*after.card.authors, after.card.submitter, ""}):
         # or a co-author would be somebody else, whose re-runs confirm the set
         problems.append(f"{first_line(removed)}: removed from the card's names. Names may be added.")
+    spoke = {skeleton(e.who): e.who for e in before.audit if e.action == "re-run"}
+    own = skeletons(before.own_names)
+    if joined := [who for name, who in spoke.items() if name in skeletons(after.own_names) - own]:
+        problems.append(f"{first_line(joined)}: repeated runs of this set, and cannot become one of those who submit it.")
+    if (named := audit_log.cards(after.audit)) and sha256(after.files[CARD]) != named[-1]:
+        problems.append(f"{CARD}: is an earlier one than the log names last. Put the last one back.")
     replaced = [name for name, content in before.files.items() if name not in (AUDIT, CARD) and after.files.get(name) != content]
     if replaced:
         problems.append(f"{first_line(replaced)}: replaced or removed. Records that were submitted stay.")
@@ -290,7 +290,25 @@ def allowed(after: Submission, before: Submission | None, account: str | None) -
             problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
         if entry.action != "re-run" and entry.who not in {owner, *after.board.maintainers}:
             problems.append(f"{entry.action} by {entry.who!r}: only {owner!r} or a maintainer may. Anybody may re-run it.")
+        if entry.action == "re-run" and not entry.reruns:
+            problems.append(
+                f"a re-run by {entry.who!r} that keeps no record. Repeat runs with: mabench verify {after.slug} --who NAME"
+            )
     return gate("account", account or "not known", problems)
+
+
+def dated(after: Submission, before: Submission | None) -> Gate:
+    """New entries were written after those that are there and before now, as far as clocks agree."""
+    place = len(before.audit) if before is not None else 0
+    latest = datetime.now(UTC) + CLOCKS
+    earliest = datetime.fromisoformat(before.audit[-1].when) - CLOCKS if before is not None else datetime.min.replace(tzinfo=UTC)
+    wrong = [entry.when for entry in after.audit[place:] if not earliest <= datetime.fromisoformat(entry.when) <= latest]
+    problems = (
+        [f"an entry of {wrong[0]}: before the entry that it follows, or in the future. Set the clock, and add it again."]
+        if wrong
+        else []
+    )
+    return gate("dates", f"newest entry of {after.audit[-1].when}", problems)
 
 
 def signed(after: Submission, before: Submission | None) -> Gate:
@@ -300,15 +318,6 @@ def signed(after: Submission, before: Submission | None) -> Gate:
     if before is None and others:
         text = f"a new submission with log entries by {first_line(others)}. Others add theirs themselves."
         return gate("signed", "", [text])
+    if before is not None and len(after.audit) > len(before.audit):
+        others = sorted({entry.who for entry in new})
     return gate("signed", f"by {first_line(others)}: is the request theirs?" if others else f"by {after.owner}", [])
-
-
-def unique(submission: Submission, root: Path, before: Submission | None = None) -> Gate:
-    """No set that is new here is in a submission of somebody else's."""
-    others = gates.same_set(root, submission.slug, set(submission.sets) - set(before.sets if before is not None else ()))
-    problems = [
-        f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
-        for other in others.values()
-        if other.owner != submission.owner
-    ]
-    return gate("unique", f"same set as {first_line(others)}" if others else "no other submission holds this set", problems)

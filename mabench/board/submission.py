@@ -8,18 +8,18 @@ A submission exists from the moment that its audit log does: the log is always w
 
 from __future__ import annotations
 
-import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mabench.board import audit_log, names, tiers
+from mabench.board.owners import Board, read_board
 from mabench.board.tiers import Rerun
 from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
@@ -31,23 +31,14 @@ FOLDER = "submissions"
 """Where submissions lie, here and in a repository on the Hub."""
 CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
 RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
+JSON = ".json"
+RECORD = re.compile("[a-z0-9@_-]{1,250}")
+"""How records are called: one part of a path."""
+MAX_BYTES = 2**28  # ours: of a submission without its sets and labels; 1,000 records take 20 MB
 MAX_FILES = 10_000  # ours: of one submission; a large one has some hundred records
-MAX_BOARD_BYTES = 2**20  # ours: a list of some 10,000 sets that are kept elsewhere
-BOARD = "board.toml"
-"""Beside the submissions: who maintains the board, and which submissions may do without their set."""
 CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
 SLUG = re.compile(r"^(?!cells$|papers$)[a-z0-9-]{3,64}$")
 """A set's name is that of its pictures' configuration on the Hub, beside `cells` and `papers`."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """What `board.toml` says, beside the submissions."""
-
-    maintainers: frozenset[str] = frozenset()
-    """The names under which maintainers act, letter by letter."""
-    external: Mapping[str, str] = field(default_factory=dict)
-    """Slug -> sha256 of a set that its authors publish elsewhere, so that it is not stored here."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,15 @@ class Submission:
         decided, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
         since = [self._reruns(own, settled) for own in (False, True)]
         return tiers.derive(decided, self.records, *since)
+
+    def tier_of(self, suite: str, track: str) -> Tier:
+        """The tier of one row: runs that were repeated on another track say nothing of this one."""
+        if self.tier != "spot-checked":
+            return self.tier
+        _, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
+        here = {name: record for name, record in self.records.items() if (record.cell.suite, record.cell.track) == (suite, track)}
+        found = tiers.derive(None, here, self._reruns(False, settled))
+        return "self-run" if found == "self-run" else "spot-checked"
 
     @cached_property
     def confirming(self) -> Mapping[str, Rerun]:
@@ -221,26 +221,29 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     check_slug(slug)
     missing = [name for name in (CARD, AUDIT) if name not in files]
     if missing:
-        raise MabenchError(f"{place}: has no {first_line(missing)}, so the submission is incomplete. Submit or pull it again.")
+        raise MabenchError(
+            f"{place}: has no {first_line(missing)}, so the submission is incomplete. Submit it again, or: {audit_log.again(slug)}"
+        )
     audit = audit_log.parse(files[AUDIT], place / AUDIT)
     named = {entry.set_sha256 for entry in audit if entry.action in ("submitted", "changed")}
-    if named != {entry.set_sha256 for entry in audit}:
-        raise MabenchError(f"{place / AUDIT}: names a set that was not submitted here. Fetch the log again.")
-    cards = [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
-    # an earlier card: whoever changed it was killed between the log's line and the card; submitting again completes that
-    if sha256(files[CARD]) not in cards:
+    if named != {entry.set_sha256 for entry in audit} or audit[0].action != "submitted":
         raise MabenchError(
-            f"{place / CARD}: is not the card that the audit log names (sha256 differs). Fetch the submission again."
+            f"{place / AUDIT}: names a set that was not submitted here, or begins before it was. {audit_log.again(slug)}"
         )
-    added = {n: (sha, e.set_sha256) for e in audit if e.action in ("submitted", "changed") for n, sha in e.records.items()}
-    again = {n: (sha, e.set_sha256) for e in audit if e.action == "re-run" for n, sha in e.reruns.items()}
-    records = {n: _record(files, f"{RECORDS}{n}.json", *added[n], place) for n in sorted(added)}
-    reruns = {n: _record(files, f"{RERUNS}{n}.json", *again[n], place) for n in sorted(again)}
-    harder = {n: (sha, "") for e in audit if e.action in ("submitted", "changed") for n, sha in e.hardened.items()}
-    hardened = {n: _record(files, f"{HARDENED}{n}.json", *harder[n], place) for n in sorted(harder)}
-    parts = {RECORDS: records, RERUNS: reruns, HARDENED: hardened}
-    known = {CARD, AUDIT, *(f"{part}{name}.json" for part, found in parts.items() for name in found)}
+    # an earlier card: whoever changed it was killed between the log's line and the card; submitting again completes that
+    if sha256(files[CARD]) not in audit_log.cards(audit):
+        raise MabenchError(f"{place / CARD}: is not the card that the audit log names (sha256 differs). {audit_log.again(slug)}")
+    added = _logged(audit, place)
+    known = {CARD, AUDIT, *added}
     kept = {name: content for name, content in files.items() if name in known}
+    records, reruns, hardened = (
+        {
+            name[len(part) : -len(JSON)]: _record(files, name, *added[name], place)
+            for name in sorted(added)
+            if name.startswith(part)
+        }
+        for part in (RECORDS, RERUNS, HARDENED)
+    )
     card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
     submission = Submission(slug, card, records, audit, kept, reruns, board or Board(), hardened)
     for stem, record in records.items():
@@ -251,37 +254,39 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
     return submission
 
 
+def _logged(audit: Sequence[AuditEntry], place: Path) -> dict[str, tuple[str, str]]:
+    """Path of every record that the log names -> its sha256 and that of its set, empty for any set.
+
+    Raises MabenchError for a path that the log names twice, which would replace what was there, and for one that leads elsewhere.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for entry in audit:
+        again = entry.action == "re-run"
+        parts = {RERUNS: entry.reruns} if again else {RECORDS: entry.records, HARDENED: entry.hardened}
+        for part, names_ in parts.items() if entry.action != "tier" else ():
+            for name, digest in names_.items():
+                path = f"{part}{name}{JSON}"
+                if path in found or not RECORD.fullmatch(name):
+                    raise MabenchError(
+                        f"{place / AUDIT}: names {path!r} twice, or as no record is called. {audit_log.again(place.name)}"
+                    )
+                found[path] = digest, "" if part == HARDENED else entry.set_sha256
+    return found
+
+
 def _record(files: Mapping[str, bytes], name: str, digest: str, set_sha256: str, place: Path) -> RunRecord:
     """One record that the log names by its sha256. Raises MabenchError where it is missing, changed, or about another set; an empty
     `set_sha256` stands for any."""
     if name not in files:
-        raise MabenchError(f"{place / name}: is missing, but the audit log names it. Fetch the submission again.")
+        raise MabenchError(f"{place / name}: is missing, but the audit log names it. {audit_log.again(place.name)}")
     if sha256(files[name]) != digest:
-        raise MabenchError(f"{place / name}: was changed after it was submitted (sha256 differs from the log). Fetch it again.")
+        raise MabenchError(
+            f"{place / name}: was changed after it was submitted (sha256 differs from the log). {audit_log.again(place.name)}"
+        )
     record = parse_record(files[name], place / name)
     if {record.cell.set_sha256, record.synthetic_set.sha256} != {set_sha256 or record.cell.set_sha256}:
-        raise MabenchError(f"{place / name}: is a record of another set. Remove it, or pull the submission again.")
+        raise MabenchError(f"{place / name}: is a record of another set. {audit_log.again(place.name)}")
     return record
-
-
-def read_board(root: Path) -> Board:
-    """What `root`/board.toml says; nothing where there is no such file. Raises MabenchError for a wrong one."""
-    path = root / BOARD
-    if not path.is_file():
-        return Board()
-    found = path.stat()
-    return _parsed_board(path, (found.st_ino, found.st_mtime_ns, found.st_size))
-
-
-@lru_cache(maxsize=2)
-def _parsed_board(path: Path, _: tuple[int, int, int]) -> Board:
-    """Read once for all submissions beside it: the file of a large board is as long as the board."""
-    value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.", MAX_BOARD_BYTES)
-    maintainers, external = value.get("maintainers", []), value.get("external", {})
-    texts = [*maintainers, *external.values()] if isinstance(maintainers, list) and isinstance(external, dict) else [0]
-    if not all(isinstance(text, str) for text in texts) or set(value) - {"maintainers", "external"}:
-        raise MabenchError(f"{path}: holds maintainers = [names] and [external] with slug = sha256 of the set, nothing else.")
-    return Board(frozenset(maintainers), external)
 
 
 def read(folder: Path, *, links: bool = False) -> Submission | None:
@@ -291,22 +296,27 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
     """
     if _size(folder / AUDIT, links) is None:
         return None
-    inside = [
-        part + name
-        for part in (RECORDS, RERUNS, HARDENED)
-        if (folder / part).is_dir()
-        for name in sorted(os.listdir(folder / part))
-        if name.endswith(".json")
-    ]
     files: dict[str, bytes] = {}
-    for name in (CARD, AUDIT, *inside):
+    room = MAX_BYTES
+
+    def take(name: str) -> None:
+        nonlocal room
         path = folder / name
         size = _size(path, links)
         if size is None:
-            continue
-        if size > MAX_RECORD_BYTES:
-            raise MabenchError(f"{path}: {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read. Pull it again.")
+            return
+        room -= size
+        if size > MAX_RECORD_BYTES or room < 0:
+            raise MabenchError(
+                f"{path}: {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read, and {MAX_BYTES:,} of a submission without its sets. "
+                f"{audit_log.again(folder.name)}"
+            )
         files[name] = path.read_bytes()
+
+    take(CARD)
+    take(AUDIT)
+    for name in _logged(audit_log.parse(files[AUDIT], folder / AUDIT), folder):  # what no line names is not even read
+        take(name)
     return parse(folder.name, files, folder, read_board(folder.parent))
 
 

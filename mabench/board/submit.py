@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mabench import digests
-from mabench.board import aggregates, audit_log, gates, hardened, labels, probes, rechecks
+from mabench.board import acceptance, aggregates, audit_log, gates, hardened, labels, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -209,7 +209,7 @@ def _slug(case: Examination, root: Path, another: bool) -> Gate:
         return gate("slug", f"{case.slug}: {'free' if existing is None else 'is there'}", [])
     problems = [
         f'this set is here already, as {other.slug} by {first_line(other.card.authors)}. If it is yours, add to it: slug = "{other.slug}" in the card.'
-        for other in gates.same_set(root, case.slug, {case.synthetic_set.sha256}).values()
+        for other in acceptance.same_set(root, case.slug, {case.synthetic_set.sha256}).values()
     ]
     if existing is None:
         return gate("slug", f"{case.slug}: free", problems)
@@ -240,7 +240,7 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
     files: dict[str, bytes] = {}
     if existing is not None:
         cure = 'Choose another slug: slug = "..." in the card.'
-        if who != existing.owner or existing.card.authors != card.authors:
+        if who != existing.owner or not set(existing.card.authors) <= set(card.authors):
             raise MabenchError(
                 f"slug {slug}: belongs to a submission by {first_line(existing.card.authors)}, sent by {existing.owner}. {cure}"
             )

@@ -65,8 +65,7 @@ def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> lis
     out = []
     for (suite, track, sha256), runs in sorted(again.items()):
         before = recorded.get((suite, track, sha256))
-        if before and suite in suites.released():
-            loaded_suite = suites.load(suite)
+        if before and suite in suites.released() and track in (loaded_suite := suites.load(suite)).evaluators:
             found = (_official(loaded_suite, track, before, runs), _fresh(loaded_suite, track, before, runs))
             out += [agreement for agreement in found if agreement is not None]
     return out
@@ -164,7 +163,7 @@ def decision(audit: Sequence[AuditEntry], owner: str, maintainers: Collection[st
         if entry.action != "tier" or entry.tier not in BY_HAND:
             continue
         if entry.who == owner:
-            if entry.tier != "challenged" and not (by_maintainer and standing in ("withdrawn", "challenged")):
+            if entry.tier != "challenged" and not (by_maintainer and standing != "self-run"):
                 standing, by_maintainer = entry.tier, False
         elif entry.who in maintainers:
             standing, by_maintainer = entry.tier, True

@@ -108,6 +108,8 @@ def rerun(submission: Submission, folder: Path, cells: Sequence[Cell], out: Path
             )
         place = Folder(out / suite, synthetic_set.sha256, loaded_suite.id, loaded_suite.digest)
         records += evaluate(loaded_suite, synthetic_set, here, place, data.load_test(loaded_suite.suite.dataset))
+    if any(record in submission.records.values() for record in records):
+        raise MabenchError(f"{out}: holds the submitted records themselves. Name a new or empty folder with --out.")
     return records
 
 
@@ -155,13 +157,13 @@ def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> Audit
     """A tier set by hand; self-run takes an earlier decision back. Raises MabenchError for whoever may not decide it."""
     if tier not in tiers.BY_HAND:
         raise MabenchError(
-            f"tier {tier}: is not set by hand. spot-checked and verified come from: mabench verify {submission.slug}. "
+            f"tier {tier}: is not set by hand. spot-checked and verified come from: mabench verify {submission.slug} --who NAME. "
             f"Allowed: {first_line(tiers.BY_HAND)}"
         )
     maintainer = who in submission.board.maintainers and who != submission.owner
     if not maintainer and (who != submission.owner or tier == "challenged"):
         raise MabenchError(
             f"{submission.slug}: {who} may not decide '{tier}'. Its submitter, {submission.owner}, may withdraw or supersede it and take that "
-            f"back; a maintainer (board.toml names them) may also challenge it. Anybody may re-run it: mabench verify {submission.slug}"
+            f"back; a maintainer (board.toml names them) may also challenge it. Anybody may re-run it: mabench verify {submission.slug} --who NAME"
         )
     return audit_log.make_entry(who=who, action="tier", tier=tier, why=why, set_sha256=submission.set_sha256)

@@ -335,10 +335,15 @@ def _of_requests(repo: str, number: int | None, post: bool, *, images: bool) -> 
 
     found = []
     for each in [number] if number else requests.opened(repo):
-        with tempfile.TemporaryDirectory() as scratch:
-            found.append(requests.of_pull_request(repo, each, Path(scratch), images=images))
-        if post:
-            requests.post(repo, each, found[-1].markdown())
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                found.append(requests.of_pull_request(repo, each, Path(scratch), images=images))
+            if post:
+                requests.post(repo, each, found[-1].markdown())
+        except MabenchError as error:  # one that cannot be fetched or answered does not hide the others
+            if number:
+                raise
+            found.append(requests.not_reviewed(repo, each, str(error)))
     return found
 
 

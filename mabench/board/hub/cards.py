@@ -14,6 +14,7 @@ from mabench import suites
 from mabench.board import cells
 from mabench.board.cells import CellRow, PaperRow
 from mabench.board.submission import FOLDER
+from mabench.errors import printable
 from mabench.results import scoring
 from mabench.results.tables import percent
 
@@ -196,4 +197,5 @@ def _paper_table(rows: Sequence[PaperRow]) -> list[str]:
 
 def shown(text: str) -> str:
     """A stranger's text as one line of Markdown that shows it and does nothing else."""
-    return re.sub(r"[\\`*_\[\]|#!()~:@]", lambda m: f"&#{ord(m[0])};", html.escape(" ".join(text.split()), quote=False))
+    line = printable(" ".join(text.split()))  # names of files may be no text at all
+    return re.sub(r"[\\`*_\[\]|#!()~:@]", lambda m: f"&#{ord(m[0])};", html.escape(line, quote=False))

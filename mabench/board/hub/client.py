@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mabench.board import labels
+from mabench.board import labels, stored
 from mabench.board import submission as submissions
-from mabench.board.gates import accept
+from mabench.board.acceptance import accept, named
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
 from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import small_files, submission_at, tables
-from mabench.board.submission import BOARD, FOLDER, SET, Submission
+from mabench.board.owners import BOARD
+from mabench.board.submission import FOLDER, SET, Submission
 from mabench.errors import MabenchError
 from mabench.files import copy, sha256_of
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -173,14 +174,17 @@ def too_large(repo: str, slug: str, revision: str | None) -> dict[str, str]:
 
 def _taken(repo: str, source: Path, target: Path) -> Submission:
     """Check the submission in `source` of the Hub cache, then write it to `target`."""
-    submission = submissions.read(source, links=True)
+    with named(source.name):
+        submission = submissions.read(source, links=True)
     if submission is None:
         raise MabenchError(f"{repo}: has no submission {source.name}. Its table and {FOLDER}/ list those that it has.")
     for name in submission.set_files:
         if not (source / name).is_file():
             raise MabenchError(f"{repo}: submission {source.name} has no {name}. Tell its submitter.")
-    accept(submission, has_set=True, label_bytes=labels.sizes(source, submission))
-    labels.check(source, submission)
+    with named(source.name):
+        accept(submission, has_set=True, label_bytes=labels.sizes(source, submission))
+        labels.check(source, submission)
+        stored.check(source, stored.summaries(submission))
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:
         raise MabenchError(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mabench.board import cells
 from mabench.board import submission as submissions
+from mabench.board.acceptance import accept, named
 from mabench.board.cells import CellRow, PaperRow
-from mabench.board.gates import accept
 from mabench.board.hub import images
 from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
-from mabench.board.labels import is_file_of_labels
-from mabench.board.submission import AUDIT, BOARD, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission, is_set_file
+from mabench.board.labels import expected_sizes, is_file_of_labels
+from mabench.board.owners import BOARD
+from mabench.board.submission import AUDIT, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission, is_set_file
 from mabench.errors import MabenchError
 from mabench.results import paper_tables as papers
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -49,7 +52,8 @@ def _read(api: HfApi, repo: str, slug: str, revision: str) -> tuple[Submission |
         if not is_set_file(name) and not is_file_of_labels(name) and size > MAX_RECORD_BYTES:
             raise MabenchError(f"{repo}: {place}/{name} has {size:,} bytes; at most {MAX_RECORD_BYTES:,} are read.")
     fetched = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=small_files(slug))
-    return submissions.read(Path(fetched) / place, links=True), there
+    with named(slug):
+        return submissions.read(Path(fetched) / place, links=True), there
 
 
 def _accepted(api: HfApi, repo: str, slug: str, revision: str) -> list[Submission]:
@@ -62,7 +66,18 @@ def _accepted(api: HfApi, repo: str, slug: str, revision: str) -> list[Submissio
         if is_file_of_labels(name):
             label_bytes[name.rpartition("/")[0]] += size
     has_set = all(name in there for name in submission.set_files)
-    return [accept(submission, has_set=has_set, label_bytes=label_bytes)]
+    with named(slug):
+        return [accept(submission, has_set=has_set, label_bytes=label_bytes)]
+
+
+def _add(rows: list[CellRow], problems: list[str], slug: str, accepted: Callable[[], list[Submission]]) -> None:
+    """Add the rows of a submission, or why the tables leave it out."""
+    try:
+        found = accepted()
+        with named(slug):
+            rows += cells.of_submissions(found)
+    except MabenchError as error:
+        problems.append(str(error))
 
 
 def _with_set(api: HfApi, repo: str, head: str, slugs: list[str]) -> dict[str, int]:
@@ -101,16 +116,15 @@ def tables(
     known: dict[str, list[CellRow]] = {}
     for row in cells.read(before) if before else []:
         known.setdefault(row.slug, []).append(row)
-    rows = cells.of_submissions([mine]) if mine else []
-    problems = []
+    rows: list[CellRow] = []
+    problems: list[str] = []
+    if mine:
+        _add(rows, problems, mine.slug, lambda: [accept(mine, has_set=True, label_bytes=expected_sizes(mine))])
     for slug in slugs:
         if slug in known and {r.audit_blob for r in known[slug]} == {blobs.get(slug)}:
             rows += known[slug]
             continue
-        try:
-            rows += cells.of_submissions(_accepted(api, repo, slug, head))
-        except MabenchError as error:
-            problems.append(str(error))
+        _add(rows, problems, slug, partial(_accepted, api, repo, slug, head))
     rows.sort(key=cells.order)
     own = {mine.slug: own_set} if mine and own_set is not None else {}
     drawn = {slug for slug, size in stored.items() if size <= images.MAX_SET_BYTES} | set(own)

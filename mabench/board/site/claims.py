@@ -103,8 +103,8 @@ def hash_of(text: str) -> int:
 
 
 def published(row: Standing) -> bool:
-    """Whether the row is about a file that the method's authors publish."""
-    return row.key.endswith("-published")
+    """Whether the row is about a file that the method's authors publish: a name alone says nothing, the board's list does."""
+    return row.key.endswith("-published") and row.elsewhere
 
 
 def claims(tables: Sequence[tuple[str, PaperTable]], rows: Sequence[Standing], commands: Mapping[str, str]) -> list[Claim]:

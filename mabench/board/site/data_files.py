@@ -73,7 +73,7 @@ def downloads(rows: Sequence[Standing], runs: Sequence[CellRow]) -> Iterator[tup
 
 def record_of(row: Standing) -> dict[str, Any]:
     """A row as plain values, derived ones included; accuracies are fractions."""
-    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("network_results", "baselines")}
+    value = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("network_results", "baselines", "elsewhere")}
     panel = {kind: None if images is None else images.mean(loaded_suite(row.suite), row.track) for kind, images in row.baselines}
     value |= {"random_alike": panel.get("packed alike"), "random_same_bytes": panel.get("same bytes")}
     value |= {

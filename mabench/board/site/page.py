@@ -11,6 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from mabench import suites as released
+from mabench.board import stored
+from mabench.board.acceptance import named
 from mabench.board.site import folder, nearest, pictures, render
 from mabench.board.site.answers import Trust
 from mabench.board.site.content import Board, Site
@@ -56,7 +58,8 @@ def build(
             sheet = _limited(found, wanted) if wanted else found
             if not sheet.rows:
                 continue
-            here = _pictures(sheet, submissions / sheet.slug / SET, out / "sets" / sheet.slug, known)
+            with named(sheet.slug):
+                here = _pictures(sheet, submissions / sheet.slug, out / "sets" / sheet.slug, known)
             drawn |= {sheet.slug: here} if here is not None else {}
             sheets.append(sheet)
         except MabenchError as error:
@@ -90,7 +93,8 @@ def _limited(sheet: Sheet, wanted: Sequence[str]) -> Sheet:
 def _sheet(place: Path) -> Sheet | str | None:
     """Read one submission; None for an unfinished one, the reason for one that cannot be shown."""
     try:
-        return read(place)
+        with named(place.name):
+            return read(place)
     except MabenchError as error:
         return str(error)
 
@@ -101,12 +105,13 @@ def _sheets(submissions: Path) -> list[Sheet | str]:
     if len(places) < MANY or processes < 2:
         return [sheet for sheet in map(_sheet, places) if sheet is not None]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return [sheet for sheet in pool.map(read, places, chunksize=16) if sheet is not None]
+        return [sheet for sheet in pool.map(_sheet, places, chunksize=16) if sheet is not None]
 
 
-def _pictures(sheet: Sheet, path: Path, place: Path, known: folder.Earlier) -> dict[str, bytes] | None:
-    """Pictures of the set in `path`: those of an earlier build in `place` if they are intact and of this set, else drawn; None
-    where the set is kept elsewhere. Raises MabenchError for a file that is not the set that was submitted."""
+def _pictures(sheet: Sheet, own: Path, place: Path, known: folder.Earlier) -> dict[str, bytes] | None:
+    """Pictures of the set in the folder `own`: those of an earlier build in `place` if they are intact and of this set, else drawn;
+    None where the set is kept elsewhere. Raises MabenchError for a file that is not the set that was submitted and described."""
+    path = own / SET
     if not path.exists():
         return None
     found: dict[str, bytes] = {}
@@ -117,7 +122,9 @@ def _pictures(sheet: Sheet, path: Path, place: Path, known: folder.Earlier) -> d
             name: known.files[f"sets/{sheet.slug}/{name}"] for name in PICTURES if f"sets/{sheet.slug}/{name}" in known.files
         }
         found = kept if sums == listed and set(DRAWN) <= set(kept) else {}
-    found = found or pictures.draw(path, sheet.set_sha256).files()
+    if not found:
+        stored.check(own, sheet.about["sets"])
+        found = pictures.draw(path, sheet.set_sha256).files()
     if nearest.lacks_data(found.get(nearest.FACTS)):
         found |= nearest.files(path, sheet.set_sha256, sheet.about["summary"].decode)
     return found

@@ -11,6 +11,7 @@ from mabench.board.site.sources import loaded_suite
 from mabench.board.site.standings import Standing
 from mabench.results import baselines, lifts, scoring, uncertainty
 from mabench.results.uncertainty import Estimate, Spread
+from mabench.schema import RANKED_TIERS
 
 
 def placed(rows: Iterable[Standing]) -> list[Standing]:
@@ -21,21 +22,36 @@ def placed(rows: Iterable[Standing]) -> list[Standing]:
     out = []
     spreads = spread_of(row for group in tables.values() for row in group)
     for name in sorted(tables):
-        fit = [row for row in tables[name] if not row.why_unranked]
+        fit = _most_trusted(row for row in tables[name] if not row.why_unranked)
         places = uncertainty.ranks(
-            {row.key: _scores(row) for row in fit},
+            {row.key: _scores(row) for row in fit.values()},
             scoring.weights(loaded_suite(name[0]), name[1]),
             spreads[name[0], name[1]],
-            {row.key: row.identity for row in fit},
+            {row.key: row.identity for row in fit.values()},
         )
         ranked = [
             replace(row, rank=place.place, rank_low=place.low, rank_high=place.high)
-            if (place := places.get(row.key)) is not None
+            if not row.why_unranked and (place := places.get(fit[row.identity].key)) is not None
             else row
             for row in (_estimated(row, spreads[row.suite, row.track]) for row in tables[name])
         ]
-        out += sorted(ranked, key=lambda r: (r.rank is None, r.rank or 0, r.score is None, -(r.score or 0.0), r.key))
+        out += sorted(ranked, key=lambda r: _order(r, fit))
     return out
+
+
+def _most_trusted(rows: Iterable[Standing]) -> dict[str, Standing]:
+    """Of the rows of each set the one that speaks for all, by identity: what others have repeated before what nobody has, then the best."""
+    found: dict[str, Standing] = {}
+    for row in sorted(rows, key=lambda r: (RANKED_TIERS.index(r.tier), -(r.score or 0.0), r.key)):
+        found.setdefault(row.identity, row)
+    return found
+
+
+def _order(row: Standing, fit: Mapping[str, Standing]) -> tuple[object, ...]:
+    """Ranked rows by place; rows of one set side by side, the one that speaks for them first."""
+    score = (row if row.rank is None else fit[row.identity]).score
+    trust = RANKED_TIERS.index(row.tier) if row.rank is not None else 0
+    return (row.rank is None, row.rank or 0, score is None, -(score or 0.0), trust, -(row.score or 0.0), row.key)
 
 
 def _estimated(row: Standing, spreads: Mapping[str, Spread]) -> Standing:
@@ -127,13 +143,14 @@ def _scores(row: Standing) -> list[dict[str, dict[int, float]]]:
 def spread_of(rows: Iterable[Standing]) -> dict[tuple[str, str], dict[str, Spread]]:
     """(suite, track) -> evaluator -> spread over seeds, pooled over all rows of the suite; the same set counts once.
 
-    Rows of an earlier edition of the suite do not count.
+    Rows of an earlier edition of the suite do not count, nor those that were challenged or taken back.
     """
     groups: dict[tuple[str, str], list[Standing]] = defaultdict(list)
     for row in rows:
-        current = row.suite_digest == loaded_suite(row.suite).digest
+        current = row.suite_digest == loaded_suite(row.suite).digest and row.tier in RANKED_TIERS
         groups[row.suite, row.track] += [row] if current else []
     return {
-        key: uncertainty.pooled(pair for row in group for pair in zip(row.sets, _scores(row), strict=True))
+        # a row whose sets share no network has no scores
+        key: uncertainty.pooled(pair for row in group for pair in zip(row.sets, _scores(row), strict=False))
         for key, group in groups.items()
     }

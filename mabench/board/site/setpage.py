@@ -18,6 +18,7 @@ from mabench.board.cells import CellRow
 from mabench.board.site import charts, exports, names
 from mabench.board.site.sources import TIERS, cells, plain, read_submission, web_address
 from mabench.board.site.standings import Standing, submitted
+from mabench.board.stored import summaries
 from mabench.board.submission import SET, Submission
 
 MOST_POINTS = 100  # ours: a curve of 620 pixels shows no more
@@ -110,11 +111,12 @@ def _about(entry: Submission, has_set: bool) -> dict[str, Any]:
         "badge_name": exports.badge_name,
         "badge_markdown": exports.badge_markdown,
         "summary": records[0].synthetic_set,
+        "sets": summaries(entry),
         "decoder_bytes": card.decoder_bytes,
         "gpu_hours": card.gpu_hours,
         "method": plain(card.method, 80),
         "authors": [plain(a, 80) for a in card.authors[:100]],
-        "submitter": plain(card.submitter or entry.audit[0].who, 80),
+        "submitter": plain(entry.owner, 80),
         "submitted": entry.audit[0].when[:10],
         "changed": entry.audit[-1].when[:10],
         "paper": web_address(card.paper),
@@ -125,7 +127,7 @@ def _about(entry: Submission, has_set: bool) -> dict[str, Any]:
         "sources": [plain(s, 60) for s in card.source_networks],
         "environments": sorted(environments.items()),
         "audit": entry.audit,
-        "confirmed": len(entry.confirming),
+        "confirmed": sum(name in entry.confirming for name in entry.records),
         "commands": exports.commands(entry),
         "bibtex": exports.bibtex(entry),
         "own_bibtex": bool(card.bibtex.strip()),

@@ -7,7 +7,7 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
-from mabench.board import gates
+from mabench.board import acceptance
 from mabench.board.submission import AUDIT, SLUG, Submission
 from mabench.errors import MabenchError
 from mabench.schema import RunRecord, Tier
@@ -46,7 +46,7 @@ def web_address(text: str) -> str | None:
 def read_submission(path: Path) -> Submission | None:
     """The submission in the folder `path`, None for an unfinished one. Raises MabenchError for a damaged one and for one that a
     gate refuses: its names become headings, file names and commands."""
-    return gates.read_accepted(path)
+    return acceptance.read_accepted(path)
 
 
 def unfinished(folder: Path) -> list[str]:

@@ -123,6 +123,8 @@ class Standing:
     """UTC date of the first entry of the log."""
     changed: str = ""
     """UTC date of its last entry."""
+    elsewhere: bool = False
+    """Whether the board's maintainers list its set as published by its authors."""
 
     @property
     def lift(self) -> float | None:
@@ -206,7 +208,7 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         ipc=summary.ipc,
         labels=summary.taught,
         dataset=summary.dataset,
-        tier=submission.tier,
+        tier=submission.tier_of(chosen.id, track),
         title=plain(card.title, 120) or submission.slug,
         authors=plain(", ".join(card.authors), 200),
         paper=web_address(card.paper),
@@ -243,9 +245,10 @@ def _standing(submission: Submission, chosen: LoadedSuite, track: str, records: 
         diverged=scoring.diverged(records),
         suite_digest=next((d for d in (r.cell.suite_digest for r in records) if d != chosen.digest), chosen.digest),
         method=plain(card.method, 80),
-        submitter=plain(card.submitter or submission.audit[0].who, 80),
+        submitter=plain(submission.owner, 80),
         submitted=submission.audit[0].when[:10],
         changed=submission.audit[-1].when[:10],
+        elsewhere=submission.board.external.get(submission.slug) in submission.sets,
     )
 
 
