@@ -39,6 +39,7 @@ from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
 from mabench.schema import AuditEntry, RunRecord
+from mabench.sets import leaks
 
 Value = dict[str, Any]
 EARLIER = min(DIGITS.earlier)
@@ -197,6 +198,20 @@ def test_the_tables_of_the_hub_leave_out_one_and_keep_the_rest(folder: Path, mon
     monkeypatch.setattr(cells, "of_submissions", broken)
     tables._add(rows, problems, "odd", lambda: [entry])
     assert len(rows) == 12 and len(problems) == 1 and problems[0].startswith("odd: cannot be read (KeyError")
+
+
+def test_a_wrong_list_of_the_board_is_nobodys_submission(folder: Path) -> None:
+    """An owner's slip empties no page: nothing is built."""
+    (folder.parent / owners.BOARD).write_text("maintainers = 3\n")
+    with pytest.raises(MabenchError, match="holds maintainers = .names."):
+        site.build(folder.parent, folder.parent.parent / "out", None, lambda _: None)
+    assert not (folder.parent.parent / "out").exists()
+
+
+def test_which_images_are_searched_is_not_known_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert leaks.drawn(100).tolist() == list(range(100))
+    monkeypatch.setattr(leaks, "MOST", 10)
+    assert len({tuple(leaks.drawn(1000).tolist()) for _ in range(5)}) == 5
 
 
 def test_a_pull_request_that_cannot_be_fetched_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,9 @@ def test_differences_are_those_of_scoring(folder: Path) -> None:
     for name, (mean, half, degrees) in pairs["alpha beta"].items():
         if name != "panel mean":
             first, second = (list(scores[slug][name].values()) for slug in ("alpha", "beta"))
-            assert mean == pytest.approx(fmean(first) - fmean(second)) and half > 0 and degrees >= 10
+            assert (
+                mean == pytest.approx(fmean(first) - fmean(second)) and half > 0 and degrees >= 9
+            )  # what was withdrawn is no part of the spread
     assert pairs["alpha beta"]["panel mean"][0] == pytest.approx(0.1)
 
 
@@ -427,14 +429,14 @@ def _card(text: str) -> Callable[[Path], object]:
         (_edit(lambda v: v["cell"].update(suite="../../x")), "cell.suite: String should match"),
         (_edit(lambda v: v["cell"].update(suite="digits")), "is not a released suite"),
         (_edit(lambda v: v["cell"].update(suite="digits-agnostic")), "is not a released suite"),
-        (_edit(lambda v: v["cell"].update(suite="x.toml")), "cell.suite: String should match"),
+        (_edit(lambda v: v["cell"].update(suite="x.toml")), "as no record is called"),
         (_edit(lambda v: v["cell"].update(track="etc")), "no such track, evaluator or seed"),
-        (_edit(lambda v: v["cell"]["evaluator"].update(name="<b>")), "cell.evaluator.name: String should match"),
+        (_edit(lambda v: v["cell"]["evaluator"].update(name="<b>")), "as no record is called"),
         (_edit(lambda v: v["synthetic_set"].update(dataset="cifar10")), "the suite is for digits"),
         (_edit(lambda v: v.update(seconds=float("nan"))), "losses or seconds are not finite"),
         (_card('title = "x"\nstars = 5\n'), "card.toml: stars"),
         (_card("title = "), "not TOML"),
-        (_card('title = "' + "x" * 2**21 + '"'), "Pull it again"),
+        (_card('title = "' + "x" * 2**21 + '"'), "get it again: mabench pull one --repo"),
         (_card('title = "a\\u202eb"'), "invisible or control characters (U+202E)"),
         (_card('title = "x"\npaper = "javascript:alert(1)"'), "card.toml: paper"),
         (_card('title = "x"\ncode = "https://x.org/\\"onclick="'), "card.toml: code"),

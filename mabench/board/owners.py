@@ -15,6 +15,10 @@ BOARD = "board.toml"
 MAX_BOARD_BYTES = 2**20  # ours: a list of some 10,000 sets that are kept elsewhere
 
 
+class BoardFileError(MabenchError):
+    """The board's own file is wrong: that is nobody's submission, and no board is built without it."""
+
+
 @dataclass(frozen=True)
 class Board:
     """What `board.toml` says, beside the submissions."""
@@ -37,9 +41,12 @@ def read_board(root: Path) -> Board:
 @lru_cache(maxsize=2)
 def _parsed_board(path: Path, _: tuple[int, int, int]) -> Board:
     """Read once for all submissions beside it: the file of a large board is as long as the board."""
-    value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.", MAX_BOARD_BYTES)
+    try:
+        value = read_toml(path, "It holds maintainers = [names] and [external] with slug = sha256 of the set.", MAX_BOARD_BYTES)
+    except MabenchError as error:
+        raise BoardFileError(str(error)) from error
     maintainers, external = value.get("maintainers", []), value.get("external", {})
     texts = [*maintainers, *external.values()] if isinstance(maintainers, list) and isinstance(external, dict) else [0]
     if not all(isinstance(text, str) for text in texts) or set(value) - {"maintainers", "external"}:
-        raise MabenchError(f"{path}: holds maintainers = [names] and [external] with slug = sha256 of the set, nothing else.")
+        raise BoardFileError(f"{path}: holds maintainers = [names] and [external] with slug = sha256 of the set, nothing else.")
     return Board(frozenset(maintainers), external)

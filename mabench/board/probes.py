@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from mabench import data
+from mabench import data, suites
 from mabench.board.gates import Gate, attempted, gate
 from mabench.data import RealData
+from mabench.errors import MabenchError
+from mabench.runs.plan import plan
 from mabench.schema import Card, RunRecord
 from mabench.sets import leaks
 from mabench.sets import probes as order_probe
@@ -21,6 +23,7 @@ def of_set(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
     return [
         identity(synthetic_set, records),
         attempted("budget", lambda: budget(synthetic_set, records, card)),
+        admitted(synthetic_set, records),
         class_order(synthetic_set, data.load(synthetic_set.dataset, "train")),
         leak(synthetic_set, data.load(synthetic_set.dataset, "test"), data.load(synthetic_set.dataset, "train")),
     ]
@@ -81,6 +84,25 @@ def budget(synthetic_set: SyntheticSet, records: Sequence[RunRecord], card: Card
     found = f"IPC {synthetic_set.ipc}, {images:,} bytes of images, {labels:,} of labels, {decoder:,} of a decoder"
     found += f", {recorded:,} of recorded labels" if recorded else ""
     return gate("budget", found, problems)
+
+
+def admitted(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
+    """The suites of the records, as they are today, take this set."""
+    problems = []
+    for suite in sorted({r.cell.suite for r in records} & set(suites.released())):
+        loaded_suite = suites.load(suite)
+        here = [r for r in records if r.cell.suite_digest == loaded_suite.digest]
+        try:
+            replayed = {cell.labels_sha256 for cell in plan(loaded_suite, synthetic_set)} if here else set()
+        except MabenchError as error:
+            problems.append(str(error))
+            continue
+        others = [r for r in here if r.cell.labels_sha256 not in replayed]
+        problems += [
+            f"{r.cell.name}: replayed other labels than those in {synthetic_set.labels_folder}. Name its own with --recorded-labels."
+            for r in others[:1]
+        ]
+    return gate("admitted", "the suites take this set", problems)
 
 
 def class_order(synthetic_set: SyntheticSet, train: RealData) -> Gate:

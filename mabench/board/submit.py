@@ -22,7 +22,6 @@ from mabench.errors import MabenchError, first_line
 from mabench.evaluation import inputs
 from mabench.results.ranking import Status
 from mabench.runs.folder import HARDENED, MAX_RECORD_BYTES, read_record
-from mabench.runs.plan import plan
 from mabench.schema import Card, RunRecord
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import LoadedSuite, load, released
@@ -79,7 +78,7 @@ def examine(
     else:
         passed.append(probes.identity(synthetic_set, found))
         passed.append(attempted("budget", partial(probes.budget, synthetic_set, found, card)))
-        passed.append(_admitted(synthetic_set, found))
+        passed.append(probes.admitted(synthetic_set, found))
         passed += _hardened(synthetic_set, found, harder)
         passed.append(attempted(rechecks.NAME, partial(rechecks.first_steps, synthetic_set, found)))
     passed += [each for each in gates.of_records(found) if each.name != "budget" or synthetic_set is None]
@@ -182,23 +181,6 @@ def _records(folders: Sequence[Path]) -> tuple[list[RunRecord], Gate]:
     if folders and not seen and not problems:
         problems.append(f"{first_line(map(str, folders))}: holds no record. Run mabench eval on the set first.")
     return [record for _, record in seen.values()], gate("records", f"{len(seen)} cells, one record each", problems)
-
-
-def _admitted(synthetic_set: SyntheticSet, records: Sequence[RunRecord]) -> Gate:
-    """The suites of the records take this set."""
-    problems = []
-    for suite in sorted({r.cell.suite for r in records} & set(released())):
-        try:
-            replayed = {cell.labels_sha256 for cell in plan(load(suite), synthetic_set)}
-        except MabenchError as error:
-            problems.append(str(error))
-            continue
-        others = [r for r in records if r.cell.suite == suite and r.cell.labels_sha256 not in replayed]
-        problems += [
-            f"{r.cell.name}: replayed other labels than those in {synthetic_set.labels_folder}. Name its own with --recorded-labels."
-            for r in others[:1]
-        ]
-    return gate("admitted", "the suites take this set", problems)
 
 
 def _slug(case: Examination, root: Path, another: bool) -> Gate:

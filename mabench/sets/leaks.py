@@ -73,11 +73,11 @@ class Split:
 def find(images: Tensor, test: Split, train: Split, factor: int = 1) -> Report:
     """Look at every training image [M,C,S,S], 1.0 = white; `factor`: tiles a side of the grids that they were stored in.
 
-    Of more than `MOST` images, that many, evenly taken, are searched for disguises; for copies all are.
+    Of more than `MOST` images, that many are searched for disguises, drawn so that nobody knows which; for copies all are.
     """
     distances, copied = nearest_real(images, test.real, factor)
     copies = _leaked(distances, NEAR, lambda rows: nearest_real(images[rows], train.real, factor)[0], 1.0)
-    taken = torch.linspace(0, len(images) - 1, min(len(images), MOST)).long()
+    taken = drawn(len(images))
     likeness, alike = test.looks.likeness(images[taken])
     disguised = _leaked(
         unexplained(likeness), 1 - ALIKE**2, lambda rows: unexplained(train.looks.likeness(images[taken[rows]])[0]), RATIO
@@ -85,6 +85,13 @@ def find(images: Tensor, test: Split, train: Split, factor: int = 1) -> Report:
     leaks = {int(taken[k]): Leak(int(taken[k]), int(alike[k]), f"correlation {float(likeness[k]):.3f}") for k in disguised}
     leaks |= {k: Leak(k, int(copied[k]), f"distance {float(distances[k]):.4f} of full range") for k in copies}
     return Report(tuple(leaks[k] for k in sorted(leaks)), float(distances.min()), float(likeness.max()), len(taken))
+
+
+def drawn(count: int) -> Tensor:
+    """Indices of the images that are searched for disguises, in order: all, or `MOST` of them by chance."""
+    generator = torch.Generator()
+    generator.seed()
+    return torch.randperm(count, generator=generator)[:MOST].sort().values
 
 
 def _leaked(to_test: Tensor, limit: float, to_train: Callable[[Tensor], Tensor], ratio: float) -> list[int]:

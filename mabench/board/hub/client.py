@@ -19,7 +19,7 @@ from mabench.board.acceptance import accept, named
 from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
 from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import small_files, submission_at, tables
-from mabench.board.owners import BOARD
+from mabench.board.owners import BOARD, BoardFileError
 from mabench.board.submission import FOLDER, SET, Submission
 from mabench.errors import MabenchError
 from mabench.files import copy, sha256_of
@@ -89,6 +89,8 @@ def pull_all(repo: str, root: Path, *, revision: str | None = None) -> tuple[lis
     for path in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
         try:
             found.append(_taken(repo, path, root / submissions.check_slug(path.name)))
+        except BoardFileError:
+            raise
         except MabenchError as error:
             problems.append(str(error))
     return found, tuple(problems)

@@ -16,7 +16,7 @@ from mabench.board.hub import images
 from mabench.board.hub.cards import PAPERS, README, TABLE, readme
 from mabench.board.hub.commits import Changes, file_at
 from mabench.board.labels import expected_sizes, is_file_of_labels
-from mabench.board.owners import BOARD
+from mabench.board.owners import BOARD, BoardFileError
 from mabench.board.submission import AUDIT, CARD, FOLDER, HARDENED, RECORDS, RERUNS, SET, Submission, is_set_file
 from mabench.errors import MabenchError
 from mabench.results import paper_tables as papers
@@ -76,6 +76,8 @@ def _add(rows: list[CellRow], problems: list[str], slug: str, accepted: Callable
         found = accepted()
         with named(slug):
             rows += cells.of_submissions(found)
+    except BoardFileError:
+        raise
     except MabenchError as error:
         problems.append(str(error))
 

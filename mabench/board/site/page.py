@@ -13,6 +13,7 @@ from pathlib import Path
 from mabench import suites as released
 from mabench.board import stored
 from mabench.board.acceptance import named
+from mabench.board.owners import BoardFileError
 from mabench.board.site import folder, nearest, pictures, render
 from mabench.board.site.answers import Trust
 from mabench.board.site.content import Board, Site
@@ -95,6 +96,8 @@ def _sheet(place: Path) -> Sheet | str | None:
     try:
         with named(place.name):
             return read(place)
+    except BoardFileError:
+        raise
     except MabenchError as error:
         return str(error)
 
