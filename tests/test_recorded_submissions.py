@@ -259,6 +259,6 @@ def test_a_table_of_the_hub_leaves_out_a_submission_without_its_labels(folder: P
 def test_labels_are_counted_together_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = [SimpleNamespace(path=f"submissions/a-slug/labels/labels-{k:05d}.safetensors", size=2**29) for k in range(3)]
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", lambda *args, **named: tree)
-    assert "together" in client.too_large("org/board", "a-slug", None)["a-slug"]
+    assert "in all" in client.too_large("org/board", "a-slug", None)["a-slug"]
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_tree", lambda *args, **named: tree[:2])
     assert client.too_large("org/board", "a-slug", None) == {}

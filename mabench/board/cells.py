@@ -20,6 +20,7 @@ from mabench.errors import one_line
 from mabench.files import size_of
 from mabench.results import ranking, scoring
 from mabench.results.ranking import Status
+from mabench.schema import Tier
 from mabench.suites import LoadedSuite
 
 if TYPE_CHECKING:
@@ -137,18 +138,19 @@ def order(row: CellRow) -> tuple[str, str, str, str, int, str]:
 def _of_one(submission: Submission) -> list[CellRow]:
     card = submission.card
     blob, authors, sources = blob_id(submission.files[AUDIT]), "; ".join(card.authors), "; ".join(card.source_networks)
-    statuses: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], tuple[str, Tier]] = {}
     rows = []
     for name, record in submission.counted.items():
         cell, summary = record.cell, record.synthetic_set
         environment = {name: one_line(text) for name, text in record.environment.items()}
         key = cell.suite, cell.track
-        if key not in statuses:
-            statuses[key] = track_status(submission, *key)
+        if key not in known:
+            known[key] = track_status(submission, *key), submission.tier_of(*key)
+        status, tier = known[key]
         rows.append(
             CellRow(
                 slug=submission.slug, title=card.title, method=card.method, authors=authors, suite=cell.suite,
-                suite_digest=cell.suite_digest, track=cell.track, status=statuses[key], evaluator=cell.evaluator.name,
+                suite_digest=cell.suite_digest, track=cell.track, status=status, evaluator=cell.evaluator.name,
                 family=cell.evaluator.family, pretrained=cell.evaluator.pretrained, seed=cell.seed, score=scoring.score(record),
                 hardened=scoring.score(harder) if (harder := submission.hardened.get(name)) is not None else None,
                 acc_best=record.best, best_epoch=record.best_epoch, acc_plateau=scoring.plateau(record), acc_last=record.last,
@@ -156,7 +158,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
                 diverged_epoch=record.diverged_epoch, test_images=record.total, epochs=cell.recipe.epochs,
                 dataset=summary.dataset, ipc=summary.ipc, labels=summary.taught, decode=summary.decode,
                 stored_images=summary.stored_images, decoded_images=summary.decoded_images, stored_bytes=summary.bytes,
-                decoder_bytes=card.decoder_bytes, set_sha256=cell.set_sha256, source_networks=sources, tier=submission.tier_of(*key),
+                decoder_bytes=card.decoder_bytes, set_sha256=cell.set_sha256, source_networks=sources, tier=tier,
                 engine=record.engine, device=environment.get("device", ""), arithmetic=environment.get("arithmetic", ""),
                 mabench=environment.get("mabench", ""), torch=environment.get("torch", ""), seconds=record.seconds,
                 started=record.started, paper=card.paper, code=card.code, licence=card.licence, audit_blob=blob,
