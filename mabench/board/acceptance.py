@@ -88,7 +88,10 @@ def at_hand(submission: Submission, has_set: bool, label_bytes: Mapping[str, int
         problems = [text for each in replayed if (text := labels.lacking(each, label_bytes))]
         weight = f", {sum(each.bytes for each in replayed):,} bytes of recorded labels" if replayed else ""
         return gate("stored", f"{SET}{weight}", problems)
-    text = f"has no {SET}, and the board lists no other place of it. Get it again, or ask a maintainer to list it in board.toml."
+    text = (
+        f"has no {SET}, and the board lists no other place of it. Get it again: mabench pull {submission.slug} --repo ORG/NAME, or ask a "
+        "maintainer to list it in board.toml."
+    )
     return gate("stored", "", [text])
 
 

@@ -103,7 +103,7 @@ def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bo
     if stale:
         return [
             f"{loaded_suite.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "
-            f"{loaded_suite.digest[:16]}). Run mabench eval --suite {loaded_suite.id} with an unchanged mabench."
+            f"{loaded_suite.digest[:16]}). Run mabench eval SET --suite {loaded_suite.id} with an unchanged mabench."
         ]
     return [
         f"{r.cell.name}: is not a cell of {loaded_suite.id}{wrong}. Run it again: mabench eval."

@@ -186,7 +186,6 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
     with named(source.name):
         accept(submission, has_set=True, label_bytes=labels.sizes(source, submission))
         labels.check(source, submission)
-        stored.check(source, stored.summaries(submission))
     local = submissions.read(target)
     if local is not None and local.audit != submission.audit[: len(local.audit)]:
         raise MabenchError(
@@ -203,6 +202,7 @@ def _taken(repo: str, source: Path, target: Path) -> Submission:
                 "tell the repository's owners."
             )
         files[name] = source / name
+    stored.check(source, stored.summaries(submission))
     for each in labels.needed(submission):
         files |= {f"{each.folder}/{path.name}": path for path in label_files.find(source / each.folder).values()}
     if local is None:
