@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from mabench.board.gates import Gate, gate
 from mabench.board.owners import BOARD
 from mabench.board.review import Review, review
 from mabench.board.submission import SLUG
-from mabench.errors import first_line
+from mabench.errors import MabenchError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -70,9 +71,23 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     return Review(slug, (changed_paths(changed, slug), *found.gates), found.tier)
 
 
-def not_reviewed(repo: str, number: int, why: str) -> Review:
-    """Of a pull request that could not be fetched or answered."""
-    return Review(f"{repo}#{number}", (gate("request", "", [why]),))
+def reviewed(repo: str, number: int | None, say: bool, *, images: bool = True) -> list[Review]:
+    """Reviews of one pull request of a Hub repository, or of all open ones; said there too with `say`.
+
+    Of all, one that cannot be fetched or answered does not hide the others: it counts as refused.
+    """
+    found = []
+    for each in [number] if number else opened(repo):
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                found.append(of_pull_request(repo, each, Path(scratch), images=images))
+            if say:
+                post(repo, each, found[-1].markdown())
+        except MabenchError as error:
+            if number:
+                raise
+            found.append(Review(f"{repo}#{each}", (gate("request", "", [str(error)]),)))
+    return found
 
 
 def _blobs(api: HfApi, repo: str, revision: str) -> dict[str, str]:

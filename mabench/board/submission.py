@@ -261,8 +261,7 @@ def _logged(audit: Sequence[AuditEntry], place: Path) -> dict[str, tuple[str, st
     """
     found: dict[str, tuple[str, str]] = {}
     for entry in audit:
-        again = entry.action == "re-run"
-        parts = {RERUNS: entry.reruns} if again else {RECORDS: entry.records, HARDENED: entry.hardened}
+        parts = {RERUNS: entry.reruns} if entry.action == "re-run" else {RECORDS: entry.records, HARDENED: entry.hardened}
         for part, names_ in parts.items() if entry.action != "tier" else ():
             for name, digest in names_.items():
                 path = f"{part}{name}{JSON}"

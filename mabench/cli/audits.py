@@ -309,7 +309,9 @@ def review(
         )
     if folder is None:
         assert repo is not None
-        found = _of_requests(repo, pr, post, images=not no_images)
+        from mabench.board import pull_request as requests
+
+        found = requests.reviewed(repo, pr, post, images=not no_images)
     elif base is not None:
         found = reviews.of_folders(base, folder, images=not no_images, features=features)
     else:
@@ -325,26 +327,6 @@ def review(
         for each in found
     ]
     return value if all(each.accepted for each in found) else Ended(value)
-
-
-def _of_requests(repo: str, number: int | None, post: bool, *, images: bool) -> list[Review]:
-    """Reviews of one pull request of the Hub repository, or of all open ones; said there too with `post`."""
-    import tempfile
-
-    from mabench.board import pull_request as requests
-
-    found = []
-    for each in [number] if number else requests.opened(repo):
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                found.append(requests.of_pull_request(repo, each, Path(scratch), images=images))
-            if post:
-                requests.post(repo, each, found[-1].markdown())
-        except MabenchError as error:  # one that cannot be fetched or answered does not hide the others
-            if number:
-                raise
-            found.append(requests.not_reviewed(repo, each, str(error)))
-    return found
 
 
 def _show_review(found: Review) -> None:
