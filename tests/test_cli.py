@@ -199,7 +199,7 @@ def test_several_sets_in_one_table(mabench: Command, tmp_path: Path) -> None:
     text = mabench("table", "results/kmeans", "results/noise").stdout
     assert f"> {mean:.2f} +- {std:.2f}*" in text
     none = mabench("table", tmp_path / "elsewhere")
-    assert none.returncode == 2 and "no records" in none.stderr
+    assert none.returncode == 2 and "no such folder" in none.stderr
 
 
 def curves(folder: Path) -> list[tuple[str, object]]:

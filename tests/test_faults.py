@@ -121,7 +121,7 @@ def test_a_changed_digit_in_a_record_is_found(tmp_path: Path) -> None:
     path = place.record_path(one.cell)
     text = path.read_text()
     path.write_text(text.replace("300", "301"))
-    with pytest.raises(MabenchError, match=r"checksum is another.*Run the same mabench eval"):
+    with pytest.raises(MabenchError, match=r"its checksum does not match.*Run the same mabench eval"):
         read_record(path)
     assert place.finished(one.cell) is None and "checksum" in place.damaged[one.cell.name]
     value = json.loads(text)

@@ -404,8 +404,8 @@ def test_labels_by_the_first_backbones_alone(tmp_path: Path, monkeypatch: pytest
         torch.testing.assert_close(made[k].labels, soft)
         record = json.loads((tmp_path / f"{k}" / "labels" / "labels.json").read_text())
         assert list(record["teachers"]) == [t.name for t in labelling]
-    for wrong in (-1, 3):
-        with pytest.raises(MabenchError, match=f"label_backbones = {wrong}: allowed is 0 .all. to 2"):
+    for wrong, said in ((-1, "-1. Allowed: 0 or more"), (3, "3: allowed is 0 .all. to 2")):
+        with pytest.raises(MabenchError, match=f"label_backbones = {said}"):
             tiny(label_backbones=wrong)
 
 

@@ -236,7 +236,7 @@ def operations(strategy: str) -> tuple[str, ...]:
     for name in names:
         if name not in DSA.split("_"):
             raise MabenchError(
-                f"augmentation = '{strategy}': '{name}' is no operation. Allowed: {', '.join(DSA.split('_'))}, joined by _; or "
+                f"augmentation = '{strategy}': unknown operation '{name}'. Allowed: {', '.join(DSA.split('_'))}, joined by _; or "
                 "nothing, for no augmentation."
             )
     return names
