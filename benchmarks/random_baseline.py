@@ -103,7 +103,7 @@ def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argp
 def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
     """An entry a form: what its records say, whoever ran them."""
     forms: dict[tuple[int, str, str], dict[str, dict[int, list[float | None]]]] = defaultdict(lambda: defaultdict(dict))
-    environments: dict[tuple[int, str, str], dict[str, str]] = {}
+    environments: dict[tuple[int, str, str], list[dict[str, str]]] = defaultdict(list)
     for path in sorted(out.glob("*-draw*/records/*.json")):
         record = read_record(path)
         form = record.synthetic_set.ipc, record.synthetic_set.decode, record.synthetic_set.labels
@@ -112,14 +112,19 @@ def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
         forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = [
             None if value is None else round(value, 6) for value in accuracies
         ]
-        environments[form] = record.environment
+        environments[form].append(record.environment)
     for (ipc, decode, labels), evaluators in sorted(forms.items()):
         yield {
             "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels,
-            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": environments[ipc, decode, labels],
+            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": _common(environments[ipc, decode, labels]),
             **({"teacher": TEACHER} if labels == "soft" else {}),
             "evaluators": {name: dict(sorted(draws.items())) for name, draws in evaluators.items()},
         }  # fmt: skip
+
+
+def _common(environments: list[dict[str, str]]) -> dict[str, str]:
+    """What the runs ran on; where they differ, every value once."""
+    return {key: "; ".join(dict.fromkeys(each.get(key, "") for each in environments)) for key in environments[-1]}
 
 
 def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
@@ -154,7 +159,7 @@ def main() -> None:
     parser.add_argument("--evaluator", help="a glob over names (default: all)")
     parser.add_argument("--shard", default="0/1", help="I/N: only every Nth draw, from the Ith")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--engine", default="reference")
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/baselines"))
     parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
     parser.add_argument("--collect", action="store_true", help="run nothing")
