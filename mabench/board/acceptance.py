@@ -136,13 +136,15 @@ def unique(submission: Submission, root: Path, before: Submission | None = None,
 
     Of sets that lie in `folder` and beside it, neither is a copy whose pixels differ by what nobody sees.
     """
-    known = before.sets if before is not None else ()
-    own = stored.of_submission(folder, submission, known) if folder is not None else []
+    new = set(submission.sets) - set(before.sets if before is not None else ())
+    every = stored.of_submission(folder, submission) if folder is not None and new else {}
+    own = [one for sha, one in every.items() if sha in new]
 
     def is_copy(place: Path, other: Submission) -> bool:
-        return any(stored.is_copy(one, theirs) for theirs in (stored.of_submission(place, other) if own else ()) for one in own)
+        theirs = stored.of_submission(place, other).values() if own else ()
+        return any(stored.is_copy(one, two) for one in own for two in theirs)
 
-    others = same_set(root, submission.slug, set(submission.sets) - set(known), is_copy)
+    others = same_set(root, submission.slug, new, is_copy)
     problems = [
         f"the same set is {other.slug} by {first_line(other.card.authors)}: they share one rank. Link it in the card's note, or withdraw one."
         for other in others.values()
@@ -153,8 +155,7 @@ def unique(submission: Submission, root: Path, before: Submission | None = None,
         for other in others.values()
         if other.owner == submission.owner and not other.ranked
     ]
-    every = stored.of_submission(folder, submission) if folder is not None and own and len(submission.sets) > 1 else []
-    if any(stored.is_copy(one, two) for one, two in combinations(every, 2)):
+    if own and any(stored.is_copy(one, two) for one, two in combinations(every.values(), 2)):
         problems.append(
             "two of its sets are one set, but for what nobody sees: a method is condensed anew for each. Submit one of them."
         )

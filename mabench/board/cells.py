@@ -142,7 +142,7 @@ def _of_one(submission: Submission) -> list[CellRow]:
     rows = []
     for name, record in submission.counted.items():
         cell, summary = record.cell, record.synthetic_set
-        environment = {name: one_line(text) for name, text in record.environment.items()}
+        environment = {field: one_line(text) for field, text in record.environment.items()}
         key = cell.suite, cell.track
         if key not in known:
             known[key] = track_status(submission, *key), submission.tier_of(*key)

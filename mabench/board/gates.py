@@ -98,8 +98,8 @@ def suites_known(records: Sequence[RunRecord], *, fresh: bool = False, kept: boo
 
 
 def _of_suite(loaded_suite: LoadedSuite, records: Sequence[RunRecord], fresh: bool, kept: bool) -> list[str]:
-    earlier = loaded_suite.earlier if kept else frozenset()
-    stale = [r for r in records if r.cell.suite_digest not in {loaded_suite.digest, *earlier}]
+    accepted = {loaded_suite.digest, *(loaded_suite.earlier if kept else ())}
+    stale = [r for r in records if r.cell.suite_digest not in accepted]
     if stale:
         return [
             f"{loaded_suite.id}: {len(stale)} records were made under a changed suite (digest {stale[0].cell.suite_digest[:16]}, released "

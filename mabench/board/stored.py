@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -129,14 +129,13 @@ def check(folder: Path, described: Mapping[str, SetSummary]) -> None:
                 raise MabenchError(f"{folder / name}: its records say {', '.join(wrong)}. Run the cells again: mabench eval.")
 
 
-def of_submission(folder: Path, submission: Submission, without: Collection[str] = ()) -> list[Stored]:
-    """The sets of a submission whose files lie in its folder, but those called `without` (sha256); what cannot be read is not among
-    them: other gates say so."""
-    found = []
+def of_submission(folder: Path, submission: Submission) -> dict[str, Stored]:
+    """The sets of a submission whose files lie in its folder, by sha256; what cannot be read is not among them: other gates say so."""
+    found = {}
     for name, sha in submission.set_files.items():
-        if sha not in without and (folder / name).is_file():
+        if (folder / name).is_file():
             with suppress(MabenchError):
-                found.append(read(folder / name, sha))
+                found[sha] = read(folder / name, sha)
     return found
 
 
