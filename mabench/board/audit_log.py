@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def cards(audit: Sequence[AuditEntry]) -> list[str]:
     return [entry.card_sha256 for entry in audit if entry.card_sha256 and entry.action in ("submitted", "changed")]
 
 
+@lru_cache(maxsize=1)  # whoever reads a submission asks twice: which files it names, then what it says
 def parse(content: bytes, path: Path) -> tuple[AuditEntry, ...]:
     """The log's entries. Raises MabenchError where a line was changed after it was written, or lines are missing between two."""
     entries: list[AuditEntry] = []

@@ -212,12 +212,8 @@ def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
 # -- the folder ----------------------------------------------------------------------------------------------------
 
 
-def parse(
-    slug: str, files: Mapping[str, bytes], place: Path, board: Board | None = None, audit: tuple[AuditEntry, ...] | None = None
-) -> Submission:
-    """The submission made of these files, paths relative to its folder; `audit`: its log, where that is parsed already.
-
-    Raises MabenchError for anything inconsistent.
+def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | None = None) -> Submission:
+    """The submission made of these files, paths relative to its folder. Raises MabenchError for anything inconsistent.
 
     Only records that the log names exist: what a killed write left behind is not seen. Each must have the bytes that the log
     names, be about the log's set and lie under its own cell's name, so that two records for one cell cannot exist.
@@ -228,7 +224,7 @@ def parse(
         raise MabenchError(
             f"{place}: has no {first_line(missing)}, so the submission is incomplete. Submit it again, or: {audit_log.again(slug)}"
         )
-    audit = audit_log.parse(files[AUDIT], place / AUDIT) if audit is None else audit
+    audit = audit_log.parse(files[AUDIT], place / AUDIT)
     named = {entry.set_sha256 for entry in audit if entry.action in ("submitted", "changed")}
     if named != {entry.set_sha256 for entry in audit} or audit[0].action != "submitted":
         raise MabenchError(
@@ -318,10 +314,9 @@ def read(folder: Path, *, links: bool = False) -> Submission | None:
 
     take(CARD)
     take(AUDIT)
-    audit = audit_log.parse(files[AUDIT], folder / AUDIT)
-    for name in _logged(audit, folder):  # what no line names is not even read
+    for name in _logged(audit_log.parse(files[AUDIT], folder / AUDIT), folder):  # what no line names is not even read
         take(name)
-    return parse(folder.name, files, folder, read_board(folder.parent), audit)
+    return parse(folder.name, files, folder, read_board(folder.parent))
 
 
 def _size(path: Path, links: bool) -> int | None:
