@@ -7,7 +7,8 @@
 Forms of a budget of N images per class: `plain`, N real images; `packed`, 4 N in N grids; `float32`, 4 N real images, whose bytes
 in uint8 are those of a set that stores float32; `float16`, 2 N. Draw d of a form is trained once, with the suite's seed d modulo the
 number of seeds, so that five draws are five independent numbers. Records lie in OUT, one a run; a run that was stopped continues.
-Forms whose draws are complete for a track go into mabench/suites/baselines.json.
+The numbers are added to mabench/suites/baselines.json; a draw that is there for every network is not run again, so another machine
+can continue from that file. A board uses a form once it has five draws.
 """
 
 from __future__ import annotations
@@ -72,6 +73,18 @@ def drawn(loaded_suite: LoadedSuite, draw: Draw) -> SyntheticSet:
     return condense(data.load(loaded_suite.suite.dataset, "train"), config, draw.number, torch.device("cpu"), folder)
 
 
+def lacking(loaded_suite: LoadedSuite, draws: list[Draw], into: Path) -> list[Draw]:
+    """The draws that `into` does not hold for every network of the suite."""
+    networks = [f"{track}/{entry.name}" for track, entries in loaded_suite.evaluators.items() for entry in entries]
+    forms = {_form(entry): entry["evaluators"] for entry in json.loads(into.read_text()) if _same_state(entry, loaded_suite)}
+
+    def held(draw: Draw) -> bool:
+        evaluators = forms.get((draw.ipc, "grid2" if draw.packed else "none", "soft" if draw.soft else "hard"), {})
+        return all(str(draw.number) in evaluators.get(name, {}) for name in networks)
+
+    return [draw for draw in draws if not held(draw)]
+
+
 def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
     test = data.load(loaded_suite.suite.dataset, "test")
     with stop_on_signal() as should_stop:
@@ -102,12 +115,12 @@ def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argp
 
 def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
     """An entry a form: what its records say, whoever ran them."""
-    forms: dict[tuple[int, str, str], dict[str, dict[int, list[float | None]]]] = defaultdict(lambda: defaultdict(dict))
+    forms: dict[tuple[int, str, str], dict[str, dict[str, list[float | None]]]] = defaultdict(lambda: defaultdict(dict))
     environments: dict[tuple[int, str, str], list[dict[str, str]]] = defaultdict(list)
     for path in sorted(out.glob("*-draw*/records/*.json")):
         record = read_record(path)
         form = record.synthetic_set.ipc, record.synthetic_set.decode, record.synthetic_set.labels
-        number = int(path.parts[-3].rpartition("draw")[2])
+        number = path.parts[-3].rpartition("draw")[2]
         accuracies = scoring.score(record), scoring.plateau(record), scoring.last(record)
         forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = [
             None if value is None else round(value, 6) for value in accuracies
@@ -118,34 +131,56 @@ def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
             "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels,
             "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": _common(environments[ipc, decode, labels]),
             **({"teacher": TEACHER} if labels == "soft" else {}),
-            "evaluators": {name: dict(sorted(draws.items())) for name, draws in evaluators.items()},
+            "evaluators": dict(evaluators),
         }  # fmt: skip
 
 
 def _common(environments: list[dict[str, str]]) -> dict[str, str]:
     """What the runs ran on; where they differ, every value once."""
-    return {key: "; ".join(dict.fromkeys(each.get(key, "") for each in environments)) for key in environments[-1]}
+    values = {key: [part for each in environments for part in each.get(key, "").split("; ")] for key in environments[-1]}
+    return {key: "; ".join(dict.fromkeys(parts)) for key, parts in values.items()}
+
+
+def _form(entry: dict[str, Any]) -> tuple[int, str, str]:
+    return entry["ipc"], entry["decode"], entry["labels"]
+
+
+def _same_state(entry: dict[str, Any], loaded_suite: LoadedSuite) -> bool:
+    """Whether an entry holds draws (not the full-data mark) of exactly this state of the suite."""
+    return entry["suite_digest"] == loaded_suite.digest and entry["ipc"] is not None
+
+
+def _joined(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """One entry of two of the same form; a draw that was run again is replaced."""
+    evaluators = {
+        name: held["evaluators"].get(name, {}) | new["evaluators"].get(name, {})
+        for name in sorted({*held["evaluators"], *new["evaluators"]})
+    }
+    return new | {"environment": _common([held["environment"], new["environment"]]), "evaluators": evaluators}
 
 
 def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
-    """Replace the suite's entries by those of the records; entries of other suites, and full-data marks, stay."""
+    """Add the records to the suite's entries. Entries of other suites and full-data marks stay; those of an earlier state go."""
     entries = [
-        e
-        for e in json.loads(into.read_text())
-        if e["suite"] != loaded_suite.id or (e["ipc"] is None and e["suite_digest"] == loaded_suite.digest)
+        e for e in json.loads(into.read_text()) if e["suite"] != loaded_suite.id or e["suite_digest"] == loaded_suite.digest
     ]
-    entries += collected(loaded_suite, out)
-    write_text(into, "[\n" + ",\n".join(map(_text, entries)) + "\n]\n")
-    for entry in entries:
-        if entry["suite"] == loaded_suite.id and entry["ipc"] is not None:
-            draws = {name: len(found) for name, found in entry["evaluators"].items()}
-            print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
+    forms = {_form(entry): entry for entry in entries if _same_state(entry, loaded_suite)}
+    others = [entry for entry in entries if not _same_state(entry, loaded_suite)]
+    for new in collected(loaded_suite, out):
+        held = forms.get(_form(new), {**new, "evaluators": {}})
+        forms[_form(new)] = _joined(held, new)
+    own = [entry for _, entry in sorted(forms.items())]
+    write_text(into, "[\n" + ",\n".join(map(_text, others + own)) + "\n]\n")
+    for entry in own:
+        draws = {name: len(found) for name, found in entry["evaluators"].items()}
+        print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
 
 
 def _text(entry: dict[str, Any]) -> str:
     """The entry as JSON, an evaluator a line."""
     head = json.dumps({name: value for name, value in entry.items() if name != "evaluators"})[:-1]
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(draws)}" for name, draws in entry["evaluators"].items())
+    evaluators = {name: dict(sorted(draws.items(), key=lambda draw: int(draw[0]))) for name, draws in entry["evaluators"].items()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(draws)}" for name, draws in sorted(evaluators.items()))
     return f' {head}, "evaluators": {{\n{lines}\n }}}}'
 
 
@@ -170,7 +205,7 @@ def main() -> None:
     try:
         if not arguments.collect:
             draws = wanted(arguments.ipc or list(loaded_suite.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
-            run(loaded_suite, draws[index::count], out, arguments)
+            run(loaded_suite, lacking(loaded_suite, draws[index::count], arguments.into), out, arguments)
     except Interrupted:
         print("stopped; the same command continues")
     except MabenchError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -108,6 +109,35 @@ def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.Mon
     assert header[-3:] == ["alike %", "same bytes %", "lift +- 95 %"]
     assert all("+-" in row[-1] for row in rows if row[0] in (*NETWORKS, "panel mean")) and len(rows) > len(NETWORKS)
     assert "lift" in tables.table(DIGITS, lifts.rows(DIGITS, made), width=60), "lift is the last column to go"
+
+
+def test_the_script_adds_draws_to_those_of_another_machine_and_runs_only_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script: Any = importlib.import_module("random_baseline")
+    into, out = tmp_path / "baselines.json", tmp_path / "out"
+    about = {"suite": DIGITS.id, "environment": {"processor": "a; b"}, "command": ""}
+    held, mark = entry(1, "none", 0.5, draws=3, **about), entry(1, "none", 0.9, draws=1, **about) | {"ipc": None}
+    earlier = entry(1, "none", 0.5, **about, suite_digest="0" * 64)
+    into.write_text(json.dumps([earlier, mark, held]))
+    draws = script.wanted([1], ["plain", "packed"], ["hard"], 4)
+    assert [draw.name for draw in script.lacking(DIGITS, draws, into)] == [
+        *(f"hard-ipc1-grid2-draw{k}" for k in range(3)),
+        "hard-ipc1-draw3",
+        "hard-ipc1-grid2-draw3",
+    ]
+    record = made_record(DIGITS, "scratch", NETWORKS[0], 0, 0.7, sha="1" * 64)
+    summary = record.synthetic_set.model_copy(update={"ipc": 1})
+    record = record.model_copy(update={"synthetic_set": summary, "environment": {"processor": "c"}})
+    (out / "hard-ipc1-draw3" / "records").mkdir(parents=True)
+    (out / "hard-ipc1-draw3" / "records" / "one.json").write_text(record.model_dump_json())
+    script.collect(DIGITS, out, into)
+    kept, joined = json.loads(into.read_text())
+    assert kept == mark and joined["environment"] == {"processor": "a; b; c"}
+    first = f"scratch/{NETWORKS[0]}"
+    assert joined["evaluators"].pop(first) == {**held["evaluators"].pop(first), "3": [0.7, 0.68, 0.68]}
+    assert joined["evaluators"] == held["evaluators"]
 
 
 @pytest.mark.slow
