@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,11 +66,12 @@ def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> 
     return [Draw(*kind, number) for number in range(draws) for kind in kinds]
 
 
-def drawn(loaded_suite: LoadedSuite, draw: Draw) -> SyntheticSet:
+def drawn(loaded_suite: LoadedSuite, draw: Draw, should_stop: Callable[[], bool]) -> SyntheticSet:
     """The draw; with soft labels by the pinned teacher, which is trained once and kept in the cache."""
     config = Config(draw.ipc, "random", packed=draw.packed, labels="soft" if draw.soft else "hard")
-    folder = Run(cache_folder() / "baselines" / f"{loaded_suite.suite.dataset}-{draw.name}") if draw.soft else None
-    return condense(data.load(loaded_suite.suite.dataset, "train"), config, draw.number, torch.device("cpu"), folder)
+    folder = cache_folder() / "baselines" / f"{loaded_suite.suite.dataset}-{draw.name}" if draw.soft else None
+    train = data.load(loaded_suite.suite.dataset, "train")
+    return condense(train, config, draw.number, torch.device("cpu"), Run(folder, should_stop=should_stop))
 
 
 def lacking(loaded_suite: LoadedSuite, draws: list[Draw], into: Path) -> list[Draw]:
@@ -89,7 +90,7 @@ def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argp
     test = data.load(loaded_suite.suite.dataset, "test")
     with stop_on_signal() as should_stop:
         for draw in draws:
-            images = drawn(loaded_suite, draw)
+            images = drawn(loaded_suite, draw, should_stop)
             seed = loaded_suite.suite.seeds[draw.number % len(loaded_suite.suite.seeds)]
             cells = plan(loaded_suite, images, evaluator=arguments.evaluator, seeds=[seed])
             folder = Folder(out / draw.name, images.sha256, loaded_suite.id, loaded_suite.digest)
