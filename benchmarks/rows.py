@@ -6,8 +6,9 @@
     python benchmarks/rows.py cifar10-lite --list                  # what is there, what is missing
 
 A row comes from a folder that holds `card.toml`, `set.safetensors` and, for more sets of the method, `set-2.safetensors`, ...: a
-submission, or one of `--from`, for sets that are on no board yet. Each set is evaluated into results/rows/SUITE/SLUG/SET/, which
-resumes, and submitted as soon as it is complete, through the gates of `mabench submit`. Killed at any moment, the same command continues.
+submission, or one of `--from`, for sets that are on no board yet (`condense_sets.py` makes them). Each set is evaluated into
+results/rows/SUITE/SLUG/SET/, which resumes, and submitted as soon as it is complete, through the gates of `mabench submit`. Killed at
+any moment, the same command continues.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def test_the_script_adds_draws_to_those_of_another_machine_and_runs_only_the_oth
     monkeypatch.syspath_prepend(SCRIPT.parent)
     script: Any = importlib.import_module("random_baseline")
     into, out = tmp_path / "baselines.json", tmp_path / "out"
-    about = {"suite": DIGITS.id, "environment": {"processor": "a; b"}, "command": ""}
+    about: dict[str, Any] = {"suite": DIGITS.id, "environment": {"processor": "a; b"}, "command": ""}
     held, mark = entry(1, "none", 0.5, draws=3, **about), entry(1, "none", 0.9, draws=1, **about) | {"ipc": None}
     earlier = entry(1, "none", 0.5, **about, suite_digest="0" * 64)
     into.write_text(json.dumps([earlier, mark, held]))
