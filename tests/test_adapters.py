@@ -271,7 +271,7 @@ def test_damage_gives_an_error_or_a_set_never_a_crash(tmp_path: Path) -> None:
         (X[:19], "19 images without labels"),
         ({"a": 1}, "dictionary with keys a"),
         ("text", "holds a str"),
-        ([X, Y, Y], "list of 3 items"),
+        ([X, Y, Y], "1, 2 have one entry per image each"),
         ({"data": []}, "holds no set"),
         ((X, Y + 0.5), "not whole numbers"),
     ],
@@ -294,3 +294,76 @@ def test_a_canonical_file_of_one_hot_probabilities_has_hard_labels(tmp_path: Pat
     assert adapters.read(tmp_path / "soft.safetensors").label_kind == "soft"
     refused = probes.pixels(synthetic.load(tmp_path / "disguised.safetensors"), "it").refusals
     assert len(refused) == 1 and "soft labels that are one-hot are hard labels" in refused[0]
+
+
+PLACES = {
+    "one of its entries": {"syn_data": [X, Y]},
+    "a TensorDataset": torch.utils.data.TensorDataset(X, Y),
+    "labels first": (Y, X),
+    "arguments behind": (X, Y, {"ipc": 2}),
+    "a number behind that is no rate": (X, Y, 2),
+    "labels in a dictionary": (X, {"labels": Y}),
+    "an axis without content": {"images": X, "labels": torch.nn.functional.one_hot(Y, 10)[:, None]},
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_entries_without_names_are_told_by_what_they_are(tmp_path: Path, name: str) -> None:
+    chosen = adapters.read(written(tmp_path / "s.pt", PLACES[name]), dataset="cifar10")
+    assert torch.equal(chosen.images, X) and torch.equal(chosen.labels, Y) and chosen.learning_rate is None
+
+
+def test_sets_in_one_file_are_named_by_their_places(tmp_path: Path) -> None:
+    path = written(tmp_path / "cifar10.pt", {"first": (X, Y), "second": (X.flip(0), Y.flip(0))})
+    with pytest.raises(MabenchError, match=r"first\.0, second\.0.*--images-key"):
+        adapters.read(path)
+    assert torch.equal(adapters.read(path, images_key="second.0", labels_key="second.1").images, X.flip(0))
+
+
+def test_names_of_classes_say_which_dataset_it_is(tmp_path: Path) -> None:
+    fruit = DATASETS["imagefruit"]
+    for names in (fruit.wordnet_ids, [name.replace("_", " ") for name in fruit.class_names]):
+        chosen = adapters.read(written(tmp_path / "s.pt", (torch.rand(10, *fruit.shape), list(names))))
+        assert (chosen.dataset, chosen.labels.tolist()) == ("imagefruit", list(range(10)))
+
+
+def test_a_pair_of_safetensors_files(tmp_path: Path) -> None:
+    """They have no arrays without a name."""
+    from safetensors.torch import save_file
+
+    for name, tensor in (("images", X), ("labels", Y.flip(0)), ("lr", torch.tensor([0.02]))):
+        save_file({name: tensor}, tmp_path / f"{name}.safetensors")
+    chosen = adapters.read(tmp_path, dataset="cifar10")
+    assert torch.equal(chosen.labels, Y.flip(0)) and chosen.learning_rate == pytest.approx(0.02)
+
+
+def test_texts_in_numpy_files(tmp_path: Path) -> None:
+    names = np.array(CIFAR.class_names)[Y.numpy()]
+    np.savez(tmp_path / "cifar10.npz", images=X.numpy(), labels=names, method="DC")
+    assert torch.equal(adapters.read(tmp_path / "cifar10.npz").labels, Y)
+
+
+@pytest.mark.parametrize("name", ["cifar10.npz", "cifar10.zip"])
+def test_a_torch_file_is_one_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+    assert torch.equal(adapters.read(written(tmp_path / name, (X, Y))).labels, Y)
+
+
+def test_an_npz_file_is_one_whatever_it_is_called(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", images=X.numpy(), labels=Y.numpy())
+    assert torch.equal(adapters.read((tmp_path / "s.npz").rename(tmp_path / "cifar10.bin")).labels, Y)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_what_keeps_the_arrays_of_a_trusted_file_works(tmp_path: Path, bare: bool) -> None:
+    """The command in the message, run as it stands; torch.load does not read a bare pickle."""
+    import shlex
+    import subprocess
+    import sys
+
+    path, value = tmp_path / "cifar10 set.pt", {"images": X, "labels": Y.tolist(), "when": Path("x")}
+    path.write_bytes(pickle.dumps(value)) if bare else torch.save(value, path)
+    with pytest.raises(MabenchError, match="NOT executed") as refused:
+        adapters.read(path)
+    _, *arguments = shlex.split(str(refused.value).partition("alone: ")[2])
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=300)
+    assert torch.equal(adapters.read(tmp_path / "set.pt", dataset="cifar10").labels, Y)

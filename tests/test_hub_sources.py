@@ -190,6 +190,11 @@ def test_what_the_hub_refuses_is_said(server: Hub, read: Callable[..., list[Any]
         f"https://huggingface.co/datasets/{PACKED}/resolve/main/cifar10_ipc2.pt": f"mabench check {PACKED}/cifar10_ipc2.pt",
         f"https://huggingface.co/datasets/{TABLE}": f"mabench check {TABLE}",
         "https://example.org/cifar10.pt": "curl -LO 'https://example.org/cifar10.pt'",
+        "https://github.com/a/b/blob/main/cifar10.pt": "curl -LO 'https://github.com/a/b/raw/main/cifar10.pt'",
+        "https://drive.google.com/file/d/1a2b/view": "open it in a browser",
+        "huggingface.co/datasets/lab/words": "mabench check lab/words",
+        "file:///sets/cifar10.pt": "mabench check /sets/cifar10.pt",
+        "s3://bucket/cifar10.pt": "a program for s3",
         "hf://lab/model/x.pt": "hf://datasets/",
         "runs/cifar10.pt": "No such file",
     }

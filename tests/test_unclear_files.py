@@ -5,15 +5,19 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from support.forms import BYTES, CIFAR10, X, Y, normalised, picture, pictures, saved_to
+from support.forms import BYTES, CIFAR10, PACKED, X, Y, normalised, picture, pictures, saved_to
 
 from mabench.errors import MabenchError
 from mabench.sets import readers
@@ -37,6 +41,13 @@ CONTENTS: dict[str, tuple[Any, str]] = {
     "divided twice": ({"images": X / 255, "labels": Y}, "--space"),
     "bytes of another sign": ({"images": (BYTES.int() - 128).to(torch.int8), "labels": Y}, "--space"),
     "whitened and learned": ({"images": ROUGH, "labels": Y}, "--space .*zca"),
+    "a factor without seams": (
+        {"images": X, "labels": Y, "factor": 2},
+        "the file's factor is 2.*--decode grid2, or --decode none",
+    ),
+    "another factor than the seams": ({"images": PACKED, "labels": Y, "args": {"factor": 3}}, "--decode grid2 or --decode grid3"),
+    "an accuracy behind": ((X, Y, Y, 63.2), "Say which are the labels"),
+    "larger images": ((torch.rand(100, 3, 48, 48), Y), r"interpolate\(images, 32"),
     "flat pixels": ({"images": X.flatten(1), "labels": Y}, r"shape \[100, 3072\]"),
     "channels first, images last": ({"images": X.permute(1, 2, 3, 0), "labels": Y}, "32 x 32 x 100"),
 }
@@ -160,6 +171,26 @@ def script(folder: Path) -> Path:
     return folder / "cifar10.pt"
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def arrays_below(folder: Path) -> Path:
+    for k in range(10):
+        (folder / "cifar10_run" / str(k)).mkdir(parents=True)
+        for n in range(2):
+            np.save(folder / "cifar10_run" / str(k) / f"{n}.npy", X[n].numpy())
+    return folder / "cifar10_run"
+
+
+def one_shard(folder: Path) -> Path:
+    path = folder / "cifar10" / "train-00000-of-00002.parquet"
+    path.parent.mkdir()
+    pq.write_table(
+        pa.table({"image": [{"bytes": saved_to(lambda f: picture(0).save(f, "PNG"))}] * 10, "label": list(range(10))}), path
+    )
+    return path
+
+
 FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "labels in a text beside": (beside("labels.txt", lambda p: p.write_text("3\n" * 100)), "labels.txt beside it"),
     "labels in JSON beside": (beside("cifar10_labels.json", lambda p: p.write_text(str(Y.tolist()))), "may be its labels"),
@@ -167,6 +198,12 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one class of ten": (one_of_ten, "one class"),
     "a grid among the classes": (tree(lambda p: picture(0).save(p / "grid.png")), "grid.png is not in any"),
     "GIF among PNG": (tree(lambda p: picture(0, "P").save(p / "3" / "more.gif")), "3/more.gif"),
+    "JPEG by another name among PNG": (tree(lambda p: picture(0).save(p / "3" / "more.jfif", "JPEG")), "3/more.jfif"),
+    "no ending among PNG": (tree(lambda p: picture(0).save(p / "3" / "more", "PNG")), "3/more"),
+    "a pointer among PNG": (tree(lambda p: (p / "3" / "7.png").write_bytes(POINTER)), "git lfs pull"),
+    "several arrays in sub-folders": (arrays_below, r"numpy\.savez"),
+    "one part of a table": (one_shard, "one of 2 parts"),
+    "one part of a table, in its folder": (lambda folder: one_shard(folder).parent, "1 of 2 shards.*Fetch the others"),
     "12 bits": (twelve_bits, "--space"),
     "inverted": (written("mnist.pt", saved_to(lambda f: torch.save((1 - X[:, :1, :28, :28] * 0.2, Y), f))), "inverted"),
     "TorchScript": (script, "is a program"),
@@ -212,3 +249,42 @@ def test_keys_that_are_bytes_are_texts(tmp_path: Path) -> None:
     pickle.dump({b"data": BYTES.numpy(), b"labels": Y.tolist()}, out, protocol=2)
     (tmp_path / "cifar10.pkl").write_bytes(out.getvalue())
     assert torch.equal(readers.read(tmp_path / "cifar10.pkl").labels, Y)
+
+
+def test_a_factor_that_the_seams_confirm_is_taken(tmp_path: Path) -> None:
+    torch.save({"images": PACKED, "labels": Y, "factor": 2}, tmp_path / "cifar10.pt")
+    assert readers.read(tmp_path / "cifar10.pt").decode == "grid2"
+
+
+@pytest.mark.parametrize("name", ["lr.txt", "learned_lr_best.pt"])
+def test_a_learned_rate_that_is_not_read_is_noted(tmp_path: Path, name: str) -> None:
+    torch.save(X, tmp_path / "images_best.pt")
+    torch.save(Y, tmp_path / "labels_best.pt")
+    torch.save(torch.tensor(0.02), tmp_path / name) if name.endswith(".pt") else (tmp_path / name).write_text("0.02")
+    read = readers.read(tmp_path / "images_best.pt", dataset="cifar10", space="pixel")
+    assert read.learning_rate is None
+    assert any(name in f.value and "learned rate" in f.reason for f in read.findings if f.field == "not used")
+
+
+def test_a_zip_with_folders_as_windows_writes_them(tmp_path: Path) -> None:
+    """Some programs write backslashes."""
+    with zipfile.ZipFile(tmp_path / "cifar10.zip", "w") as archive:
+        for k in range(10):
+            item = zipfile.ZipInfo("x")
+            item.filename = f"train\\{k}\\0.png"
+            archive.writestr(item, saved_to(lambda f: picture(0).save(f, "PNG")))
+    assert readers.read(tmp_path / "cifar10.zip").labels.tolist() == list(range(10))
+
+
+def test_categories_of_pandas_are_texts(tmp_path: Path) -> None:
+    names = pd.Series(list(CIFAR10.class_names), dtype="category")
+    column = pa.array([{"bytes": saved_to(lambda f: picture(0).save(f, "PNG"))}] * 10)
+    pq.write_table(pa.table({"image": column, "label": pa.Array.from_pandas(names)}), tmp_path / "cifar10.parquet")
+    assert readers.read(tmp_path / "cifar10.parquet").labels.tolist() == list(range(10))
+
+
+def test_a_link_that_leads_back_is_named(tmp_path: Path) -> None:
+    folder = tree()(tmp_path)
+    (folder / "3" / "again").symlink_to(folder, target_is_directory=True)
+    with pytest.raises(MabenchError, match="a link may lead back"):
+        readers.read(folder)

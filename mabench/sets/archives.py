@@ -21,7 +21,7 @@ class Members(Mapping[str, zipfile.ZipInfo]):
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self.archive = path, archive
-        self.entries = {item.filename: item for item in archive.infolist() if not item.is_dir()}
+        self.entries = {_name(item): item for item in archive.infolist() if not item.is_dir()}
 
     def __getitem__(self, name: str) -> zipfile.ZipInfo:
         return self.entries[name]
@@ -48,6 +48,11 @@ class Members(Mapping[str, zipfile.ZipInfo]):
         return content
 
 
+def _name(item: zipfile.ZipInfo) -> str:
+    """A member's name; some programs on Windows write its folders with backslashes."""
+    return item.filename.replace("\\", "/")
+
+
 def read_zip(path: Path, file: BinaryIO) -> Members:
     """Return the members of an open zip file, after its index was checked. Raises MabenchError for an index of another kind.
 
@@ -65,9 +70,9 @@ def read_zip(path: Path, file: BinaryIO) -> Members:
                 f"{path}: {one_line(item.filename, 80)} is packed or encrypted in a way that sets are not (method "
                 f"{item.compress_type}). Pack it as a plain zip, or save it again."
             )
-        if item.filename.lower() in names:
+        if _name(item).lower() in names:
             raise MabenchError(f"{path}: holds {one_line(item.filename, 80)} twice, as names without case. Save it again.")
-        names.add(item.filename.lower())
+        names.add(_name(item).lower())
     _check_layout(path, archive)
     limits.declare(sum(item.file_size for item in archive.infolist()), path)
     return Members(path, archive)

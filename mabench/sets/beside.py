@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -59,12 +59,14 @@ def complete(draft: Draft, path: Path, content_of: Callable[[Path], Any]) -> Dra
     own = "lr" + path.stem.replace("_zca", "").removeprefix("images")
     rates = [p for p in beside if is_role(p, "rate") and p.stem in ("lr", "syn_lr", own)]
     if len(rates) == 1 and draft.learning_rate is None:
-        number = content_of(rates[0])
+        number = _alone(content_of(rates[0]))
         value = torch.tensor(number) if isinstance(number, int | float) else as_array(number)
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             set_rate(draft, (rates[0].name, float(value)))
         else:
             draft.note("not used", rates[0].name, "holds no single learned rate", "--learned-rate")
+    elif draft.learning_rate is None and (unread := [p.name for p in files if is_role(p, "rate")]):
+        draft.note("not used", first_line(unread), "may hold a learned rate; lr.pt or lr_best.pt is read", "--learned-rate")
     return draft
 
 
@@ -97,7 +99,7 @@ def _is_of_another(stem: str, others: set[str]) -> bool:
 
 
 def _joined(draft: Draft, path: Path, labels: Path, content_of: Callable[[Path], Any]) -> Draft:
-    array = as_array(content_of(labels))
+    array = as_array(_alone(content_of(labels)))
     if array is None:
         raise MabenchError(f"{labels}: is not an array of labels. Store one label per image.")
     trajectory = path.stem.startswith("images_") and "_zca" not in path.stem
@@ -105,3 +107,8 @@ def _joined(draft: Draft, path: Path, labels: Path, content_of: Callable[[Path],
     joined = Draft(path, draft.images, array, normalised_by_default=trajectory, findings=findings)
     joined.note("format", "MTT" if trajectory else "two files", f"{path.name} beside {labels.name}")
     return joined
+
+
+def _alone(content: Any) -> Any:
+    """What a file holds where it needs a key for it: safetensors and npz files have no bare arrays."""
+    return next(iter(content.values())) if isinstance(content, Mapping) and len(content) == 1 else content

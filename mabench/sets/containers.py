@@ -18,6 +18,7 @@ from mabench.sets.draft import Draft, as_array, is_images
 from mabench.sets.sandbox import open_in_child
 from mabench.sets.selecting import select
 
+NESTED = (".zip", ".tar", ".gz", ".tgz", ".parquet", ".arrow")  # what may lie in an archive instead of the set itself
 PICTURES_AT_ONCE = 4000  # ours: a child opens so many images
 
 
@@ -48,10 +49,15 @@ def content_of(path: Path) -> Any:
     head = head_of(path)
     if is_safetensors(path, head):
         return _safetensors(path)
-    if head.startswith(b"\x93NUMPY") or (head.startswith(b"PK") and path.suffix.lower() == ".npz"):
+    if head.startswith(b"\x93NUMPY") or _first_member(head).endswith(b".npy"):
         arrays = open_in_child(formats.read_numpy, path, synthetic.MAX_BYTES)
         return arrays["images"] if head.startswith(b"\x93NUMPY") else arrays
     return open_in_child(pickles.load, path, synthetic.MAX_BYTES)
+
+
+def _first_member(head: bytes) -> bytes:
+    """The name of a zip file's first member: `archive/data.pkl` in torch's, `images.npy` in numpy's; empty for other files."""
+    return head[30 : 30 + int.from_bytes(head[26:28], "little")] if head.startswith(b"PK\x03\x04") else b""
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -72,7 +78,11 @@ def draft_of(path: Path, set_index: int | None, images_key: str | None, labels_k
     if path.is_dir():
         return _folder(path, set_index, images_key, labels_key)
     head = head_of(path)
-    if head.startswith(b"PAR1") or path.suffix == ".arrow":
+    if tables.shards_of(path) > 1:
+        raise MabenchError(
+            f"{path}: is one of {tables.shards_of(path)} parts, by its name. Name the folder of all parts (parquet), or join them into one file."
+        )
+    if head.startswith((b"PAR1", b"ARROW1")) or path.suffix == ".arrow":
         return _table(path, [path], images_key, labels_key)
     if _is_archive(path, head):
         listed = open_in_child(pictures.list_archive, path, synthetic.MAX_BYTES)
@@ -83,7 +93,7 @@ def draft_of(path: Path, set_index: int | None, images_key: str | None, labels_k
 
 def _is_archive(path: Path, head: bytes) -> bool:
     if head.startswith(b"PK"):
-        return path.suffix.lower() == ".zip"
+        return path.suffix.lower() == ".zip" and not _first_member(head).endswith(b"/data.pkl")  # torch's files are zips too
     return head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
@@ -129,8 +139,7 @@ def _class_files(path: Path, files: list[Path]) -> Draft:
 def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: Any, classes: list[str] | None = None) -> Draft:
     others = first_line(f"{n} {suffix}" for suffix, n in sorted(left_out.items()))
     if not names:
-        inside = sorted(set(beside.ARRAY_SUFFIXES) & set(left_out)) if path.is_file() else []
-        cure = f" Unpack it, and name the {inside[0]} file inside." if inside else ""
+        cure = _cure_of_no_images(path, left_out)
         raise MabenchError(
             f"{path}: holds no images in sub-folders (found: {others or 'nothing'}). Expected one sub-folder per class with "
             f"{', '.join(sorted(pictures.SUFFIXES))}.{cure}"
@@ -157,6 +166,16 @@ def _pictures(path: Path, names: list[str], left_out: dict[str, int], decode: An
     if others:
         draft.note("left out", others, "no images")
     return draft
+
+
+def _cure_of_no_images(path: Path, left_out: dict[str, int]) -> str:
+    inside = sorted({*beside.ARRAY_SUFFIXES, *(NESTED if path.is_file() else ())} & set(left_out))
+    if not inside:
+        return ""
+    if path.is_file():
+        return f" Unpack it, and name the {inside[0]} file inside."
+    several = "Save them as one set: numpy.savez('set.npz', images=images, labels=labels)"
+    return f" {several if left_out[inside[0]] > 1 else f'Name the {inside[0]} file inside'}."
 
 
 def _place_for(path: Path, count: int, like: torch.Tensor) -> torch.Tensor:
@@ -189,6 +208,8 @@ def _joined(path: Path, parts: list[Any]) -> torch.Tensor:
 
 
 def _table(path: Path, files: list[Path], images_key: str | None, labels_key: str | None) -> Draft:
+    for file in files:
+        head_of(file)
     answers = [open_in_child(tables.read_table, file, synthetic.MAX_BYTES) for file in files]
     columns: dict[str, Any] = {}
     for name, first in answers[0]["columns"].copy().items():

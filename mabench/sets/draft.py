@@ -32,6 +32,8 @@ class Draft:
     decode: str = "none"
     says_decode: bool = False
     """The format says whether images are packed."""
+    factor: int = 0
+    """Tiles a side by an entry that may mean this; 0 where there is none."""
     arrays_by_class: int = 0
     """Number of arrays that came class by class without saying which class each is: it has to be the dataset's."""
     class_names: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ from mabench.errors import MabenchError
 _ARRAYS = "Load it where it comes from, and save plain arrays: numpy.savez('set.npz', images=images, labels=labels)."
 _UNPACK = "Unpack it, and name what was inside."
 _ONE_IMAGE = "Name a folder with one sub-folder of images per class."
+LFS = b"version https://git-lfs"
 KINDS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the set", "Run `git lfs pull` where it comes from."),
+    (LFS, "a Git LFS pointer, not the set", "Run `git lfs pull` where it comes from."),
     (b"MATLAB 5.0", "a MATLAB file", _ARRAYS),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (h5py, Keras, MATLAB 7.3)", _ARRAYS),
     (b"SQLite format 3", "an SQLite database", _ARRAYS),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mabench.data import hub
-from mabench.errors import MabenchError, first_line, one_line
+from mabench.errors import MabenchError, first_line
 from mabench.schema import Finding
 from mabench.sets import beside, keys, pictures, synthetic, tables
 from mabench.sets.draft import READABLE
@@ -75,16 +75,27 @@ def resolve(address: str) -> Source | None:
 
 def _refuse_web_address(address: str) -> None:
     if match := re.fullmatch(
-        rf"https?://huggingface\.co/datasets/({_PART}/{_PART})(?:/(?:resolve|blob|tree)/([^/]+)/?(.*?))?/?(?:\?.*)?", address
+        rf"(?:https?://)?(?:huggingface\.co|hf\.co)/datasets/({_PART}/{_PART})(?:/(?:resolve|blob|tree)/([^/]+)/?(.*?))?/?(?:\?.*)?",
+        address,
     ):
         revision = f"@{match[2]}" if match[2] not in (None, "main") else ""
         rest = f"/{match[3]}" if match[3] else ""
         raise MabenchError(
             f"{address}: is a web address. Name the dataset itself, and it is fetched: mabench check {match[1]}{revision}{rest}"
         )
-    if re.match(r"https?:/", address):
-        raise MabenchError(f"{address}: is a web address. Fetch it first, then name the file: curl -LO '{address}'")
-    if address.startswith("hf:/") and not address.startswith("hf://datasets/"):
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", address, re.IGNORECASE)
+    kind = scheme[1].lower() if scheme else ""
+    if kind in ("http", "https"):
+        raw = re.sub("(github.com/[^/]+/[^/]+)/blob/", r"\1/raw/", address)  # else the page around the file
+        fetch = f"curl -LO '{raw}'" if raw.lower().endswith(_set_suffixes()) else "open it in a browser and download the set"
+        raise MabenchError(f"{address}: is a web address. Fetch it first, then name the file: {fetch}")
+    if kind == "file":
+        raise MabenchError(f"{address}: is an address. Name the file itself: mabench check {address[5:].replace('///', '/', 1)}")
+    if kind and kind != "hf":
+        raise MabenchError(
+            f"{address}: is an address of another kind. Fetch it first with a program for {kind}, then name the file."
+        )
+    if kind and not address.startswith("hf://datasets/"):
         raise MabenchError(
             f"{address}: addresses of sets begin with hf://datasets/. Files of other repositories: hf download OWNER/NAME FILE "
             "--local-dir FOLDER, then name the file."
@@ -132,7 +143,7 @@ def _choose_below(where: str, files: list[PurePosixPath]) -> tuple[PurePosixPath
     if parquet:
         if len({tables.split_of(file) for file in parquet}) > 1:
             raise _several(where, parquet)
-        _check_shards(where, parquet)
+        tables.check_shards(where, parquet, "Run again with a network and without HF_HUB_OFFLINE.")
         return here, parquet
     if len({file.parent for file in images}) > 1 or len(images) > 100:  # else pictures of a page about the set
         return here, images
@@ -150,16 +161,6 @@ def _several(where: str, files: list[PurePosixPath]) -> MabenchError:
     return MabenchError(
         f"{where}: holds several sets or tables: {first_line(map(str, files))}. Name one of them, e.g. mabench check {where}/{files[0]}"
     )
-
-
-def _check_shards(where: str, files: list[PurePosixPath]) -> None:
-    """Raise MabenchError where the names say that there are more shards: part of a set would be another set."""
-    counts = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)$", file.stem))}
-    if counts and counts != {len(files)}:
-        raise MabenchError(
-            f"{where}: {len(files)} of {max(counts)} shards of {one_line(tables.split_of(files[0]), 80)} are there. Run again with a "
-            "network and without HF_HUB_OFFLINE."
-        )
 
 
 def _beside(place: PurePosixPath, folder: list[PurePosixPath]) -> list[PurePosixPath]:

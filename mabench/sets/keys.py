@@ -39,14 +39,19 @@ def is_other(name: str) -> bool:
     return _core(name) in OTHERS
 
 
+def is_factor(name: str) -> bool:
+    """Whether a key is the usual name of the tiles a side that packed images have."""
+    return plain(name.rsplit(".", 1)[-1]) == "factor"
+
+
 def is_rate(name: str) -> bool:
     """Whether a key is a usual name of a learned rate."""
     return plain(name.rsplit(".", 1)[-1]) in RATES
 
 
-LEFTOVERS = ("__macosx", ".ipynb_checkpoints", "thumbs.db", "desktop.ini")
+LEFTOVERS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 
 
 def is_leftover(name: str) -> bool:
-    """Whether systems leave files of this name behind: hidden files, `__MACOSX`, notebooks' checkpoints."""
+    """Whether systems leave files of this name behind: hidden files, `__MACOSX`, a NAS's `@eaDir`."""
     return name.startswith(".") or name.lower() in LEFTOVERS

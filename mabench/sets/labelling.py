@@ -37,6 +37,12 @@ def class_numbers(draft: Draft, names: list[str], entry: Dataset) -> Tensor:
     return torch.tensor([table[name] for name in names])
 
 
+def knows(names: list[str], entry: Dataset) -> bool:
+    """Whether these are the names or ids of this dataset's classes; numbers are anybody's."""
+    every = sorted(set(names))
+    return not all(map(str.isdecimal, every)) and _table(every, entry)[0] is not None
+
+
 def _table(every: list[str], entry: Dataset) -> tuple[dict[str, int] | None, str]:
     numbers = [re.fullmatch(r"(?:new|class_?)?(\d{1,6})", name) for name in every]
     if all(numbers):

@@ -18,29 +18,12 @@ from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugi
 
 from mabench.errors import MabenchError, one_line
 from mabench.files import size_of
-from mabench.sets import archives, keys, limits
+from mabench.sets import archives, foreign, keys, limits
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # whatever a file calls itself: Pillow gives others (EPS) to programs outside
-UNREAD = {
-    ".gif",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".jxl",
-    ".ppm",
-    ".pgm",
-    ".pnm",
-    ".tga",
-    ".ico",
-    ".npy",
-    ".npz",
-    ".pt",
-    ".exr",
-    ".svg",
-}
-"""Images that are not read: where they lie among others, a set would lose them."""
+TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".yaml", ".yml", ".xml", ".html", ".log", ".cls"}
+"""What may lie among images and be none. Anything else may be an image in a format that is not read: a set would lose it."""
 MAX_SIDE = 2048  # ours: no dataset has larger images
 MAX_DEPTH = 30  # ours: folders in folders
 MAX_CLASS_BYTES = 200  # ours: a class number or name
@@ -61,7 +44,10 @@ def list_folder(path: Path) -> tuple[list[str], dict[str, int]]:
 
 def _walk(path: Path, depth: int = 0) -> Iterable[Path]:
     if depth > MAX_DEPTH:
-        raise MabenchError(f"{one_line(str(path), 200)}: folders in folders, {depth} deep. Name the folder of the set itself.")
+        raise MabenchError(
+            f"{one_line(str(path), 200)}: folders in folders, {depth} deep; a link may lead back to where it lies. Remove it, or name the "
+            "folder of the set itself."
+        )
     for entry in sorted(path.iterdir()):
         if keys.is_leftover(entry.name):
             continue
@@ -123,7 +109,7 @@ def _sorted_out(path: Path, names: Iterable[str]) -> tuple[list[str], dict[str, 
             images.append(name)
         else:
             left_out[place.suffix.lower() or place.name] += 1
-            if place.suffix.lower() in UNREAD:
+            if place.suffix.lower() not in TEXTS:
                 unread.append(place)
         if len(images) + sum(left_out.values()) > MAX_IMAGES:
             raise MabenchError(f"{path}: more than {MAX_IMAGES:,} files. A condensed set has fewer: name its own folder.")
@@ -237,6 +223,8 @@ def _decode(name: str, content: bytes) -> tuple[Array, str]:
     except (MabenchError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its text holds an address in memory
+        if content.startswith(foreign.LFS):
+            raise MabenchError(f"{name}: is a Git LFS pointer, not the image. Run `git lfs pull` where it comes from.") from error
         raise MabenchError(
             f"{name}: is not a {', '.join(FORMATS)} image, whatever its name says. Replace or remove it."
         ) from error

@@ -74,7 +74,7 @@ def read(
             draft.path = Path(source.address)
     except OSError as error:
         raise MabenchError(
-            f"{path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
+            f"{error.filename or path}: cannot read: {error.strerror or error}. Name an existing, readable file or folder ({READABLE})."
         ) from error
     finished = _finish(draft, entry, layout, space, _mean_and_std(mean, std), decode, ipc, label_kind)
     return _completed(finished, learned_rate, lies_beside, source)
@@ -223,7 +223,9 @@ def _raw_labels(draft: Draft) -> Tensor | list[str] | None:
         raw = raw.to(torch.int64)
         if draft.images.dim() == 5 and raw.shape == draft.images.shape[:2]:
             raw = raw.flatten()  # [K,ipc], as the images are
-    return raw[:, 0] if raw.dim() == 2 and raw.shape[1] == 1 else raw
+    return (
+        raw.reshape(len(raw), *(n for n in raw.shape[1:] if n != 1)) if raw.dim() > 1 else raw
+    )  # [N,1], [N,1,K]: axes without content
 
 
 PLAIN = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,
@@ -290,10 +292,17 @@ def _decode(draft: Draft, images: Tensor, decode: str | None) -> None:
         draft.findings = [f for f in draft.findings if f.field != "decode"]
         draft.note("decode", decode, "named", "--decode")
     elif not draft.says_decode:
-        factor = packing.seams(images)
-        if factor > 1:
-            raise MabenchError(
-                f"{draft.path}: images have seams as grids of {factor} x {factor} have, and the file does not say whether they are packed "
-                f"(IDC's and NCFM's files do not). Name it: --decode grid{factor}, or --decode none."
+        seen, said = packing.seams(images), draft.factor
+        if max(seen, said) > 1 and seen != said:
+            found = f"images have seams as grids of {seen} x {seen} have" if seen > 1 else "images show no seams"
+            tells = (
+                f"the file's factor is {said}"
+                if said
+                else "the file does not say whether they are packed (IDC's and NCFM's files do not)"
             )
-        draft.note("decode", "none", "no seams are seen; this kind of file cannot say whether images are packed", "--decode")
+            grids = " or ".join(f"--decode grid{factor}" for factor in sorted({seen, said} - {0, 1}))
+            raise MabenchError(f"{draft.path}: {found}, and {tells}. Name it: {grids}, or --decode none.")
+        draft.decode = f"grid{seen}" if seen > 1 else "none"
+        seams = f"seams of {seen} x {seen} tiles are seen" if seen > 1 else "no seams are seen"
+        tells = f"the file's factor is {said}" if said else "this kind of file cannot say whether images are packed"
+        draft.note("decode", draft.decode, f"{seams}; {tells}", "--decode")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mabench.data import DATASETS, Dataset
 from mabench.errors import MabenchError, first_line
+from mabench.sets import labelling
 from mabench.sets.draft import Draft
 
 
@@ -43,11 +44,14 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
                 f"{_classes(labels)}. If that is what you mean (classes may be missing), name it: --dataset {of_shape[0]}."
             )
         sizes = first_line(f"{n} ({' x '.join(map(str, DATASETS[n].shape))}, {DATASETS[n].num_classes} classes)" for n in by_file)
-        raise MabenchError(f"{draft.path}: its name says {sizes}, but its images are {content}. {_cure(by_file, shape)}")
+        raise MabenchError(f"{draft.path}: its name says {sizes}, but its images are {content}. {_cure(draft, by_file, shape)}")
     if len(inside) == 1:
         draft.note("dataset", inside[0], f"the name of the file, and {content}", "--dataset")
         return DATASETS[inside[0]]
     rest = [name for name in names if name != "digits"]  # a toy, only by its name
+    if isinstance(labels, list):  # names and ids of classes often say it
+        known = [name for name in rest if labelling.knows(labels, DATASETS[name])]
+        rest, content = (known, f"{content} of these names") if known else (rest, content)
     beside = [name for name in by_folder if name in names]
     if (len(beside) == 1 and labels is not None) or (len(beside) == 1 and not inside):
         draft.note("dataset", beside[0], f"the name of its folder, and {content}", "--dataset")
@@ -59,15 +63,17 @@ def recognise(draft: Draft, shape: tuple[int, ...], count: int, labels: Tensor |
     raise MabenchError(f"{draft.path}: cannot tell which dataset it condenses ({content}). Name it: --dataset {allowed}.")
 
 
-def _cure(names: list[str], shape: tuple[int, ...]) -> str:
+def _cure(draft: Draft, names: list[str], shape: tuple[int, ...]) -> str:
     """What to do with images of a size that none of these datasets has."""
     side = max(DATASETS[name].image_size for name in names)
     if shape[-1] <= side or shape[-2] != shape[-1]:
         return "Name the dataset with --dataset, or resize the images yourself, so that you know what is measured."
     fitting = next(name for name in names if DATASETS[name].image_size == side)
+    files = f"mogrify -resize {side}x{side}! */*.*, in a copy of the folder"
+    array = f"torch.nn.functional.interpolate(images, {side}, mode='bilinear', antialias=True)"
     return (
         f"Images of {shape[-1]} px are shown to networks at {side} px: resize them, so that you know what is measured "
-        f"(mogrify -resize {side}x{side}! */*.png, in a copy of the folder); then --dataset {fitting}."
+        f"({files if draft.path.is_dir() else array}); then --dataset {fitting}."
     )
 
 

@@ -13,6 +13,7 @@ from mabench.sets import by_class, keys
 from mabench.sets.draft import READABLE, Draft, as_array, is_images
 
 MAX_NESTED = 4  # ours: dictionaries in dictionaries
+MAX_PLACES = 9  # ours: entries of a tuple that are told apart as those of a dictionary are
 
 
 def _is_label_list(value: Any, count: int) -> bool:
@@ -30,12 +31,12 @@ def select(path: Path, value: Any, set_index: int | None, images_key: str | None
     if isinstance(value, Mapping):
         data = value.get("data")
         if isinstance(data, list | tuple) and (not data or not is_images(as_array(data))) and images_key is None:
-            draft = _sequence(path, data, set_index, "dictionary with 'data': ")
+            draft = _sequence(path, data, set_index, None, labels_key, "dictionary with 'data': ")
             _note_unused(draft, [str(key) for key in value if key != "data"])
             return draft
         return _mapping(path, value, set_index, images_key, labels_key)
     if isinstance(value, list | tuple):
-        return _sequence(path, value, set_index, "")
+        return _sequence(path, value, set_index, images_key, labels_key, "")
     if isinstance(value, Tensor):
         return _bare(path, value, "a bare tensor, classes in order")
     raise MabenchError(f"{path}: holds a {type(value).__name__}. Expected images and labels as tensors; allowed: {READABLE}.")
@@ -84,13 +85,17 @@ def _mapping(
         )
     if len(rates) == 1:
         set_rate(draft, *rates.items())
-    _note_unused(draft, [k for k in rest if k != label_key] + ([*rates] if len(rates) > 1 else []))
+    factors = {k: int(number) for k, number in _scalars(raw).items() if keys.is_factor(k) and number in range(1, 9)}
+    draft.factor = max(factors.values(), default=0)
+    _note_unused(draft, [k for k in rest if k not in (label_key, *factors)] + ([*rates] if len(rates) > 1 else []))
     return draft
 
 
 def _flat(value: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Entries of dictionaries in dictionaries, as `outer.inner`."""
+    """Entries of dictionaries in dictionaries, as `outer.inner`; those of a list with images and more by their places, as `outer.0`."""
     for key, each in value.items():
+        if isinstance(each, list | tuple) and as_array(each) is None and any(is_images(as_array(item)) for item in each):
+            each = dict(enumerate(each))
         if isinstance(each, Mapping) and each and depth < MAX_NESTED:
             yield from _flat(each, f"{before}{key}.", depth + 1)
         else:
@@ -182,11 +187,14 @@ def _snapshot_of(path: Path, images: Tensor, labels: Any, set_index: int | None)
 # -- lists ------------------------------------------------------------------------------------------------------------------
 
 
-def _sequence(path: Path, value: Sequence[Any], set_index: int | None, where: str) -> Draft:
+def _sequence(
+    path: Path, value: Sequence[Any], set_index: int | None, images_key: str | None, labels_key: str | None, where: str
+) -> Draft:
     items = list(value)
     arrays = [as_array(item) for item in items]
     if len(items) in (2, 3) and is_images(arrays[0]) and not is_images(arrays[1]):
-        rate = _scalars({"third entry": items[2]}) if len(items) == 3 else {}
+        third = _scalars({"third entry": items[2]} if len(items) == 3 else {})
+        rate = {name: number for name, number in third.items() if 0 < number < 1}  # others: IPC, a factor, an accuracy
         if arrays[1] is not None and len(rate) == len(items) - 2:
             draft = Draft(path, _tensor(arrays[0]), arrays[1])
             draft.note("format", "(images, labels)", f"{where}a pair of arrays")
@@ -211,10 +219,14 @@ def _sequence(path: Path, value: Sequence[Any], set_index: int | None, where: st
         draft = by_class.join(path, {str(k): _tensor(v) for k, v in enumerate(arrays)})
         draft.arrays_by_class = len(items)
         return draft
+    if len(items) <= MAX_PLACES and any(is_images(item) for item in arrays):
+        return _mapping(path, dict(enumerate(items)), set_index, images_key, labels_key)
     if where and not items:
         raise MabenchError(f"{path}: its list 'data' is empty: the file holds no set. Name another file.")
     kinds = first_line(type(item).__name__ + (f" {list(item.shape)}" if isinstance(item, Tensor) else "") for item in items)
-    raise MabenchError(f"{path}: a {type(value).__name__} of {len(items)} items ({kinds}). Expected (images, labels).")
+    raise MabenchError(
+        f"{path}: a {type(value).__name__} of {len(items)} items ({kinds}). Expected (images, labels): torch.save((images, labels), 'set.pt')"
+    )
 
 
 def _number(value: Any) -> Any:

@@ -6,6 +6,8 @@ Files are opened in a child process (`sandbox.py`).
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,12 +28,28 @@ def list_parquet(path: Path) -> list[Path]:
     splits = sorted({split_of(file.relative_to(path)) for file in files})
     if len(splits) > 1:
         raise MabenchError(f"{path}: holds several tables ({first_line(splits)}). Name the file of one of them.")
+    check_shards(str(path), [file.relative_to(path) for file in files], "Fetch the others too.")
     return files
 
 
 def split_of(file: PurePath) -> str:
     """What the shards of one table share: data/train-00000-of-00010.parquet is of data/train."""
     return str(file.parent / file.stem.split("-")[0])
+
+
+def shards_of(file: PurePath) -> int:
+    """How many shards the table has, by the name of one: 10 of train-00000-of-00010.parquet; 0 where it does not say."""
+    match = re.search(r"-of-(\d{1,6})$", file.stem)
+    return int(match[1]) if match else 0
+
+
+def check_shards(where: str, files: Sequence[PurePath], cure: str) -> None:
+    """Raise MabenchError where the names say that there are more shards: part of a set would be another set."""
+    counts = {shards_of(file) for file in files} - {0}
+    if counts and counts != {len(files)}:
+        raise MabenchError(
+            f"{where}: {len(files)} of {max(counts)} shards of {one_line(split_of(files[0]), 80)} are there. {cure}"
+        )
 
 
 def list_saved(path: Path) -> list[Path]:
@@ -84,6 +102,8 @@ def _read_columns(path: Path, table: Any) -> dict[str, Any]:
     unread = []
     for name in table.column_names:
         column, place = table.column(name), f"{path}: column '{one_line(name, 60)}'"
+        if pa.types.is_dictionary(column.type):  # categories of pandas
+            column = column.cast(column.type.value_type)
         kind = column.type
         if pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)}:
             encoded = [row["bytes"] for row in column.to_pylist()]
@@ -138,7 +158,8 @@ def _values(place: str, column: Any, feature: Any) -> Any:
         return numbers
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or isinstance(kind, pa.BaseExtensionType):
         try:
-            return np.array([np.array(row) for row in column.to_pylist()])
+            array = np.array([np.array(row) for row in column.to_pylist()])
         except ValueError as error:
             raise MabenchError(f"{place}: its rows have different lengths. Save arrays of one shape.") from error
+        return array if array.dtype.kind in "fiub" else None
     return None

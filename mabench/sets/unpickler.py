@@ -72,7 +72,7 @@ class NumpyArray:
 
 
 class _Record(dict[Any, Any]):
-    """An object of which only the fields count (argparse.Namespace)."""
+    """An object of which only the fields count (argparse.Namespace, TensorDataset)."""
 
 
 _DTYPES = {
@@ -87,7 +87,7 @@ _STORAGES = {
     }.items()
 } | {"torch.storage.UntypedStorage": "u1"}  # fmt: skip
 _NUMPY_KINDS = frozenset(["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"])
-_RECORDS = frozenset(["argparse.Namespace", "types.SimpleNamespace"])
+_RECORDS = frozenset(["argparse.Namespace", "types.SimpleNamespace", "torch.utils.data.dataset.TensorDataset"])
 _NDARRAY = "numpy.ndarray"
 _CONSTANTS = frozenset([_NDARRAY, *(f"torch.{name}" for name in _DTYPES)])
 
@@ -125,7 +125,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 def _dtype(text: Any, *_: Any) -> Dtype:
     if text not in _NUMPY_KINDS:
-        raise _Refused(f"holds a numpy dtype {printable(repr(text), 40)}; numbers are read")
+        raise _Refused(f"holds a numpy dtype {printable(repr(text), 40)} where numbers belong")
     return Dtype(text)
 
 
@@ -195,6 +195,9 @@ _MARK = object()
 class Unpickler:
     """Plays one pickle's operations over objects of this module; `pickletools` splits the bytes into operations."""
 
+    loading = "torch.load(sys.argv[1], 'cpu', weights_only=False)"
+    """What loads such a file where it is trusted."""
+
     def __init__(self, path: Path, stream: BinaryIO) -> None:
         self.path, self.stream = path, stream
         self.stack: list[Any] = []
@@ -213,8 +216,9 @@ class Unpickler:
         except _Refused as error:
             raise MabenchError(
                 f"{self.path}: its pickle {error}, which is not data. It was NOT executed. If you trust where the file comes from, keep "
-                "its tensors alone: python -c \"import sys, torch; d = torch.load(sys.argv[1], 'cpu', weights_only=False); "
-                f"torch.save({{'images': d['images'], 'labels': d['labels']}}, 'set.pt')\" {shlex.quote(str(self.path))}"
+                f'its arrays and numbers alone: python -c "import sys, pickle, torch; d = {self.loading}; d = d if isinstance(d, dict) '
+                "else dict(enumerate(d)); torch.save({k: v for k, v in d.items() if hasattr(v, 'shape') or isinstance(v, (list, float))}, "
+                f"'set.pt')\" {shlex.quote(str(self.path))}"
             ) from None
         except (IndexError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
             first = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 160)
