@@ -454,7 +454,7 @@ def test_what_the_first_rows_say() -> None:
         return {name: number(line[column]) for name, line in table.items() if line["rank"][0].isdigit()}
 
     best, hmdc, idc, herding = "DREAM lite, IPC 1", "HMDC lite, IPC 1", "IDC lite, IPC 1", "Herding, IPC 1"
-    real = (herding, "Random real images, IPC 1", "Random, packed, IPC 1")
+    real = (herding, "Random real images, IPC 1", "Random real images, packed, IPC 1")
     gained = {name: lift for name, lift in lifts(scratch).items() if name not in real}
     half = {name: float(scratch[name]["lift"].rpartition("± ")[2]) for name in gained}
     clear = [name for name, lift in gained.items() if lift > half[name]]
