@@ -150,15 +150,15 @@ def _bars(gains: Sequence[Gain]) -> int:
 
 
 def _labels(gains: Sequence[Gain], y: int) -> list[str]:
-    parts, x, bar = [], 2.0, _bar(gains)
+    texts, x, bar = [], 2.0, _bar(gains)
     kind = "tick" if bar == 30 else "tick tight"
     for gain in gains:
         x += TRACK_GAP if gain.apart else 0
         for text, line in ((gain.label if bar > 23 else gain.label[:3], y), (gain.under, y + 10)):
             if text:
-                parts.append(f'<text x="{x + bar / 2:.0f}" y="{line}" class="{kind}" text-anchor="middle">{escape(text)}</text>')
+                texts.append(f'<text x="{x + bar / 2:.0f}" y="{line}">{escape(text)}</text>')
         x += bar
-    return parts
+    return [f'<g class="{kind}" text-anchor="middle">{"".join(texts)}</g>']
 
 
 def difference(axis: Axis, value: float, half: float | None) -> Markup:
