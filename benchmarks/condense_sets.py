@@ -53,22 +53,24 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: entry.seconds)
 
 
+def target(entry: Entry, seed: int, out: Path) -> Path:
+    """Return where a row's set of this seed lies once it is condensed."""
+    return out / "rows" / entry.slug / ("set.safetensors" if seed == 0 else f"set-{seed + 1}.safetensors")
+
+
 def condense(entry: Entry, seed: int, out: Path) -> None:
-    """Condense one set into its folders, unless it is there."""
-    folder, row = out / "runs" / f"{entry.slug}-seed{seed}", out / "rows" / entry.slug
-    target = row / ("set.safetensors" if seed == 0 else f"set-{seed + 1}.safetensors")
-    if target.exists():
-        return
+    """Condense one set into its folders."""
+    folder, place = out / "runs" / f"{entry.slug}-seed{seed}", target(entry, seed, out)
     method = mabench_methods.load(entry.method)
     begun = time.process_time()
     made = condensing.condense(
         method, presets.preset(method, entry.preset, None, entry.config), seed, folder, torch.device("cpu")
     )
     line = {"folder": folder.name, "sha256": made.sha256, "seconds": round(time.process_time() - begun, 1)}
-    row.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     if seed == 0:
-        write_text(row / "card.toml", card(entry, folder).toml())
-    copy(folder / "set.safetensors", target)
+        write_text(place.with_name("card.toml"), card(entry, folder).toml())
+    copy(folder / "set.safetensors", place)
     with (out / "sets.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
@@ -96,10 +98,10 @@ def main() -> None:
     chosen = [(entry, seed) for seed in arguments.seeds for entry in entries() if fnmatch.fnmatchcase(entry.slug, arguments.only)]
     torch.set_num_threads(1)
     for entry, seed in chosen[number::count]:
+        there = target(entry, seed, arguments.out).exists()
         if arguments.list:
-            there = (arguments.out / "runs" / f"{entry.slug}-seed{seed}" / "set.safetensors").exists()
             print(f"{entry.seconds:6d} s  {'there  ' if there else 'missing'}  {entry.slug}, seed {seed}")
-        else:
+        elif not there:
             condense(entry, seed, arguments.out)
 
 

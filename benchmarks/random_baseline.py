@@ -54,6 +54,11 @@ class Draw(NamedTuple):
     number: int
 
     @property
+    def form(self) -> tuple[int, str, str]:
+        """As an entry has it: images per class, decode, labels."""
+        return self.ipc, "grid2" if self.packed else "none", "soft" if self.soft else "hard"
+
+    @property
     def name(self) -> str:
         return f"{'soft' if self.soft else 'hard'}-ipc{self.ipc}{'-grid2' if self.packed else ''}-draw{self.number}"
 
@@ -80,7 +85,7 @@ def lacking(loaded_suite: LoadedSuite, draws: list[Draw], into: Path) -> list[Dr
     forms = {_form(entry): entry["evaluators"] for entry in json.loads(into.read_text()) if _same_state(entry, loaded_suite)}
 
     def held(draw: Draw) -> bool:
-        evaluators = forms.get((draw.ipc, "grid2" if draw.packed else "none", "soft" if draw.soft else "hard"), {})
+        evaluators = forms.get(draw.form, {})
         return all(str(draw.number) in evaluators.get(name, {}) for name in networks)
 
     return [draw for draw in draws if not held(draw)]
@@ -153,10 +158,8 @@ def _same_state(entry: dict[str, Any], loaded_suite: LoadedSuite) -> bool:
 
 def _joined(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """One entry of two of the same form; a draw that was run again is replaced."""
-    evaluators = {
-        name: held["evaluators"].get(name, {}) | new["evaluators"].get(name, {})
-        for name in sorted({*held["evaluators"], *new["evaluators"]})
-    }
+    every = held["evaluators"] | new["evaluators"]
+    evaluators = {name: held["evaluators"].get(name, {}) | new["evaluators"].get(name, {}) for name in every}
     return new | {"environment": _common([held["environment"], new["environment"]]), "evaluators": evaluators}
 
 
@@ -168,8 +171,8 @@ def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
     forms = {_form(entry): entry for entry in entries if _same_state(entry, loaded_suite)}
     others = [entry for entry in entries if not _same_state(entry, loaded_suite)]
     for new in collected(loaded_suite, out):
-        held = forms.get(_form(new), {**new, "evaluators": {}})
-        forms[_form(new)] = _joined(held, new)
+        held = forms.get(_form(new))
+        forms[_form(new)] = new if held is None else _joined(held, new)
     own = [entry for _, entry in sorted(forms.items())]
     write_text(into, "[\n" + ",\n".join(map(_text, others + own)) + "\n]\n")
     for entry in own:

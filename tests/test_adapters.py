@@ -348,6 +348,10 @@ def test_a_torch_file_is_one_whatever_it_is_called(name: str, tmp_path: Path) ->
     assert torch.equal(adapters.read(written(tmp_path / name, (X, Y))).labels, Y)
 
 
+def test_the_best_of_ten_is_no_part_of_ten(tmp_path: Path) -> None:
+    assert torch.equal(adapters.read(written(tmp_path / "cifar10_best-of-10.pt", (X, Y))).labels, Y)
+
+
 def test_an_npz_file_is_one_whatever_it_is_called(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", images=X.numpy(), labels=Y.numpy())
     assert torch.equal(adapters.read((tmp_path / "s.npz").rename(tmp_path / "cifar10.bin")).labels, Y)

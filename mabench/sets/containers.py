@@ -78,9 +78,9 @@ def draft_of(path: Path, set_index: int | None, images_key: str | None, labels_k
     if path.is_dir():
         return _folder(path, set_index, images_key, labels_key)
     head = head_of(path)
-    if tables.shards_of(path) > 1:
+    if (parts := tables.shards_of(path)) > 1:
         raise MabenchError(
-            f"{path}: is one of {tables.shards_of(path)} parts, by its name. Name the folder of all parts (parquet), or join them into one file."
+            f"{path}: is one of {parts} parts, by its name. Name the folder of all parts (parquet), or join them into one file."
         )
     if head.startswith((b"PAR1", b"ARROW1")) or path.suffix == ".arrow":
         return _table(path, [path], images_key, labels_key)
@@ -208,7 +208,7 @@ def _joined(path: Path, parts: list[Any]) -> torch.Tensor:
 
 
 def _table(path: Path, files: list[Path], images_key: str | None, labels_key: str | None) -> Draft:
-    for file in files:
+    for file in files:  # a Git LFS pointer among them, say
         head_of(file)
     answers = [open_in_child(tables.read_table, file, synthetic.MAX_BYTES) for file in files]
     columns: dict[str, Any] = {}

@@ -73,9 +73,7 @@ def _load_archive(path: Path, file: BinaryIO) -> tuple[Any, dict[str, Array]]:
 
 def _load_stream(path: Path, file: BinaryIO) -> tuple[Any, dict[str, Array]]:
     """Before torch 1.6: magic number, version, system, value and keys, one pickle each; then the storages. Or one bare pickle."""
-    reader = Unpickler(path, file)
-    reader.loading = "pickle.load(open(sys.argv[1], 'rb'))"  # torch.load reads no bare pickle
-    value = reader.load()
+    value = Unpickler(path, file, loading="pickle.load(open(sys.argv[1], 'rb'))").load()  # torch.load reads no bare pickle
     if value != MAGIC:
         if isinstance(value, int | str) or file.read(1):
             raise MabenchError(f"{path}: is neither a torch file nor one pickle. Fetch it again, or save plain tensors.")

@@ -223,9 +223,9 @@ def _raw_labels(draft: Draft) -> Tensor | list[str] | None:
         raw = raw.to(torch.int64)
         if draft.images.dim() == 5 and raw.shape == draft.images.shape[:2]:
             raw = raw.flatten()  # [K,ipc], as the images are
-    return (
-        raw.reshape(len(raw), *(n for n in raw.shape[1:] if n != 1)) if raw.dim() > 1 else raw
-    )  # [N,1], [N,1,K]: axes without content
+    if raw.dim() > 1:
+        raw = raw.reshape(len(raw), *(n for n in raw.shape[1:] if n != 1))  # [N,1] and [N,1,K]: an axis without content
+    return raw
 
 
 PLAIN = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64,

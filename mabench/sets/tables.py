@@ -39,7 +39,7 @@ def split_of(file: PurePath) -> str:
 
 def shards_of(file: PurePath) -> int:
     """How many shards the table has, by the name of one: 10 of train-00000-of-00010.parquet; 0 where it does not say."""
-    match = re.search(r"-of-(\d{1,6})$", file.stem)
+    match = re.search(r"-\d+-of-(\d{1,6})$", file.stem)  # and not best-of-10.pt
     return int(match[1]) if match else 0
 
 

@@ -193,13 +193,13 @@ _MARK = object()
 
 
 class Unpickler:
-    """Plays one pickle's operations over objects of this module; `pickletools` splits the bytes into operations."""
+    """Plays one pickle's operations over objects of this module; `pickletools` splits the bytes into operations.
 
-    loading = "torch.load(sys.argv[1], 'cpu', weights_only=False)"
-    """What loads such a file where it is trusted."""
+    `loading`: the call that loads such a file where it is trusted, for a refusal.
+    """
 
-    def __init__(self, path: Path, stream: BinaryIO) -> None:
-        self.path, self.stream = path, stream
+    def __init__(self, path: Path, stream: BinaryIO, loading: str = "torch.load(sys.argv[1], 'cpu', weights_only=False)") -> None:
+        self.path, self.stream, self.loading = path, stream, loading
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}

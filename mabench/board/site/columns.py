@@ -42,8 +42,12 @@ class Column:
         """What the page sorts by; empty = comes last."""
         if self.number is None:
             return self.text(row) if self.text(row) != ABSENT else ""
-        number = self.number(row)
-        return "" if number is None else f"{number:.6g}"
+        return sort_value(self.number(row))
+
+
+def sort_value(number: float | int | None) -> str:
+    """What the page sorts a number by; empty = comes last. Six digits: a page has thousands of them."""
+    return "" if number is None else f"{number:.6g}"
 
 
 EXTRA = (

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mabench import suites
 from mabench.board.site import answers, charts, data_files, exports, feeds, names, nearest, social
-from mabench.board.site.columns import EXTRA, NOTES
+from mabench.board.site.columns import EXTRA, NOTES, sort_value
 from mabench.board.site.content import Board
 from mabench.board.site.sources import TIERS, loaded_suite, plain
 from mabench.board.site.standings import Standing
@@ -73,6 +73,7 @@ def _environment(board: Board) -> Environment:
         network=names.network,
         dataset=names.dataset,
         points=charts.points,
+        sort_value=sort_value,
         short_title=short_title,
         work=lambda method: board.work.get(normal(method)),
         method_key=lambda method: normal(board.work[normal(method)].name if normal(method) in board.work else method),
