@@ -132,12 +132,14 @@ def fingerprint(gains: Sequence[Gain], *, labels: bool = True) -> Markup:
     return _svg(width, height, "Gain over random images. " + "; ".join(said), parts)
 
 
-def families(gains: Sequence[Gain]) -> Markup:
-    """The labels of `fingerprint` alone, for the head of its column."""
+def families(gains: Sequence[Gain], name: str) -> tuple[Markup, Markup]:
+    """The labels of `fingerprint` alone, for the head of its column, and a copy of them for a row: what is called `name`, drawn again."""
     if not gains:
-        return Markup("")
-    height = 22 if any(gain.under for gain in gains) else 12
-    return _svg(_bars(gains), height, "Families: " + ", ".join(gain.name for gain in gains), _labels(gains, 10))
+        return Markup(""), Markup("")
+    width, height = _bars(gains), 22 if any(gain.under for gain in gains) else 12
+    labels = [f'<g id="{name}">', *_labels(gains, 10), "</g>"]
+    copy = f'<svg class="gain-key" width="{width}" height="{height}" aria-hidden="true"><use href="#{name}"/></svg>'
+    return _svg(width, height, "Families: " + ", ".join(gain.name for gain in gains), labels), Markup(copy)
 
 
 def _bar(gains: Sequence[Gain]) -> int:

@@ -104,8 +104,8 @@ class Table:
     """(key, title) of the families of this track, in the suite's order."""
     random: float | None
     full: float | None
-    key: Markup
-    """The labels of the fingerprints' bars."""
+    key: tuple[Markup, Markup]
+    """The labels of the fingerprints' bars: for the head, and their copy for a row."""
     bars: int
     baselines: tuple[BaselineLine, ...] = ()
     """Of the sets in it."""
@@ -218,7 +218,7 @@ def _table(
         tuple((f"{track}-{family}".lower(), family) for family in scoring.families(loaded_suite(suite), track)),
         random,
         full,
-        charts.families(gains(slots, ())),
+        charts.families(gains(slots, ()), f"key-{suite.replace('@', '-')}-{track}-{ipc}"),
         len(slots),
         _baselines(loaded_suite(suite), track, measured),
     )
