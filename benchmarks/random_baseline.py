@@ -32,6 +32,7 @@ from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder, read_record
 from mabench.runs.plan import plan
 from mabench.runs.process import stop_on_signal
+from mabench.schema import RunRecord
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import LoadedSuite
 from mabench_methods.baselines.condense import TEACHER_SEED, Config, condense
@@ -127,21 +128,24 @@ def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
         record = read_record(path)
         form = record.synthetic_set.ipc, record.synthetic_set.decode, record.synthetic_set.labels
         number = path.parts[-3].rpartition("draw")[2]
-        accuracies = scoring.score(record), scoring.plateau(record), scoring.last(record)
-        forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = [
-            None if value is None else round(value, 6) for value in accuracies
-        ]
+        forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = accuracies(record)
         environments[form].append(record.environment)
     for (ipc, decode, labels), evaluators in sorted(forms.items()):
         yield {
             "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels,
-            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": _common(environments[ipc, decode, labels]),
+            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": common(environments[ipc, decode, labels]),
             **({"teacher": TEACHER} if labels == "soft" else {}),
             "evaluators": dict(evaluators),
         }  # fmt: skip
 
 
-def _common(environments: list[dict[str, str]]) -> dict[str, str]:
+def accuracies(record: RunRecord) -> list[float | None]:
+    """Best, plateau and last of a run, as an entry has them."""
+    values = scoring.score(record), scoring.plateau(record), scoring.last(record)
+    return [None if value is None else round(value, 6) for value in values]
+
+
+def common(environments: list[dict[str, str]]) -> dict[str, str]:
     """What the runs ran on; where they differ, every value once."""
     values = {key: [part for each in environments for part in each.get(key, "").split("; ")] for key in environments[-1]}
     return {key: "; ".join(dict.fromkeys(parts)) for key, parts in values.items()}
@@ -160,7 +164,7 @@ def _joined(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """One entry of two of the same form; a draw that was run again is replaced."""
     every = held["evaluators"] | new["evaluators"]
     evaluators = {name: held["evaluators"].get(name, {}) | new["evaluators"].get(name, {}) for name in every}
-    return new | {"environment": _common([held["environment"], new["environment"]]), "evaluators": evaluators}
+    return new | {"environment": common([held["environment"], new["environment"]]), "evaluators": evaluators}
 
 
 def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
@@ -174,13 +178,13 @@ def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
         held = forms.get(_form(new))
         forms[_form(new)] = new if held is None else _joined(held, new)
     own = [entry for _, entry in sorted(forms.items())]
-    write_text(into, "[\n" + ",\n".join(map(_text, others + own)) + "\n]\n")
+    write_text(into, "[\n" + ",\n".join(map(entry_text, others + own)) + "\n]\n")
     for entry in own:
         draws = {name: len(found) for name, found in entry["evaluators"].items()}
         print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
 
 
-def _text(entry: dict[str, Any]) -> str:
+def entry_text(entry: dict[str, Any]) -> str:
     """The entry as JSON, an evaluator a line."""
     head = json.dumps({name: value for name, value in entry.items() if name != "evaluators"})[:-1]
     evaluators = {name: dict(sorted(draws.items(), key=lambda draw: int(draw[0]))) for name, draws in entry["evaluators"].items()}

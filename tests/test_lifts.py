@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from builders import DIGITS, made_record
 
+from mabench import data
 from mabench.cli.main import main
 from mabench.papers.presets import preset
 from mabench.results import baselines, lifts, tables
@@ -138,6 +140,35 @@ def test_the_script_adds_draws_to_those_of_another_machine_and_runs_only_the_oth
     first = f"scratch/{NETWORKS[0]}"
     assert joined["evaluators"].pop(first) == {**held["evaluators"].pop(first), "3": [0.7, 0.68, 0.68]}
     assert joined["evaluators"] == held["evaluators"]
+
+
+def test_the_full_data_mark_is_run_recorded_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training image, the suite's recipe shortened; a second network joins the first, and the draws beside them stay."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    script: Any = importlib.import_module("full_data")
+    out, into = tmp_path / "out", tmp_path / "baselines.json"
+    draws = entry(1, "none", 0.5)
+    into.write_text(json.dumps([draws]))
+
+    def run(*arguments: str) -> None:
+        command = ["full_data.py", "digits-agnostic", "--epochs", "2", "--out", str(out), "--into", str(into), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        script.main()
+
+    run("--evaluator", "mlp*")
+    (path,) = out.glob("*/records/*.json")
+    record = json.loads(path.read_text())
+    recipe = record["cell"]["recipe"]
+    assert (recipe["epochs"], [epoch for epoch, _ in record["curve"]], record["cell"]["seed"]) == (2, [1, 2], 0)
+    assert record["synthetic_set"]["stored_images"] == 10 * min(Counter(data.load("digits", "train").labels.tolist()).values())
+    run("--evaluator", "lenet*")
+    kept, mark = json.loads(into.read_text())
+    best = max(correct for _, correct in record["curve"]) / record["total"]
+    assert kept == draws and mark["ipc"] is None and mark["epochs"] == 2
+    assert set(mark["evaluators"]) == {"scratch/lenet-scratch", "scratch/mlp-scratch"}
+    monkeypatch.setattr(baselines, "_data", lambda name: json.loads(into.read_text()))
+    full = baselines.known_full_data(DIGITS)
+    assert full is not None and full["scratch/mlp-scratch"][0] == round(best, 6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,120 @@
+"""The full-data mark of a suite: every network trained on the whole training split: python benchmarks/full_data.py SUITE
+
+    python benchmarks/full_data.py cifar10-lite                              # every network; the same command continues
+    python benchmarks/full_data.py cifar10-lite --evaluator 'convnet3-*'     # one of them
+    python benchmarks/full_data.py cifar10-lite --collect                    # only write what has been run into the package
+
+The suite's own recipe, but 20 epochs long, with as many test passes as the suite has, and its first seed. A run is saved once a minute,
+and one that was stopped continues. Finished networks go into mabench/suites/baselines.json, the entry whose `ipc` is null: the upper end
+of *recovery*, and what no condensed set may exceed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from random_baseline import PACKAGED, accuracies, common, entry_text
+
+from mabench import data, suites
+from mabench.errors import Interrupted, MabenchError
+from mabench.files import write_text
+from mabench.results import scoring
+from mabench.runs import local
+from mabench.runs.events import Event, Finished, Progress
+from mabench.runs.folder import Folder, read_record
+from mabench.runs.plan import plan
+from mabench.runs.process import stop_on_signal
+from mabench.suites import LoadedSuite
+from mabench_methods.baselines.condense import Config, condense
+from mabench_methods.kit import Run
+
+EPOCHS = 20
+SAY_SECONDS = 60.0
+
+
+def shortened(loaded_suite: LoadedSuite, epochs: int) -> LoadedSuite:
+    """The suite with `epochs` epochs a run and as many test passes as before."""
+    recipes = {
+        track: recipe.model_copy(update={"epochs": epochs, "test_every": max(1, epochs // len(recipe.test_epochs))})
+        for track, recipe in loaded_suite.recipes.items()
+    }
+    return replace(loaded_suite, recipes=recipes, released=False)
+
+
+def run(loaded_suite: LoadedSuite, out: Path, arguments: argparse.Namespace) -> None:
+    train, test = (data.load(loaded_suite.suite.dataset, split) for split in ("train", "test"))
+    per_class = min(Counter(train.labels.tolist()).values())
+    every = condense(train, Config(per_class, "random"), 0, torch.device("cpu"), Run(None))
+    cells = plan(loaded_suite, every, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1])
+    said = time.monotonic()
+
+    def show(event: Event) -> None:
+        nonlocal said
+        if isinstance(event, Finished) and not event.resumed:
+            score = 100 * scoring.score(event.record)
+            print(f"{event.record.cell.name}: {score:.2f} in {event.record.seconds:.0f} s", flush=True)
+        elif isinstance(event, Progress) and time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            print(f"{event.cell.name}: epoch {event.epoch} of {event.epochs}", flush=True)
+
+    folder = Folder(out, every.sha256, loaded_suite.id, loaded_suite.digest)
+    with stop_on_signal() as should_stop:
+        local.run(
+            every, cells, folder, test, device=arguments.device, engine=arguments.engine, on_event=show, should_stop=should_stop
+        )  # fmt: skip
+
+
+def collect(loaded_suite: LoadedSuite, out: Path, epochs: int, into: Path) -> None:
+    """Add the finished networks to the suite's entry; the other entries stay."""
+    records = [read_record(path) for path in sorted((out / "records").glob("*.json"))]
+    entries: list[dict[str, Any]] = json.loads(into.read_text())
+    mine = [e for e in entries if e["suite_digest"] == loaded_suite.digest and e["ipc"] is None]
+    held = mine[0] if mine else {"evaluators": {}}
+    evaluators = held["evaluators"] | {
+        f"{r.cell.track}/{r.cell.evaluator.name}": {str(r.cell.seed): accuracies(r)} for r in records
+    }
+    if not evaluators:
+        return
+    environments = [*([held["environment"]] if mine else []), *(r.environment for r in records)]
+    new = {
+        "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": None, "decode": "none", "labels": "hard", "epochs": epochs,
+        "command": f"python benchmarks/full_data.py {loaded_suite.suite.name}", "environment": common(environments), "evaluators": evaluators,
+    }  # fmt: skip
+    kept = [e for e in entries if e not in mine]
+    write_text(into, "[\n" + ",\n".join(map(entry_text, [*kept, new])) + "\n]\n")
+    for name, marks in sorted(evaluators.items()):
+        print(f"{name}: {100 * next(iter(marks.values()))[0]:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("--evaluator", help="a glob over names (default: all)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("results/full-data"))
+    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entry goes (default: the package)")
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    try:
+        loaded_suite = suites.load(arguments.suite)
+        out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}-{arguments.epochs}-epochs"
+        if not arguments.collect:
+            run(shortened(loaded_suite, arguments.epochs), out, arguments)
+    except Interrupted:
+        print("stopped; the same command continues")
+    except MabenchError as error:
+        raise SystemExit(f"full_data: {error}") from error
+    collect(loaded_suite, out, arguments.epochs, arguments.into)
+
+
+if __name__ == "__main__":
+    main()
