@@ -4,6 +4,7 @@
     python benchmarks/rates.py benchmarks/rates.toml results/rates --shard 0/2 &   # two processes share the runs
     python benchmarks/rates.py cifar10-agnostic results/rates-headline --track scratch --minutes 9
     python benchmarks/rates.py benchmarks/rates.toml results/rates --table  # what has been run, the rates it suggests, a picture
+    python benchmarks/rates.py benchmarks/rates.toml results/rates --table --epochs 100   # the same for courses of 100 epochs
 
 The last 5,000 images of a fixed permutation of the train split are held out; random subsets (plain and packed 2x2, IPC 1, 10, 50)
 come from the rest. OUT/material/ keeps both, so that a machine without the train split can continue from a copy of that folder.
@@ -17,6 +18,7 @@ import argparse
 import fnmatch
 import io
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,10 +137,11 @@ def is_hopeless(out: Path, cell: Cell) -> bool:
     return own is not None and own < max(found.values()) - HOPELESS
 
 
-def _best(path: Path) -> float:
-    """The best accuracy of a run, a share; nothing where it diverged."""
+def _best(path: Path, epochs: float = math.inf) -> float:
+    """The best accuracy of a run in its first `epochs` epochs, a share; nothing where it diverged."""
     entry = json.loads(path.read_text(encoding="utf-8"))
-    return 0.0 if entry["diverged_epoch"] else max(hits for _, hits in entry["curve"]) / float(entry["held_out_images"])
+    hits = [hits for epoch, hits in entry["curve"] if epoch <= epochs]
+    return 0.0 if entry["diverged_epoch"] else max(hits) / float(entry["held_out_images"])
 
 
 def run(
@@ -189,12 +192,12 @@ def plot(found: Mapping[str, Mapping[float, Mapping[str, float]]], path: Path) -
     figure.savefig(path, dpi=110)
 
 
-def table(out: Path) -> None:
-    """Accuracy on the held-out images by network, rate and subset, best pass, in percent."""
+def table(out: Path, epochs: int | None) -> None:
+    """Accuracy on the held-out images by network, rate and subset, best pass (of the first `epochs` epochs), in percent."""
     found: dict[str, dict[float, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for file in sorted(out.glob("*.json")):
         entry = json.loads(file.read_text(encoding="utf-8"))
-        found[entry["evaluator"]][entry["rate"]][entry["subset"]] = 100 * _best(file)
+        found[entry["evaluator"]][entry["rate"]][entry["subset"]] = 100 * _best(file, epochs or math.inf)
     for evaluator, rates in found.items():
         names = [s.name for s in SUBSETS if any(s.name in values for values in rates.values())]
         print(f"\n{evaluator}\n{'rate':>8}  " + "  ".join(f"{name:>12}" for name in names))
@@ -205,7 +208,7 @@ def table(out: Path) -> None:
             ranks = {n: sorted(whole, key=lambda r, n=n: -whole[r][n]) for n in names}  # type: ignore[misc]
             chosen = min(whole, key=lambda r: (max(ranks[n].index(r) for n in names), -fmean(whole[r].values())))
             print(f"suggested: {chosen:g}")
-    if found:
+    if found and epochs is None:
         plot(found, out / "rates.png")
 
 
@@ -220,10 +223,11 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="I/N: only every Nth run, from the Ith")
     parser.add_argument("--material", action="store_true", help="only draw the subsets into OUT/material")
     parser.add_argument("--table", action="store_true", help="print and draw what has been run")
+    parser.add_argument("--epochs", type=int, help="with --table: what the first N epochs of each run say")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.table:
-        table(options.out)
+        table(options.out, options.epochs)
         return
     loaded_suite, begun = suites.load(options.suite), time.monotonic()
     material = Material(loaded_suite.suite.dataset, options.out / "material")

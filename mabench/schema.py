@@ -248,6 +248,9 @@ class Suite(Finite):
     title: Line
     measures: Text
     """What this suite measures, for a method author who does not read code. Not part of the digest."""
+    open_rates: Line | None = None
+    """Which learning rates these are, where no sweep on held-out training images has chosen them yet: every table says so. Not part of
+    the digest."""
     dataset: str
     tracks: dict[FileName, tuple[str, ...]]
     """Track name -> evaluator names, in table order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from statistics import fmean, stdev
 
@@ -111,7 +113,7 @@ def flops(suite: str, ipc: int, evaluator: str = "*", *, tested: bool = True) ->
     """Of all seeds, with a set that is not packed."""
     loaded = suites.load(suite)
     dataset = DATASETS[loaded.suite.dataset]
-    images, test = ipc * dataset.num_classes, {"digits": 500, "cifar10": 10_000}[dataset.name] if tested else 0
+    images, test = ipc * dataset.num_classes, {"digits": 500}.get(dataset.name, 10_000) if tested else 0
     return sum(
         costs.flops(
             Cell(
@@ -142,9 +144,21 @@ def two(value: float) -> str:
 
 def test_the_operations_on_the_cost_page() -> None:
     said = []
-    for suite in ("digits-agnostic", "cifar10-lite", "cifar10-modelpool", "cifar10-agnostic"):
+    for suite in (
+        "digits-agnostic",
+        "cifar10-lite",
+        "cifar100-lite",
+        "tinyimagenet-lite",
+        "cifar10-modelpool",
+        "cifar10-agnostic",
+    ):
         counts = " | ".join(power(flops(suite, ipc)) for ipc in (1, 10, 50))
         said.append(f"| `{suite}` | {len(plan.select(suites.load(suite)))} | {counts} |")
+    took = record("lite_ipc10_epyc_202611")["processor_seconds"]["fast"]
+    pace = flops("cifar10-lite", 10) / took
+    others = [flops(suite, 10) / pace / 3600 for suite in ("cifar100-lite", "tinyimagenet-lite")]
+    said.append(f"takes {took / 60:.0f} minutes of one core at IPC 10, {pace / 1e12:.2f}e12 operations per second")
+    said.append("and at this speed take {:.0f} and {:.0f} hours (estimates)".format(*others))
     whole, lone = flops("cifar10-agnostic", 10), flops("cifar10-agnostic", 10, "convnet3-scratch")
     shares = [100 * (1 - flops("cifar10-agnostic", n, tested=False) / flops("cifar10-agnostic", n)) for n in (1, 10, 50)]
     said.append("test passes are {:.0f} % of the work at IPC 1, {:.0f} % at IPC 10 and {:.0f} % at IPC 50.".format(*shares))
@@ -233,10 +247,55 @@ def test_the_operations_on_the_cost_page() -> None:
 # -- validation --------------------------------------------------------------------------------------------------------------
 
 
+def swept(epochs: float) -> dict[str, dict[float, list[float]]]:
+    """Network -> rate that was run on every subset -> best held-out accuracy of each subset in that many epochs, percent."""
+    found: dict[str, dict[float, dict[str, float]]] = {}
+    for path in (RESULTS / "rates_cifar10-lite").glob("*.json"):
+        run = json.loads(path.read_text())
+        best = max(hits for epoch, hits in run["curve"] if epoch <= epochs) / run["held_out_images"]
+        found.setdefault(run["evaluator"], {}).setdefault(run["rate"], {})[run["subset"]] = 100 * best
+    return {
+        name: {rate: [v for _, v in sorted(values.items())] for rate, values in rates.items() if len(values) == 4}
+        for name, rates in found.items()
+    }
+
+
+def suggested(rates: dict[float, list[float]]) -> float:
+    """The rate whose worst place over the subsets is best; of equals, that of the higher mean."""
+    places = {
+        rate: max(sum(other[k] > value for other in rates.values()) for k, value in enumerate(v)) for rate, v in rates.items()
+    }
+    return min(rates, key=lambda rate: (places[rate], -fmean(rates[rate])))
+
+
+def said_of_rates() -> str:
+    whole, course = swept(math.inf), swept(100)
+    lite = [entry for entries in suites.load("cifar10-lite").evaluators.values() for entry in entries]
+    shipped = {entry.name: entry.learning_rate for entry in lite}
+    assert {name: suggested(rates) for name, rates in whole.items()} == shipped
+    assert min(whole["convnet3-scratch"]) == shipped["convnet3-scratch"] == 0.003
+    others = {name: rate for name, rates in course.items() if (rate := suggested(rates)) != shipped[name]}
+    assert set(others) == {"resnet20-scratch", "efficientnet_lite0-pretrained"}
+
+    def compared(name: str) -> tuple[float, float, float, float]:
+        means = {rate: fmean(values) for rate, values in course[name].items()}
+        return others[name], shipped[name], means[others[name]] + 1e-9, means[shipped[name]] + 1e-9
+
+    words = "{:g} for {name} instead of {:g} ({}{:.2f} and {:.2f} %)"
+    return " and ".join(
+        words.format(a, b, told, c, d, name=name)
+        for name, told, (a, b, c, d) in (
+            ("ResNet-20", "mean over the subsets ", compared("resnet20-scratch")),
+            ("EfficientNet-Lite0", "", compared("efficientnet_lite0-pretrained")),
+        )
+    )
+
+
 def test_the_figures_of_the_validation_page() -> None:
     """The table of two published sets is compared in test_repository.py; here is the rest of the page."""
     text = page("validation.md")
     said = re.findall(r"^\| \S+-scratch \|.*$", text, re.M)
+    said += [said_of_rates(), "ConvNet-3's 0.003 is the lowest rate that was tried"]
     run = record("cifar10-agnostic_convnet3_ipc10_epyc-1-thread_202611")
     accuracies = [100 * hits / run["total"] for _, hits in run["curve"]]
     plateau, best = fmean(accuracies[-20:]), max(accuracies)
@@ -394,6 +453,12 @@ def of_the_protocol() -> list[str]:
     ]
 
 
+def of_the_speed() -> str:
+    took = record("lite_ipc10_epyc_202611")["processor_seconds"]
+    assert round(took["reference"] / took["fast"], 2) == 1.16 and round(1 / (1 - took["fast"] / took["reference"])) == 7
+    return f"On `cifar10-lite` an IPC-10 set takes {took['fast'] / 60:.0f} minutes of one core, a seventh less"
+
+
 def said_outside() -> dict[str, list[str]]:
     """Page -> sentences with figures, computed or compared elsewhere."""
     ray, soak = record("ray_overhead_epyc_202611"), record("soak_epyc_202611")["cells_and_mib"]
@@ -401,7 +466,7 @@ def said_outside() -> dict[str, list[str]]:
     overheads = [f"{run['overhead_seconds_median']:.2f} s" for run in (plain, cluster)]
     lie = f"a lie of {100 * LIE} points"
     return {
-        "README.md": rows("README.md", r"[\w-]+ \| \d"),  # test_repository.py
+        "README.md": [*rows("README.md", r"[\w-]+ \| \d"), of_the_speed()],  # the rows: test_repository.py
         "PROTOCOL.md": of_the_protocol(),
         "SECURITY.md": of_the_limits(),
         "GOVERNANCE.md": [lie],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mabench import suites
+from mabench.board.site import names
 from mabench.errors import MabenchError
+from mabench.results import tables
 from mabench.schema import Augmentation, Distillation, Evaluator, Recipe, Recorded
 
 GOLDEN = Path(__file__).parent / "golden" / "suites.json"
@@ -81,3 +84,16 @@ def test_a_users_own_suite(tmp_path: Path) -> None:
             suites.load(str(mine))
     with pytest.raises(MabenchError, match="No such file"):
         suites.load(str(tmp_path / "absent.toml"))
+
+
+def test_every_table_of_a_suite_whose_rates_were_not_swept_says_so() -> None:
+    """The note changes no digest: it goes when the sweep has been run and has confirmed the rates."""
+    for name in ("cifar10-agnostic", "imagenet1k-agnostic", "cifar100-lite"):
+        chosen = suites.load(name)
+        assert any(note.startswith("rates not yet frozen: ") for note in tables.notes(chosen, [], [])), name
+        assert names.protocol(chosen, "scratch").endswith("; rates not yet frozen")
+        settled = replace(chosen, suite=chosen.suite.model_copy(update={"open_rates": None}))
+        assert settled.digest == chosen.digest
+        assert not any("frozen" in note for note in tables.notes(settled, [], []))
+    for name in ("cifar10-lite", "cifar10-hmdc", "digits-agnostic"):
+        assert suites.load(name).suite.open_rates is None, name

@@ -199,6 +199,8 @@ def notes(loaded_suite: LoadedSuite, lines: Sequence[Row], records: Sequence[Run
     passes = max(len(recipe.plateau_epochs) for recipe in loaded_suite.recipes.values())
     mean = f"mean of the last {passes} passes" if passes > 1 else "the last pass"
     out = [f"score: {counts}, {loaded_suite.suite.std} std over seeds; plateau: {mean}"]
+    if loaded_suite.suite.open_rates is not None:
+        out.append(f"rates not yet frozen: {loaded_suite.suite.open_rates}")
     for answer in (status(loaded_suite, track, records) for track in loaded_suite.evaluators):
         if answer.finished and not answer.ranked:
             networks = first_line(dict.fromkeys(name.split("--")[1] for name in answer.missing))

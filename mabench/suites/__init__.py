@@ -55,7 +55,7 @@ class LoadedSuite:
         """
         body = self.suite.model_dump(
             mode="json",
-            exclude={"title", "measures", "recipe", "track_recipe", "evaluator_fields", "tracks"},
+            exclude={"title", "measures", "open_rates", "recipe", "track_recipe", "evaluator_fields", "tracks"},
             exclude_defaults=True,
         )
         body["tracks"] = [

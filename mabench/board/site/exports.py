@@ -68,6 +68,7 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "",
             f"{chosen.suite.title}.",
             f"Counts: the {rule} test pass of each run.",
+            *([f"Rates not yet frozen: {chosen.suite.open_rates}."] if chosen.suite.open_rates is not None else []),
             "Numbers after ± are standard deviations over seeds; after a lift, half of its 95 % interval.",
             "",
         ]

@@ -87,7 +87,8 @@ def protocol(chosen: LoadedSuite, name: str) -> str:
     passes = -(-recipe.epochs // recipe.test_every)
     counts = f"the best of {passes} test passes counts" if recipe.score == "best" else "the last test pass counts"
     seeds = len(chosen.suite.seeds)
-    return f"{recipe.epochs:,} epochs, {counts}, {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    rates = "; rates not yet frozen" if chosen.suite.open_rates is not None else ""
+    return f"{recipe.epochs:,} epochs, {counts}, {seeds} {'seed' if seeds == 1 else 'seeds'}{rates}"
 
 
 def kib(count: int | None) -> str:
