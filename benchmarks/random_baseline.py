@@ -1,11 +1,12 @@
-"""Measure the baselines of a suite: random real images in every form that a condensed set is compared with.
+"""Measure the baselines of a suite: random real images in the forms that condensed sets are compared with.
 
-    python benchmarks/random_baseline.py cifar10-lite                      # every budget and form; the same command continues
+    python benchmarks/random_baseline.py cifar10-lite                      # every budget, the usual forms; the same command continues
     python benchmarks/random_baseline.py cifar10-lite --ipc 1 --shard 0/2  # every other draw of one budget
     python benchmarks/random_baseline.py cifar10-lite --collect            # only write what has been run into the package
 
 Forms of a budget of N images per class: `plain`, N real images; `packed`, 4 N in N grids; `float32`, 4 N real images, whose bytes
-in uint8 are those of a set that stores float32; `float16`, 2 N. Draw d of a form is trained once, with the suite's seed d modulo the
+in uint8 are those of a set that stores float32. Rarer ones are run where `--forms` names them: `float16`, 2 N; `grid4` and `grid8`,
+16 N and 64 N in N grids. `--labels soft` labels them by the suite's teacher. Draw d of a form is trained once, with the suite's seed d modulo the
 number of seeds, so that five draws are five independent numbers. Records lie in OUT, one a run; a run that was stopped continues.
 The numbers are added to mabench/suites/baselines.json; a draw that is there for every network is not run again, so another machine
 can continue from that file. A board uses a form once it has five draws.
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,26 +44,27 @@ PACKAGED = suites.FOLDER / "baselines.json"
 TEACHER = (
     f"ConvNet-3 of width {Config.width}, {Config.epochs} epochs on the train split, seed {TEACHER_SEED}; softmax at temperature 1"
 )
-FORMS = {"plain": (1, False), "packed": (1, True), "float32": (4, False), "float16": (2, False)}
-"""Name -> (images per class in multiples of the budget, packed 2 x 2)."""
+FORMS = {"plain": (1, 1), "packed": (1, 2), "float32": (4, 1), "float16": (2, 1), "grid4": (1, 4), "grid8": (1, 8)}
+"""Name -> (images per class in multiples of the budget, real images a side in one image)."""
 
 
 class Draw(NamedTuple):
     """One random set to be trained on."""
 
     ipc: int
-    packed: bool
+    formation: int
     soft: bool
     number: int
 
     @property
     def form(self) -> tuple[int, str, str]:
         """As an entry has it: images per class, decode, labels."""
-        return self.ipc, "grid2" if self.packed else "none", "soft" if self.soft else "hard"
+        return self.ipc, f"grid{self.formation}" if self.formation > 1 else "none", "soft" if self.soft else "hard"
 
     @property
     def name(self) -> str:
-        return f"{'soft' if self.soft else 'hard'}-ipc{self.ipc}{'-grid2' if self.packed else ''}-draw{self.number}"
+        grid = f"-grid{self.formation}" if self.formation > 1 else ""
+        return f"{'soft' if self.soft else 'hard'}-ipc{self.ipc}{grid}-draw{self.number}"
 
 
 def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> list[Draw]:
@@ -74,7 +77,9 @@ def wanted(ipcs: list[int], forms: list[str], labels: list[str], draws: int) -> 
 
 def drawn(loaded_suite: LoadedSuite, draw: Draw, should_stop: Callable[[], bool]) -> SyntheticSet:
     """The draw; with soft labels by the pinned teacher, which is trained once and kept in the cache."""
-    config = Config(draw.ipc, "random", packed=draw.packed, labels="soft" if draw.soft else "hard")
+    config = Config(draw.ipc, "random", labels="soft" if draw.soft else "hard")
+    if draw.formation > 1:
+        config = replace(config, packed=True, formation=draw.formation)
     folder = cache_folder() / "baselines" / f"{loaded_suite.suite.dataset}-{draw.name}" if draw.soft else None
     train = data.load(loaded_suite.suite.dataset, "train")
     return condense(train, config, draw.number, torch.device("cpu"), Run(folder, should_stop=should_stop))

@@ -76,6 +76,18 @@ def test_packed_images_hold_four_of_their_class() -> None:
         assert sorted(distances.argmin(1).tolist()) == list(range(8))
 
 
+def test_packed_images_may_hold_more_than_four() -> None:
+    chosen, full = make(Config(1, "random", packed=True, formation=4)), make(Config(16, "random"))
+    assert (chosen.decode, len(chosen.decoded()[0]), chosen.name) == ("grid4", 160, "random-packed-ipc1-seed0")
+    small = torch.nn.functional.interpolate(full.decoded()[0][:16], size=(8, 8), mode="bilinear", align_corners=True)
+    tile = chosen.images[0, :, 8:16, :8].float() / 255  # below the first
+    assert (tile - small[1]).abs().max() <= 0.5 / 255 + 1e-6
+    with pytest.raises(MabenchError, match="32 px image cannot hold a 3 x 3 grid. Allowed: 2, 4, 8"):
+        make(Config(1, "random", packed=True, formation=3))
+    with pytest.raises(MabenchError, match="formation = 9"):
+        Config(1, "random", packed=True, formation=9)  # type: ignore[arg-type]
+
+
 def test_forgetting_prefers_what_was_unlearned(monkeypatch: pytest.MonkeyPatch) -> None:
     train = data.load("digits", "train")
     counts = np.zeros(len(train.labels), dtype=np.int64)

@@ -103,6 +103,16 @@ def test_a_float_set_that_lacks_only_the_larger_baseline_is_told_to_store_bytes(
     assert "--config ipc=40 --suite" in note
 
 
+def test_a_set_packed_more_tightly_is_told_how_to_run_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(monkeypatch, entry(10, "none", 0.5))
+    made = records(decode="grid4")
+    (note,) = [note for note in tables.notes(DIGITS, lifts.rows(DIGITS, made), made) if "baseline not run" in note]
+    assert "(packed alike)" in note and "--config packed=true --config formation=4 --suite digits-agnostic" in note
+    command = note[note.index("mabench reproduce random") :].split(" ")
+    changes = [after for before, after in zip(command, command[1:], strict=False) if before == "--config"]
+    assert preset("random", command[command.index("--preset") + 1], None, changes).config.decode == "grid4"
+
+
 def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     measured(monkeypatch, entry(10, "none", 0.5), entry(10, "grid2", 0.6))
     made = records(decode="grid2")

@@ -55,8 +55,9 @@ def random_stand_in(chosen: Preset) -> SyntheticSet:
     import torch
 
     method = mabench_methods.load("random")
-    packed = bool(getattr(chosen.config, "packed", False)) or getattr(chosen.config, "formation", 1) == 2
-    random = preset(method, None, None, [f"ipc={chosen.config.ipc}", f"packed={packed}"])
+    formation = getattr(chosen.config, "formation", 1) if getattr(chosen.config, "packed", True) else 1
+    packing = [f"packed={formation > 1}", *([f"formation={formation}"] if formation > 1 else [])]
+    random = preset(method, None, None, [f"ipc={chosen.config.ipc}", *packing])
     return condense(method, dataclasses.replace(random, dataset=chosen.dataset), 0, None, torch.device("cpu"))
 
 

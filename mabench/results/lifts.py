@@ -141,15 +141,14 @@ def _by_hand(loaded_suite: LoadedSuite, record: RunRecord, absent: Sequence[str]
     if preset is None or summary.labels != "hard" or not loaded_suite.released:
         return ""
     alike = absent[0] == "packed alike"
-    if alike and summary.decode not in ("none", "grid2"):
-        return ""
     ipc = summary.ipc if alike else baselines.images_of_same_bytes(summary)
     share = {2: "half", 4: "a quarter"}.get(ipc // summary.ipc, "") if not alike else ""
     quantise = (
         f". As uint8 the set takes {share} of its bytes: mabench pack SET -o FILE.safetensors --quantise uint8" if share else ""
     )
     budget = "" if presets[preset].config.ipc == ipc else f" --config ipc={ipc}"
-    packed = " --config packed=true" if alike and summary.decode == "grid2" else ""
+    packed = " --config packed=true" if alike and summary.decode != "none" else ""
+    packed += f" --config formation={summary.decode[4:]}" if packed and summary.decode != "grid2" else ""
     return f"{quantise}. One draw of it: mabench reproduce random --preset {preset}{budget}{packed} --suite {loaded_suite.id.partition('@')[0]}"
 
 

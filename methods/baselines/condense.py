@@ -3,7 +3,7 @@
 `random`; `k-means`: the images nearest to k-means centres of their class; `herding`: greedily, so that the mean of what was
 chosen follows the mean of the class (Welling 2009); `k-center`: greedily the image farthest from those already chosen (Sener &
 Savarese 2018); `forgetting`: the images that a network in training unlearns most often (Toneva et al. 2019). Each at full
-resolution, or packed: four images of half the side in one (multi-formation, Kim et al. 2022).
+resolution, or packed: four images of half the side in one, or more (multi-formation, Kim et al. 2022).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Config:
     ipc: int
     selection: Selection
     packed: bool = False
-    """Four images, each at half the side, in one stored image."""
+    """Several images in one stored image, `formation` a side, each as much smaller."""
+    formation: Literal[2, 3, 4, 5, 6, 7, 8] = 2
     features: Literal["network", "pixels"] = "network"
     """Where herding, k-center and k-means measure distances: `pixels`, or what enters the classifier of a ConvNet trained on
     the train split (`network`)."""
@@ -60,13 +61,23 @@ class Config:
     @property
     def chosen(self) -> int:
         """Real images per class."""
-        return self.ipc * 4 if self.packed else self.ipc
+        return self.ipc * self.formation**2 if self.packed else self.ipc
+
+    @property
+    def decode(self) -> str:
+        """How the stored images are unpacked."""
+        return f"grid{self.formation}" if self.packed else "none"
 
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
     kit.check_train(train, config.chosen)
+    if config.packed and train.dataset.image_size % config.formation:
+        raise MabenchError(
+            f"formation = {config.formation}: a {train.dataset.image_size} px image cannot hold a {config.decode[4:]} x {config.decode[4:]} grid. "
+            f"Allowed: {', '.join(str(n) for n in range(2, 9) if train.dataset.image_size % n == 0)}."
+        )
     run.begin(config.selection, config, seed, train)
     if (done := run.finished()) is not None:
         return done
@@ -74,7 +85,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     images = torch.tensor(train.images[np.concatenate(rows)])
     if config.packed:
         parts = torch.split(images.float(), config.chosen)
-        images = torch.cat([pack_grid(part, 2) for part in parts]).round().clamp(0, 255).to(torch.uint8)
+        images = torch.cat([pack_grid(part, config.formation) for part in parts]).round().clamp(0, 255).to(torch.uint8)
     entry = train.dataset
     labels = torch.arange(entry.num_classes).repeat_interleave(config.ipc)
     made = SyntheticSet(
@@ -82,7 +93,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
         labels=labels if config.labels == "hard" else _taught(train, images, config, device, run),
         dataset=entry.name,
         ipc=config.ipc,
-        decode="grid2" if config.packed else "none",
+        decode=config.decode,
         class_names=entry.class_names,
         name=f"{config.selection}-{'packed-' if config.packed else ''}{'soft-' if config.labels == 'soft' else ''}ipc{config.ipc}-seed{seed}",
     )
@@ -101,7 +112,7 @@ def _taught(train: RealData, images: Tensor, config: Config, device: torch.devic
     """float32 [N,K]: softmax of the teacher's logits on every stored image; of a grid, the mean over its tiles."""
     network, _ = _trained(train, RealImages(train, device), config, TEACHER_SEED, run)
     hard = torch.zeros(len(images), dtype=torch.int64)
-    probe = SyntheticSet(images, hard, train.dataset.name, config.ipc, decode="grid2" if config.packed else "none")
+    probe = SyntheticSet(images, hard, train.dataset.name, config.ipc, decode=config.decode)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (train.dataset.mean, train.dataset.std))
     network.eval()
     with torch.no_grad():
