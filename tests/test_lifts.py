@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_a_set_packed_more_tightly_is_told_how_to_run_its_baseline(monkeypatch: 
     (note,) = [note for note in tables.notes(DIGITS, lifts.rows(DIGITS, made), made) if "baseline not run" in note]
     assert "(packed alike)" in note and "--config packed=true --config formation=4 --suite digits-agnostic" in note
     command = note[note.index("mabench reproduce random") :].split(" ")
-    changes = [after for before, after in zip(command, command[1:], strict=False) if before == "--config"]
+    changes = [after for before, after in pairwise(command) if before == "--config"]
     assert preset("random", command[command.index("--preset") + 1], None, changes).config.decode == "grid4"
 
 
