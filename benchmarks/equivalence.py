@@ -6,7 +6,8 @@
     python benchmarks/equivalence.py cifar10-lite --pair REFERENCE FAST  # likewise, records of any sets in two folders
 
 A short course is the suite's own recipe, at most 100 epochs of it with ten test passes, for ten seeds, once with either engine on the
-same set. `--pair` takes whole runs instead, of one set and seed in both folders, such as those of `random_baseline.py`. Both engines run on one device. A network is
+same set. It shows the arithmetic that it was computed in: where only the whole course is long enough to be compiled, give more
+`--epochs`. `--pair` takes whole runs instead, of one set and seed in both folders, such as those of `random_baseline.py`. Both engines run on one device. A network is
 equivalent where |mean difference| + its standard error stays below 0.3 points (PROTOCOL.md). Records go to
 results/equivalence/SUITE/, comparisons of ten pairs and more to benchmarks/results/equivalence.json, and what this file shows to be
 equivalent into mabench/suites/equivalence.json, where `--engine auto` looks for evaluator, recipe, kind of device and arithmetic.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -379,7 +380,7 @@ def test_auto_is_fast_where_the_measured_differences_say_so() -> None:
         recipe, device = loaded_suite.recipes[track], torch.device(row["device"])
         assert row["key"] == equivalence.evidence_key(entry, recipe)
         for arithmetic in row["arithmetic"].replace(", steps replayed", "").split("; "):
-            chosen = engine.choose("auto", cell(recipe, entry), device, lambda arithmetic=arithmetic: arithmetic)
+            chosen = engine.choose("auto", cell(recipe, entry), device, partial(str, arithmetic))
             assert chosen == ("fast" if row["equivalent"] else "reference"), row
         if row["equivalent"]:
             place = (row["suite"], row["set"], row["evaluator"], row["device"])
@@ -448,12 +449,16 @@ def test_auto_is_fast_only_in_an_arithmetic_that_was_measured(machine: Callable[
 @pytest.mark.parametrize("name", ["lenet-scratch", "mobilenetv2_050-scratch", "the head"])
 def test_the_arithmetic_that_auto_expects_is_the_one_that_is_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    choose = engine.choose
-    monkeypatch.setattr(engine, "choose", lambda *given: (asked.append(given[3]()), choose(*given))[1])
+
+    def choose(name: engine.Wanted, one: Cell, device: torch.device, would_be: Callable[[], str]) -> str:
+        asked.append(would_be())
+        return name
+
+    monkeypatch.setattr(engine, "choose", choose)
     recipe = PLAIN
     if name == "the head":
         name, recipe = "lenet-scratch", PLAIN.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
-    assert asked == [] and [run("fast", recipe, name).environment["arithmetic"]] == asked
+    assert [run("fast", recipe, name).environment["arithmetic"]] == asked
 
 
 def test_alike_runs_of_a_panel_decide_together_whether_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
