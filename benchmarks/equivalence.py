@@ -6,16 +6,18 @@
     python benchmarks/equivalence.py cifar10-lite --pair REFERENCE FAST  # likewise, records of any sets in two folders
 
 A short course is the suite's own recipe, at most 100 epochs of it with ten test passes, for ten seeds, once with either engine on the
-same set. `--pair` takes whole runs instead, of one set and seed in both folders, such as those of `random_baseline.py`. A network is
+same set. It shows the arithmetic that it was computed in: where only the whole course is long enough to be compiled, give more
+`--epochs`. `--pair` takes whole runs instead, of one set and seed in both folders, such as those of `random_baseline.py`. Both engines run on one device. A network is
 equivalent where |mean difference| + its standard error stays below 0.3 points (PROTOCOL.md). Records go to
-results/equivalence/SUITE/, the comparison to benchmarks/results/equivalence.json, and what was shown equivalent into
-mabench/suites/equivalence.json, which `--engine auto` reads by the digest of evaluator and recipe.
+results/equivalence/SUITE/, comparisons of ten pairs and more to benchmarks/results/equivalence.json, and what this file shows to be
+equivalent into mabench/suites/equivalence.json, where `--engine auto` looks for evaluator, recipe, kind of device and arithmetic.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,6 +48,9 @@ RESULTS = Path(__file__).parent / "results" / "equivalence.json"
 LIMIT = 0.003  # PROTOCOL.md: |difference| + standard error
 SEEDS, EPOCHS, PASSES = 10, 100, 10
 ENGINES = ("reference", "fast")
+EVIDENCE = (
+    "key", "device", "hardware", "evaluator", "suite", "set", "seeds", "epochs", "difference", "standard_error", "arithmetic", "torch",
+)  # fmt: skip
 
 
 def shortened(recipe: Recipe, epochs: int) -> Recipe:
@@ -70,11 +75,33 @@ def _show(event: Event) -> None:
         print(f"{r.engine:<9} {r.cell.name} {100 * score(r):.2f}% in {r.seconds:.0f} s", flush=True)
 
 
+def one_device(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> str:
+    """The device on which all of these records were made, as they name it.
+
+    Raises MabenchError for more than one: what a machine or a number of threads changes would count as the engine's doing.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for record in (record for pair in pairs for record in pair):
+        device, processor = record.environment["device"], record.environment.get("processor", "unknown")
+        on_processor = device.startswith("cpu")
+        found.setdefault((device, processor if on_processor else ""), f"{device} ({processor})" if on_processor else device)
+    if len(found) > 1:
+        raise MabenchError(
+            f"{pairs[0][0].cell.evaluator.name}: these pairs come from {len(found)} devices: {'; '.join(sorted(found.values()))}. "
+            "Allowed: one, with one number of threads, for all runs of both engines. Run both on one machine "
+            "(OMP_NUM_THREADS=1 mabench eval SET --suite SUITE --engine fast --out FOLDER, then --engine reference into another folder)."
+        )
+    ((device, _),) = found
+    return device
+
+
 def compare(pairs: Sequence[tuple[RunRecord, RunRecord]], *, timed: bool = True) -> dict[str, Any]:
     """What the paired records of one network say; accuracies and differences are shares, not percent.
 
-    `timed`: both sides ran one after the other on the same machine, so that their seconds can be compared.
+    `timed`: both sides ran one after the other, so that their seconds can be compared. Raises MabenchError for pairs from more than
+    one device.
     """
+    hardware = one_device(pairs)
     differences = [score(fast) - score(reference) for reference, fast in pairs]
     mean, error = fmean(differences), stdev(differences) / len(pairs) ** 0.5 if len(pairs) > 1 else None
     reference, fast = pairs[0]
@@ -89,8 +116,8 @@ def compare(pairs: Sequence[tuple[RunRecord, RunRecord]], *, timed: bool = True)
         "equivalent": len(pairs) >= SEEDS and error is not None and abs(mean) + error < LIMIT,
         "differences": differences,
         **({"seconds_reference": round(seconds[0], 1), "seconds_fast": round(seconds[1], 1)} if timed else {}),
-        "device_reference": reference.environment["device"],
-        "device_fast": fast.environment["device"],
+        "device": "cpu" if hardware.startswith("cpu") else "cuda",
+        "hardware": hardware,
         "arithmetic": "; ".join(sorted({fast.environment["arithmetic"] for _, fast in pairs})),
         "torch": fast.environment["torch"],
     }
@@ -114,27 +141,40 @@ def _sets(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> str:
 
 
 def keep(loaded_suite: suites.LoadedSuite, found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Merge the comparisons into both files; what is no longer shown leaves the file that `auto` reads. Returns the suite's rows."""
-    rows = {
-        (row["suite"], row["set"], row["evaluator"]): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
-    }
-    known = {(row["key"], row["device"]): row for row in json.loads(equivalence.FILE.read_text())}
+    """Merge the comparisons into RESULTS and write what follows from it for `auto`. Returns the suite's rows and those of `found`.
+
+    Fewer pairs than the rule asks for show nothing: they are returned, and replace nothing.
+    """
+    kept = {_place(row): row for row in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])}
+    unkept = []
     for track, entries in loaded_suite.evaluators.items():
-        for entry in entries:
-            if entry.name not in found:
-                continue
-            row = {"evaluator": entry.name, "suite": loaded_suite.id, **found[entry.name]}
-            rows[loaded_suite.id, row["set"], entry.name] = row
+        for entry in (entry for entry in entries if entry.name in found):
             key = equivalence.evidence_key(entry, loaded_suite.recipes[track])
-            device = "cpu" if row["device_fast"].startswith("cpu") else "cuda"
-            known.pop((key, device), None)
-            if row["equivalent"]:
-                names = ("evaluator", "suite", "seeds", "epochs", "difference", "standard_error", "arithmetic", "torch")
-                known[key, device] = {"key": key, "device": device, "hardware": row["device_fast"], **{n: row[n] for n in names}}
-    ordered = sorted(rows.values(), key=lambda row: (row["suite"], row["set"], row["evaluator"]))
+            row = {"evaluator": entry.name, "suite": loaded_suite.id, "key": key, **found[entry.name]}
+            if row["seeds"] >= SEEDS:
+                kept[_place(row)] = row
+            else:
+                unkept.append(row)
+    ordered = [kept[place] for place in sorted(kept)]
     write_text(RESULTS, json.dumps(ordered, indent=1) + "\n")
-    write_text(equivalence.FILE, json.dumps(list(known.values()), indent=1) + "\n")
-    return [row for row in ordered if row["suite"] == loaded_suite.id]
+    write_text(equivalence.FILE, json.dumps(shown(ordered), indent=1) + "\n")
+    return [row for row in ordered if row["suite"] == loaded_suite.id] + unkept
+
+
+def _place(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a new comparison replaces: the one of the same network, set, kind of device and arithmetic; of several sets the last."""
+    of = "several sets" if re.fullmatch(r"\d+ sets", row["set"]) else row["set"]
+    return row["suite"], of, row["evaluator"], row["device"], row["arithmetic"]
+
+
+def shown(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `auto` reads: the rows that say equivalent, unless another row of the same network, device and arithmetic says no."""
+
+    def claims(row: dict[str, Any]) -> set[tuple[str, ...]]:
+        return {(row["key"], row["device"], arithmetic) for arithmetic in row["arithmetic"].split("; ")}
+
+    refuted = {claim for row in rows if not row["equivalent"] for claim in claims(row)}
+    return [{name: row[name] for name in EVIDENCE} for row in rows if row["equivalent"] and not claims(row) & refuted]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -175,6 +215,14 @@ def main() -> None:
     options = parser.parse_args()
     if (options.set is None) == (options.pair is None):
         parser.error("give a set, or two folders with --pair")
+    try:
+        run(options)
+    except MabenchError as error:
+        parser.error(str(error))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
     begun = time.monotonic()
     loaded_suite = suites.load(options.suite)
     if options.pair:

@@ -8,7 +8,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mabench import engine, files, suites, training
+from mabench.data import DATASETS
 from mabench.engine import Workload, equivalence
 from mabench.engine import fast as fast_engine
 from mabench.errors import Interrupted, MabenchError
@@ -27,7 +31,8 @@ from mabench.networks.evaluators import EVALUATORS
 from mabench.results import scoring
 from mabench.runs import costs
 from mabench.runs.process import undisturbed
-from mabench.schema import Augmentation, Distillation, Evaluator, RunRecord
+from mabench.schema import Augmentation, Cell, Distillation, Evaluator, RunRecord
+from mabench.training.material import choose_engine
 from mabench.training.testing import VisitingOrder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -357,33 +362,103 @@ def test_an_unknown_engine_is_refused() -> None:
 
 
 def test_auto_is_fast_where_the_measured_differences_say_so() -> None:
-    """The evidence beside the suites is what was measured (benchmarks/results), and nothing else."""
-    measured = {
-        (row["suite"], row["evaluator"], "cpu" if row["device_fast"].startswith("cpu") else "cuda"): row
-        for row in json.loads((ROOT / "benchmarks/results/equivalence.json").read_text())
-    }
-    rows = json.loads(equivalence.FILE.read_text())
-    assert rows
-    for row in rows:
-        result = measured[row["suite"], row["evaluator"], row["device"]]
-        assert result["equivalent"] and result["seeds"] >= 10 and result["difference"] == row["difference"]
+    """The evidence beside the suites is everything that was measured (benchmarks/results) and found equivalent, and nothing else."""
+    measured = json.loads((ROOT / "benchmarks/results/equivalence.json").read_text())
+    said = {(row["suite"], row["set"], row["evaluator"], row["device"]): row for row in json.loads(equivalence.FILE.read_text())}
+    assert len(said) == len(json.loads(equivalence.FILE.read_text())) > 0
+    found = set()
+    for row in measured:
+        differences = row["differences"]
+        mean, error = fmean(differences), stdev(differences) / len(differences) ** 0.5
+        assert row["seeds"] == len(differences) >= 10
+        assert (row["difference"], row["standard_error"]) == pytest.approx((mean, error), abs=1e-12)
+        assert row["equivalent"] == (abs(mean) + error < 0.003)
         own_file = ROOT / "benchmarks" / f"{row['suite'].partition('@')[0].replace('-', '_')}.toml"
         loaded_suite = suites.load(str(own_file) if own_file.exists() else row["suite"])
         track = loaded_suite.track_of(row["evaluator"])
         (entry,) = [e for e in loaded_suite.evaluators[track] if e.name == row["evaluator"]]
-        assert row["key"] == equivalence.evidence_key(entry, loaded_suite.recipes[track])
+        recipe, device = loaded_suite.recipes[track], torch.device(row["device"])
+        assert row["key"] == equivalence.evidence_key(entry, recipe)
+        for arithmetic in row["arithmetic"].replace(", steps replayed", "").split("; "):
+            chosen = engine.choose("auto", cell(recipe, entry), device, partial(str, arithmetic))
+            assert chosen == ("fast" if row["equivalent"] else "reference"), row
+        if row["equivalent"]:
+            place = (row["suite"], row["set"], row["evaluator"], row["device"])
+            found.add(place)
+            assert all(said[place][name] == row[name] for name in said[place])
+    assert found == set(said)
 
 
-def test_auto_trusts_a_digest_and_no_name() -> None:
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
+    """Call with: are there bfloat16 products? and a compiler?"""
+
+    def pretend(bfloat16: bool, compiler: bool) -> None:
+        monkeypatch.setattr(compiling, "has_bfloat16", lambda device: bfloat16)
+        monkeypatch.setattr(compiling, "can_compile", lambda device: compiler)
+
+    return pretend
+
+
+def chosen(one: Cell, device: torch.device = CPU, name: engine.Wanted = "auto", work: float = 0.0) -> str:
+    return choose_engine(name, one, DATASETS["cifar10"], 100, 10_000, device, work)
+
+
+def test_auto_trusts_a_digest_and_no_name(machine: Callable[[bool, bool], None]) -> None:
     """The headline's ConvNet-3 on a GPU was shown; another depth, another rate or another recipe under its name was not."""
     recipe, entry = suites.load("cifar10-agnostic").recipes["scratch"], EVALUATORS["convnet3-scratch"]
     cuda = torch.device("cuda")
-    assert engine.choose("auto", cell(recipe, entry), cuda) == "fast"
-    assert engine.choose("auto", cell(recipe, entry), CPU) == "reference"
+    machine(True, True)
+    assert chosen(cell(recipe, entry), cuda, work=1e15) == "fast"
+    assert chosen(cell(recipe, entry)) == "reference"
     deeper = entry.model_copy(update={"arguments": entry.arguments | {"depth": 5}})
     for other in (cell(recipe, deeper), cell(recipe, entry.model_copy(update={"learning_rate": 0.02})), cell(PLAIN, entry)):
-        assert engine.choose("auto", other, cuda) == "reference"
-        assert engine.choose("fast", other, cuda) == "fast" and engine.choose("reference", other, CPU) == "reference"
+        assert chosen(other, cuda, work=1e15) == "reference"
+        assert chosen(other, cuda, "fast") == "fast" and chosen(other, CPU, "reference") == "reference"
+
+
+def test_auto_is_fast_only_in_an_arithmetic_that_was_measured(machine: Callable[[bool, bool], None]) -> None:
+    """`fast` means another arithmetic on another processor: it is the default where it is a measured one, or the reference's own."""
+    lite, modelpool = suites.load("cifar10-lite"), suites.load("cifar10-modelpool")
+    convnet, vit = (
+        cell(lite.recipes["scratch"], next(e for e in lite.evaluators["scratch"] if e.name == name))
+        for name in ("convnet3-scratch", "vit_mini-scratch")
+    )
+    paper = cell(modelpool.recipes["modelpool"], EVALUATORS["convnet3-scratch"])
+    headline = cell(suites.load("cifar10-agnostic").recipes["scratch"], EVALUATORS["convnet3-scratch"])
+    long, short = 1e15, 1e9
+    for bfloat16, compiler, one, work, expected in (
+        (True, True, convnet, long, "fast"),  # bfloat16, compiled
+        (True, False, convnet, long, "fast"),  # bfloat16, eager, trained in float32, eager
+        (False, True, convnet, long, "reference"),  # float32, compiled, with Winograd's convolutions
+        (False, True, convnet, short, "fast"),  # float32, eager
+        (True, True, vit, long, "fast"),
+        (False, True, vit, long, "reference"),  # float32, compiled, trained in float32, eager
+        (False, False, vit, long, "fast"),
+        (True, True, paper, long, "fast"),
+        (True, True, paper, short, "reference"),  # bfloat16, eager, trained in float32, eager: not measured under this recipe
+    ):
+        machine(bfloat16, compiler)
+        assert chosen(one, work=work) == expected, (bfloat16, compiler, one.evaluator.name, work)
+    for bfloat16, work, expected in ((True, long, "fast"), (False, long, "reference"), (True, short, "reference")):
+        machine(bfloat16, True)
+        assert chosen(headline, torch.device("cuda"), work=work) == expected
+        assert engine.may_be_fast("auto", headline, "cuda") and not engine.may_be_fast("auto", headline, "cpu")
+
+
+@pytest.mark.parametrize("name", ["lenet-scratch", "mobilenetv2_050-scratch", "the head"])
+def test_the_arithmetic_that_auto_expects_is_the_one_that_is_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def choose(name: engine.Wanted, one: Cell, device: torch.device, would_be: Callable[[], str]) -> str:
+        asked.append(would_be())
+        return name
+
+    monkeypatch.setattr(engine, "choose", choose)
+    recipe = PLAIN
+    if name == "the head":
+        name, recipe = "lenet-scratch", PLAIN.model_copy(update={"classifier_only": ("lenet-scratch",), "batch_norm": "frozen"})
+    assert [run("fast", recipe, name).environment["arithmetic"]] == asked
 
 
 def test_alike_runs_of_a_panel_decide_together_whether_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:

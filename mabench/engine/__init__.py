@@ -8,6 +8,7 @@ optimizer, order, seeds) is in `mabench.training`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,8 +16,8 @@ from torch import nn
 
 from mabench.engine.cuda_graphs import GraphedStep
 from mabench.engine.equivalence import shown_equivalent
-from mabench.engine.fast import FastEngine
-from mabench.engine.reference import RESIDENT_BYTES, Engine, EngineName, Workload
+from mabench.engine.fast import FastEngine, arithmetic
+from mabench.engine.reference import REFERENCE_ARITHMETIC, RESIDENT_BYTES, Engine, EngineName, Workload
 from mabench.errors import MabenchError
 from mabench.schema import Cell
 
@@ -28,8 +29,10 @@ __all__ = [
     "GraphedStep",
     "Wanted",
     "Workload",
+    "arithmetic",
     "build",
     "choose",
+    "may_be_fast",
     "wanted",
 ]
 
@@ -43,12 +46,21 @@ def wanted(name: str) -> Wanted:
     return name  # type: ignore[return-value]
 
 
-def choose(name: Wanted, cell: Cell, device: torch.device) -> EngineName:
-    """Resolve `auto`: `fast` where the evidence shows, for this evaluator, recipe and kind of device, that its numbers are the
-    reference's; else `reference`."""
+def choose(name: Wanted, cell: Cell, device: torch.device, would_be: Callable[[], str]) -> EngineName:
+    """Resolve `auto`: `fast` where the evidence covers this evaluator, recipe and kind of device, in the arithmetic that `fast` would
+    have here; else `reference`. Where there is any evidence, the reference's own arithmetic needs no more.
+
+    `would_be` names the arithmetic that `fast` would have for this cell on this machine; it is asked where there is evidence.
+    """
     if name != "auto":
         return name
-    return "fast" if shown_equivalent(cell.evaluator, cell.recipe, device.type) else "reference"
+    shown = shown_equivalent(cell.evaluator, cell.recipe, device.type)
+    return "fast" if shown and would_be() in {REFERENCE_ARITHMETIC, *shown} else "reference"
+
+
+def may_be_fast(name: Wanted, cell: Cell, device_type: str) -> bool:
+    """Whether `choose` gives `fast` on some machine with this kind of device."""
+    return name == "fast" or (name == "auto" and bool(shown_equivalent(cell.evaluator, cell.recipe, device_type)))
 
 
 def build(name: EngineName, model: nn.Module, device: torch.device, workload: Workload) -> Engine:

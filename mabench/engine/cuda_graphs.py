@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 WARM = 3  # ours: plain steps before a recording, after which optimizer state, compiled programs and library handles are there
+REPLAYED = ", steps replayed"  # in records, after the arithmetic, and not part of it: the same kernels compute the same numbers
 
 
 class GraphedStep:

@@ -1,4 +1,5 @@
-"""For which evaluators and recipes, on which kind of device, the fast engine was shown to give the reference's numbers.
+"""For which evaluators and recipes, on which kind of device and in which arithmetic, the fast engine was shown to give the
+reference's numbers.
 
 The evidence is data, `equivalence.json`, written by `benchmarks/equivalence.py`. Its key is the digest of evaluator and recipe:
 another depth, norm or learning rate under the same name has to be shown again.
@@ -11,13 +12,19 @@ from functools import lru_cache
 from pathlib import Path
 
 from mabench.digests import digest
+from mabench.engine.cuda_graphs import REPLAYED
 from mabench.schema import Evaluator, Recipe
 
 FILE = Path(__file__).parents[1] / "suites" / "equivalence.json"
 
 
 def evidence_key(evaluator: Evaluator, recipe: Recipe) -> str:
-    """sha256 of everything about an evaluator run that can change its numbers, except the set and the seed."""
+    """sha256 of evaluator and recipe.
+
+    Not in it: seed, set, dataset and number of classes. What was measured on `cifar10-lite` therefore also counts for the suites
+    that train the same networks by the same recipe on other images, `cifar100-lite` and `tinyimagenet-lite`, where it was not
+    measured.
+    """
     return digest(
         {
             "evaluator": evaluator.model_dump(mode="json", exclude={"note"}, exclude_defaults=True),
@@ -26,12 +33,16 @@ def evidence_key(evaluator: Evaluator, recipe: Recipe) -> str:
     )
 
 
-def shown_equivalent(evaluator: Evaluator, recipe: Recipe, device_type: str) -> bool:
-    """Return whether the evidence covers this evaluator under this recipe on "cpu" or "cuda"."""
-    return (evidence_key(evaluator, recipe), device_type) in _evidence()
+def shown_equivalent(evaluator: Evaluator, recipe: Recipe, device_type: str) -> frozenset[str]:
+    """Return the arithmetics, as records name them, that the evidence covers for this evaluator under this recipe on "cpu" or
+    "cuda"; none where nothing was shown."""
+    return _evidence().get((evidence_key(evaluator, recipe), device_type), frozenset())
 
 
 @lru_cache
-def _evidence() -> frozenset[tuple[str, str]]:
-    rows = json.loads(FILE.read_text(encoding="utf-8"))
-    return frozenset((row["key"], row["device"]) for row in rows)
+def _evidence() -> dict[tuple[str, str], frozenset[str]]:
+    shown: dict[tuple[str, str], frozenset[str]] = {}
+    for row in json.loads(FILE.read_text(encoding="utf-8")):
+        place = row["key"], row["device"]
+        shown[place] = shown.get(place, frozenset()).union(row["arithmetic"].replace(REPLAYED, "").split("; "))
+    return shown

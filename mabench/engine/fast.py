@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mabench.engine import kernels as layer_kernels
-from mabench.engine.cuda_graphs import GraphedStep
+from mabench.engine.cuda_graphs import REPLAYED, GraphedStep
 from mabench.engine.reference import Engine, EngineName, Workload
 from mabench.networks import compiling, evaluators
 from mabench.networks.batches import SMALL_SIDE, backward_batch, forward_batch
@@ -40,6 +41,48 @@ def call_eagerly(model: nn.Module, inputs: Tensor) -> Tensor:
     return outputs
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """In which arithmetic, and by which program, `fast` computes one network. Its text is what records and the evidence name."""
+
+    on_processor: bool
+    narrow: bool
+    """Whether the device multiplies bfloat16 and the network gains from it: in test passes, and where `trains_narrow` says so."""
+    compiled: bool
+    """In test passes, and where `train_compiled` says so in training."""
+    train_compiled: bool
+    head_only: bool
+    """Whether only the last layer is trained, on features computed once."""
+
+    @property
+    def trains_narrow(self) -> bool:
+        """Whether training, too, has products in bfloat16. Eager steps on a processor stay the reference's, bit for bit: bfloat16
+        gains little there, and a short course in another arithmetic ends several points away, up or down."""
+        return self.narrow and (self.train_compiled or not self.on_processor)
+
+    def __str__(self) -> str:
+        tested, trained = (
+            f"{'bfloat16' if narrow else 'float32'}, {'compiled' if compiled else 'eager'}"
+            for narrow, compiled in ((self.narrow, self.compiled), (self.trains_narrow, self.train_compiled))
+        )
+        tested += f", trained in {trained}" if trained != tested else ""
+        return f"{tested}, tested in float32 on features computed once" if self.head_only else tested
+
+
+def arithmetic(model: nn.Module, device: torch.device, workload: Workload) -> Arithmetic:
+    """What `fast` computes this network in on this machine: its engine and `auto` both ask here.
+
+    Of `model` only the structure counts, so that it may lie on the device "meta".
+    """
+    on_processor = device.type == "cpu"
+    narrow = compiling.has_bfloat16(device) and not (on_processor and workload.test_image < BFLOAT16_FROM_FLOPS)
+    trains_eagerly = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
+    # what trains eagerly also tests eagerly in bfloat16: as fast as compiled, and nothing to wait for
+    worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (trains_eagerly and narrow)
+    compiled = worthwhile and compiling.can_compile(device)
+    return Arithmetic(on_processor, narrow, compiled, compiled and not trains_eagerly, _trains_only_its_head(model, workload))
+
+
 class FastEngine(Engine):
     """Compiled where that pays, else eager; products in bfloat16 where the device has them, except in eager training on a processor.
 
@@ -57,58 +100,44 @@ class FastEngine(Engine):
         super().__init__(model, device, workload)
         side, on_processor = workload.evaluator.input_size, device.type == "cpu"
         self.prunes = on_processor or workload.test_pass >= PRUNE_FROM_FLOPS
-        self.head = _only_trained_layer(model, workload)
-        self.narrow = compiling.has_bfloat16(device) and not (on_processor and workload.test_image < BFLOAT16_FROM_FLOPS)
-        self.dtype = torch.bfloat16 if self.narrow and self.head is None else torch.float32
-        trains_eagerly = on_processor and _trains_faster_eagerly(model, workload.evaluator.family)
-        # what trains eagerly also tests eagerly in bfloat16: as fast as compiled, and nothing to wait for
-        worthwhile = workload.work >= COMPILE_FROM_FLOPS[device.type] and not (trains_eagerly and self.narrow)
-        self.compiled = worthwhile and compiling.can_compile(device)
-        self.train_compiled = self.compiled and not trains_eagerly
-        self.kernels = layer_kernels.adopt(model, device, bfloat16=self.narrow) if self.compiled else ()
+        self.arithmetic = arithmetic(model, device, workload)
+        narrow, compiled, train_compiled = self.arithmetic.narrow, self.arithmetic.compiled, self.arithmetic.train_compiled
+        self.head = evaluators.head(model) if self.arithmetic.head_only else None
+        self.dtype = torch.bfloat16 if narrow and self.head is None else torch.float32
+        self.kernels = layer_kernels.adopt(model, device, bfloat16=narrow) if compiled else ()
         self.inference_copy = self._copy_for_inference()
-        if self.compiled or not on_processor:
-            self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=self.narrow)
-        elif self.narrow:
+        if compiled or not on_processor:
+            self.test_batch = forward_batch(device.type, side, compiled=True, bfloat16=narrow)
+        elif narrow:
             self.test_batch = forward_batch(device.type, side, bfloat16=True)
-        if self.train_compiled and not workload.uses_batch_statistics:
+        if train_compiled and not workload.uses_batch_statistics:
             self.train_batch = backward_batch(device.type, side, compiled=True)
         small = on_processor and side <= SMALL_SIDE
-        self.tunes_test_batch = small and self.compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
+        self.tunes_test_batch = small and compiled and workload.work >= TUNE_FROM_FLOPS and self.head is None
         self.graphed: GraphedStep | None = None
         self.kind = f"{workload.evaluator.name}_{side}"
-        self.train_program: Program = compiling.program(self.kind + "_train") if self.train_compiled else call_eagerly
-        self.test_program: Program = compiling.program(self.kind + "_test") if self.compiled else call_eagerly
-
-    @property
-    def trains_narrow(self) -> bool:
-        """Whether training, too, has products in bfloat16. Eager steps on a processor stay the reference's, bit for bit: bfloat16
-        gains little there, and a short course in another arithmetic ends several points away, up or down."""
-        return self.narrow and (self.train_compiled or self.device.type == "cuda")
+        self.train_program: Program = compiling.program(self.kind + "_train") if train_compiled else call_eagerly
+        self.test_program: Program = compiling.program(self.kind + "_test") if compiled else call_eagerly
 
     def _copy_for_inference(self) -> nn.Module:
         replica = copy.deepcopy(self.model).eval().requires_grad_(False)
-        if self.narrow:
+        if self.arithmetic.narrow:
             for module in replica.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         # measured eagerly on a processor, ConvNet-3 in bfloat16: 0.96 ms an image, 1.7 channels last
-        plain = self.device.type == "cpu" and not self.compiled and any(isinstance(m, nn.GroupNorm) for m in replica.modules())
-        self.test_layout = torch.contiguous_format if plain and self.narrow else None
+        eager = self.arithmetic.on_processor and self.arithmetic.narrow and not self.arithmetic.compiled
+        plain = eager and any(isinstance(m, nn.GroupNorm) for m in replica.modules())
+        self.test_layout = torch.contiguous_format if plain else None
         return replica.to(memory_format=self.test_layout) if self.test_layout is not None else replica
 
     def describe(self) -> str:
-        arithmetic, trained = (
-            f"{'bfloat16' if narrow else 'float32'}, {'compiled' if compiled else 'eager'}"
-            for narrow, compiled in ((self.narrow, self.compiled), (self.trains_narrow, self.train_compiled))
-        )
-        arithmetic += f", trained in {trained}" if trained != arithmetic else ""
-        arithmetic += ", steps replayed" if self.graphed is not None and self.graphed.recorded else ""
-        return arithmetic if self.head is None else f"{arithmetic}, tested in float32 on features computed once"
+        replayed = self.graphed is not None and bool(self.graphed.recorded)
+        return f"{self.arithmetic}{REPLAYED if replayed else ''}"
 
     def part_size(self, count: int) -> int:
         """Equal parts when compiled: every other size is another compilation."""
-        if not self.train_compiled:
+        if not self.arithmetic.train_compiled:
             return super().part_size(count)
         return -(-count // -(-count // self.train_batch))
 
@@ -121,12 +150,12 @@ class FastEngine(Engine):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        with self._autocast(self.trains_narrow):
+        with self._autocast(self.arithmetic.trains_narrow):
             try:
                 return self.train_program(self.model, inputs).float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast(self.trains_narrow):
+        with self._autocast(self.arithmetic.trains_narrow):
             return call_eagerly(self.model, inputs).float()
 
     @torch.no_grad()
@@ -142,7 +171,7 @@ class FastEngine(Engine):
         """Find the test batch that is fastest on this machine, or recall it."""
         self.tunes_test_batch = False
         self.predict(image)
-        if not self.compiled:  # it could not be compiled, which is only found out now
+        if not self.arithmetic.compiled:  # it could not be compiled, which is only found out now
             return
 
         def seconds(size: int) -> float:
@@ -176,34 +205,35 @@ class FastEngine(Engine):
             return outputs
         missing = self.test_batch - len(inputs)
         inputs = inputs.to(self.dtype)
-        padded = inputs if missing <= 0 or not self.compiled else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
+        whole = missing <= 0 or not self.arithmetic.compiled
+        padded = inputs if whole else torch.cat([inputs, inputs[:1].expand(missing, -1, -1, -1)])
         padded = padded.contiguous(memory_format=self.test_layout or _layout(inputs))
-        with self._autocast(self.narrow):
+        with self._autocast(self.arithmetic.narrow):
             try:
                 return self.test_program(self.inference_copy, padded)[: len(inputs)].float()
             except Exception as error:
                 self.fall_back_to_eager(error)
-        with self._autocast(self.narrow):
+        with self._autocast(self.arithmetic.narrow):
             return call_eagerly(self.inference_copy, padded)[: len(inputs)].float()
 
     def fall_back_to_eager(self, error: Exception) -> None:
         """No compiler, no headers, an operation it cannot handle: uncompiled from here on, and the record says so."""
-        if not self.compiled:
+        if not self.arithmetic.compiled:
             raise error
         compiling.warn_or_raise(error)
-        self.compiled = self.train_compiled = False
+        self.arithmetic = replace(self.arithmetic, compiled=False, train_compiled=False)
         self.train_program = self.test_program = call_eagerly
         layer_kernels.release(self.model)
         self.kernels = ()
         self.inference_copy = self._copy_for_inference()
 
 
-def _only_trained_layer(model: nn.Module, workload: Workload) -> nn.Linear | None:
-    """Return the head where nothing else changes in training and the features of all test images fit into memory."""
+def _trains_only_its_head(model: nn.Module, workload: Workload) -> bool:
+    """Return whether nothing but the head changes in training and the features of all test images fit into memory."""
     head = evaluators.head(model)
     only_head = {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in head.parameters()}
     fits = 4 * workload.test_images * head.in_features <= FEATURE_BYTES
-    return head if only_head and fits and not workload.uses_batch_statistics else None
+    return only_head and fits and not workload.uses_batch_statistics
 
 
 def _trains_faster_eagerly(model: nn.Module, family: str) -> bool:

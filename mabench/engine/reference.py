@@ -15,6 +15,7 @@ from mabench.networks.compiling import prepare_process
 from mabench.schema import Evaluator
 
 EngineName = Literal["reference", "fast"]
+REFERENCE_ARITHMETIC = "float32, eager"
 RESIDENT_BYTES = 2**28  # ours: prepared test images are kept up to this size; CIFAR-10 at 32 px takes 61 MB in bfloat16
 
 
@@ -67,7 +68,7 @@ class Engine:
 
     def describe(self) -> str:
         """Name the arithmetic that was used, for the record."""
-        return "float32, eager"
+        return REFERENCE_ARITHMETIC
 
     def resident_bytes(self) -> int:
         """Return the size up to which prepared test images are kept."""

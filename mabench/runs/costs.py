@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mabench.data import DATASETS, Dataset, RealData
-from mabench.engine import RESIDENT_BYTES, Wanted, choose
+from mabench.engine import RESIDENT_BYTES, Wanted, may_be_fast
 from mabench.engine.cuda_graphs import WARM
 from mabench.networks import evaluators, sizes
 from mabench.networks.batches import backward_batch, forward_batch
@@ -21,7 +21,7 @@ from mabench.sets import recorded
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import TRAIN_COST, work
 from mabench.training.loop import Trainer
-from mabench.training.material import Material
+from mabench.training.material import Material, choose_engine
 
 CALIBRATION_SECONDS = 1.5  # ours: long enough for a slow step, short enough for a suite of fourteen networks
 PRUNED_SHARE = 0.3  # of the test images that the fast engine skips: 32% measured on ConvNet-3, IPC 10
@@ -94,7 +94,7 @@ def needs(
     if gpus > 0:
         return Needs(cpus, gpus, GPU_PROCESS_BYTES + decoded + test.images.nbytes)
     size = sizes.of(cell.evaluator, dataset.num_classes, dataset.channels)
-    fast = choose(engine, cell, torch.device("cpu")) == "fast"
+    fast = may_be_fast(engine, cell, "cpu")
     copies = 4 + (2 if fast else 0) + (2 if recipe.distillation else 0)  # weights, gradients, at most two moments
     side = cell.evaluator.input_size
     split = evaluators.freezes_batch_norm(recipe, cell.evaluator)
@@ -138,29 +138,30 @@ def estimate(
     Nothing is fetched for an estimate: random weights and random test images cost the same as real ones.
     `on_kind` hears of each evaluator before it is measured.
     """
-    decoded = synthetic_set.summary().decoded_images
+    dataset, decoded = DATASETS[synthetic_set.dataset], synthetic_set.summary().decoded_images
+    shared = panel_work(cells, dataset, decoded, test_images)
     speeds: dict[tuple[str, str], Speed] = {}
     seconds: dict[str, float] = {}
     taught: set[tuple[int, str]] = set()
 
-    def measured(one: Cell) -> tuple[Speed, float]:
+    def measured(one: Cell, shared_work: float | None) -> tuple[Speed, float]:
         """The speed of its kind, and the startup, which the first cell of a kind pays."""
         kind = (one.track, one.evaluator.name)
         if kind in speeds:
             return speeds[kind], 0.0
-        speeds[kind] = measure(one, synthetic_set, test_images, device, engine)
+        speeds[kind] = measure(one, synthetic_set, test_images, device, engine, shared_work)
         return speeds[kind], speeds[kind].startup_seconds
 
     for cell in cells:
         student, teacher = _taken_apart(cell)
         if (student.track, student.evaluator.name) not in speeds:
             on_kind(cell)
-        speed, startup = measured(student)
+        speed, startup = measured(student, shared[cell.name])
         seconds[cell.name] = startup + speed.seconds(student, decoded, test_images)
         if teacher is not None:
-            speed, startup = measured(teacher)
+            speed, startup = measured(teacher, None)
             trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
-            fast = choose(engine, cell, device) == "fast"
+            fast = choose_engine(engine, cell, dataset, decoded, test_images, device, shared[cell.name]) == "fast"
             asked_once = fast and cell.recipe.augmentation.absent and cell.recipe.recorded is None
             asked = trained / TRAIN_COST / (teacher.recipe.epochs if asked_once else 1)
             known = (cell.seed, teacher.evaluator.name) in taught  # one process trains it once
@@ -177,15 +178,24 @@ def with_random_weights(cell: Cell) -> Cell:
     return cell.model_copy(update={"evaluator": cell.evaluator.model_copy(update={"pretrained": False}), "recipe": recipe})
 
 
-def measure(cell: Cell, synthetic_set: SyntheticSet, test_images: int, device: torch.device, engine: Wanted) -> Speed:
-    """Run the beginning of a cell, with random weights, and throw the result away."""
+def measure(
+    cell: Cell,
+    synthetic_set: SyntheticSet,
+    test_images: int,
+    device: torch.device,
+    engine: Wanted,
+    shared_work: float | None = None,
+) -> Speed:
+    """Run the beginning of a cell, with random weights, and throw the result away. `shared_work`: as `panel_work` in `training.run`."""
     dataset = DATASETS[synthetic_set.dataset]
     image = np.random.default_rng(0).integers(0, 256, (1, dataset.channels, dataset.image_size, dataset.image_size), np.uint8)
     images = np.broadcast_to(image, (test_images, *image.shape[1:]))  # as many as there are, in no memory
     stand_in = RealData(images, np.zeros(test_images, np.int64), dataset, "test", "")
     begun = time.monotonic()
     drawn = with_random_weights(cell)
-    trainer = Trainer(Material(synthetic_set, drawn, stand_in, device), drawn.evaluator, choose(engine, cell, device))
+    material = Material(synthetic_set, drawn, stand_in, device)
+    name = choose_engine(engine, cell, dataset, len(material.images), test_images, device, shared_work)
+    trainer = Trainer(material, drawn.evaluator, name, panel_work=shared_work)
     batch = torch.arange(min(cell.recipe.batch_size, len(trainer.material.images)), device=device)
     test_batch = trainer.engine.test_batch
 

@@ -17,7 +17,7 @@ from mabench.schema import Cell, RunRecord, SecondResult
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import distillation, state
 from mabench.training.loop import Trainer
-from mabench.training.material import Material
+from mabench.training.material import Material, choose_engine
 from mabench.training.progress import TRAIN_COST, Progress, Watch
 from mabench.training.provenance import environment
 from mabench.training.state import TrainState
@@ -45,7 +45,7 @@ def run(
     `should_stop()` is True.
     """
     material = Material(synthetic_set, cell, test, device)
-    name = engines.choose(engine, cell, device)
+    name = choose_engine(engine, cell, test.dataset, len(material.images), len(material.test_labels), device, panel_work)
     saved = state.load(checkpoint, cell, name, VisitingOrder.fresh_state(material.test_labels))
     watch = Watch(
         cell,

@@ -48,9 +48,13 @@ class Trainer:
         self.material, self.recipe, self.evaluator, self.teacher = material, material.recipe, evaluator, teacher
         device, stream = material.device, material.cell.stream
         prefix = "teacher-" if phase == "teacher" else ""
-        self.model = build_network(evaluator, material, stream(prefix + "init"))
+        model = build_network(evaluator, self.recipe, material.dataset, stream(prefix + "init")).to(device)
+        # ours: same arithmetic, faster convolutions
+        self.model = model.to(memory_format=torch.channels_last) if evaluator.family == "cnn" else model
         self.frozen_batch_norm = evaluators.freezes_batch_norm(self.recipe, evaluator)
-        self.engine = engines.build(engine, self.model, device, workload(material, evaluator, self.model, panel_work))
+        images, test_images = len(material.images), len(material.test_labels)
+        known = workload(material.cell, evaluator, self.model, material.dataset, images, test_images, panel_work)
+        self.engine = engines.build(engine, self.model, device, known)
         self.view = material.view(evaluator)
         self.rate = optimizers.initial_rate(self.recipe, evaluator, material.synthetic_set.learning_rate)
         self.state = TrainState(

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mabench.data import RealData
-from mabench.engine import Workload
+from mabench import engine as engines
+from mabench.data import Dataset, RealData
 from mabench.errors import MabenchError
 from mabench.networks import evaluators, sizes
-from mabench.schema import Cell, Evaluator
+from mabench.schema import Cell, Evaluator, Recipe
 from mabench.sets import zca
 from mabench.sets.recorded import RecordedLabels
 from mabench.sets.synthetic import SyntheticSet
@@ -144,24 +144,49 @@ def _recorded_labels(synthetic_set: SyntheticSet, cell: Cell) -> RecordedLabels 
     return labels
 
 
-def build_network(evaluator: Evaluator, material: Material, seed: int) -> nn.Module:
-    """The evaluator's network for this dataset, on its device, with only the recipe's trainable part requiring gradients."""
-    dataset, recipe = material.dataset, material.recipe
+def build_network(evaluator: Evaluator, recipe: Recipe, dataset: Dataset, seed: int) -> nn.Module:
+    """The evaluator's network for this dataset, on torch's default device, with only the recipe's trainable part requiring gradients."""
     model = evaluators.build(
         evaluator, num_classes=dataset.num_classes, channels=dataset.channels, image_size=evaluator.input_size, seed=seed
     )
     if evaluator.name in recipe.classifier_only:
         model.requires_grad_(False)
         evaluators.head(model).requires_grad_(True)
-    model = model.to(material.device)
-    # ours: same arithmetic, faster convolutions
-    return model.to(memory_format=torch.channels_last) if evaluator.family == "cnn" else model
+    return model
 
 
-def workload(material: Material, evaluator: Evaluator, model: nn.Module, panel_work: float | None) -> Workload:
-    """What the engine has to know; without `panel_work` this run is the only one of its kind."""
-    dataset, test_images = material.dataset, len(material.test_labels)
+def workload(
+    cell: Cell,
+    evaluator: Evaluator,
+    model: nn.Module,
+    dataset: Dataset,
+    decoded_images: int,
+    test_images: int,
+    panel_work: float | None = None,
+) -> engines.Workload:
+    """What the engine has to know of the cell's evaluator or its teacher; without `panel_work` this run is the only one of its kind."""
     flops = sizes.of(evaluator, dataset.num_classes, dataset.channels).flops
-    alone = flops * work(material.cell, len(material.images), test_images)
-    batch_statistics = evaluators.has_batch_norm(model) and not evaluators.freezes_batch_norm(material.recipe, evaluator)
-    return Workload(evaluator, batch_statistics, panel_work or alone, test_images, test_images * flops)
+    alone = flops * work(cell, decoded_images, test_images)
+    batch_statistics = evaluators.has_batch_norm(model) and not evaluators.freezes_batch_norm(cell.recipe, evaluator)
+    return engines.Workload(evaluator, batch_statistics, panel_work or alone, test_images, test_images * flops)
+
+
+def choose_engine(
+    wanted: engines.Wanted,
+    cell: Cell,
+    dataset: Dataset,
+    decoded_images: int,
+    test_images: int,
+    device: torch.device,
+    panel_work: float | None = None,
+) -> engines.EngineName:
+    """The engine that computes the cell on this machine: see `engines.choose`."""
+
+    def would_be() -> str:
+        with torch.device("meta"):  # the structure without its numbers: milliseconds, and nothing is fetched
+            drawn = cell.evaluator.model_copy(update={"pretrained": False})
+            model = build_network(drawn, cell.recipe, dataset, seed=0)
+        known = workload(cell, cell.evaluator, model, dataset, decoded_images, test_images, panel_work)
+        return str(engines.arithmetic(model, device, known))
+
+    return engines.choose(wanted, cell, device, would_be)
