@@ -106,7 +106,7 @@ def _show_gates(case: Examination) -> None:
     from mabench.results import lifts, tables
 
     for gate in case.gates:
-        console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        console.say(f"  {gate.line}", fg=gate.colour)
     if case.refusals:
         closed = sum(bool(gate.refusals) for gate in case.gates)
         raise MabenchError(
