@@ -46,6 +46,8 @@ def test_a_real_record_passes(bundled: SyntheticSet, honest: list[RunRecord]) ->
     assert not found.refusals and found.found.startswith("mlp-scratch, 2 seeds: the first losses are the same within")
     digest, losses = training.first_losses(bundled, honest[0].cell, TEST, CPU)
     assert (digest, losses) == (honest[0].initial_weights_sha256, honest[0].first_losses) and len(losses) == 10
+    same, moved = training.first_losses(bundled, honest[0].cell, TEST, CPU, moved=2.0**-20)
+    assert same == digest and moved != losses and moved == pytest.approx(losses, rel=1e-4)
 
 
 def test_ten_steps_are_taken_and_no_more(bundled: SyntheticSet, honest: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +65,7 @@ def test_ten_steps_are_taken_and_no_more(bundled: SyntheticSet, honest: list[Run
     )
     few = short.model_copy(update={"recipe": short.recipe.model_copy(update={"epochs": 2, "test_every": 1})})
     assert len(training.first_losses(bundled, few, TEST, CPU)[1]) == 2
+    assert len(training.first_losses(bundled, short, TEST, CPU, enough=lambda losses: len(losses) == 3)[1]) == 3
 
 
 @pytest.mark.filterwarnings("ignore:TF32")
@@ -175,6 +178,7 @@ def test_what_cannot_be_checked_is_said(bundled: SyntheticSet, honest: list[RunR
     shown = review.Review("made", (on_gpu,))
     assert shown.accepted and shown.verdict == "every gate is open, not checked: first steps"
     assert "| first steps | **not checked** | not checked" in shown.markdown()
+    assert "No run was repeated whole: mabench verify made --cells 1" in shown.markdown()
 
     def missing(*_: Any) -> Any:
         raise MabenchError("the pretrained weights are not in the Hub cache")
@@ -204,7 +208,7 @@ HERE = tuple(2.4 - 0.1 * k for k in range(10))
 def begins(monkeypatch: pytest.MonkeyPatch, steps: dict[str, int]) -> None:
     """Networks that begin with the losses HERE and the digest `same`; rounding doubles those after so many steps."""
 
-    def first_losses(_: Any, cell: Any, __: Any, ___: Any, *, moved: float = 0.0) -> tuple[str, tuple[float, ...]]:
+    def first_losses(_: Any, cell: Any, *__: Any, moved: float = 0.0, **___: Any) -> tuple[str, tuple[float, ...]]:
         stable = steps[cell.evaluator.name] if moved else 10
         return "same", (*HERE[:stable], *(2 * loss for loss in HERE[stable:]))
 

@@ -65,6 +65,11 @@ def gate(name: str, found: str, problems: Sequence[str], *, checked: bool = True
     return Gate(name, "refused", (*problems[:SHOWN], *more))
 
 
+def no_run_repeated(slug: str) -> str:
+    """What gates leave open about a submission, and who closes it."""
+    return f"No run was repeated whole: mabench verify {slug} --cells 1 repeats one, drawn at random."
+
+
 def attempted(name: str, check: Callable[[], Gate]) -> Gate:
     """The gate, or a closed one that says what could not be read."""
     try:

@@ -133,9 +133,15 @@ def beginning(synthetic_set: SyntheticSet, record: RunRecord) -> Beginning:
     test = data.load(synthetic_set.dataset, "test")
     with training.deterministic(device):
         digest, losses = training.first_losses(synthetic_set, record.cell, test, device)
-        _, moved = training.first_losses(synthetic_set, record.cell, test, device, moved=arithmetic.moved)
-    same = [difference <= STABLE * arithmetic.allowed for difference in _differences(moved, losses)]
-    return Beginning(digest, losses, max(1, [*same, False].index(False)))
+
+        def stable(moved: Sequence[float]) -> int:
+            differences = _differences(moved, losses)
+            return next((k for k, x in enumerate(differences) if not x <= STABLE * arithmetic.allowed), len(differences))
+
+        _, moved = training.first_losses(
+            synthetic_set, record.cell, test, device, moved=arithmetic.moved, enough=lambda moved: stable(moved) < len(moved)
+        )
+    return Beginning(digest, losses, max(1, stable(moved)))
 
 
 def compared(record: RunRecord, here: Beginning) -> tuple[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mabench.board import acceptance, audit_log, gates, labels, stored
 from mabench.board import submission as submissions
-from mabench.board.gates import Gate, gate
+from mabench.board.gates import Gate, gate, no_run_repeated
 from mabench.board.names import skeleton, skeletons
 from mabench.board.owners import BOARD, Board, read_board
 from mabench.board.submission import AUDIT, CARD, MAX_FILES, SLUG, Submission, has_sets
@@ -63,6 +63,8 @@ class Review:
         lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
         if self.tier:
             lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
+        if self.accepted:
+            lines += ["", no_run_repeated(shown(self.slug))]
         return "\n".join(lines).rstrip() + "\n"
 
 

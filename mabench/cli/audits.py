@@ -330,8 +330,12 @@ def review(
 
 
 def _show_review(found: Review) -> None:
+    from mabench.board.gates import no_run_repeated
+
     console.say(f"{found.slug}: {found.verdict}")
     for gate in found.gates:
         console.say(f"  {gate.line}", fg=gate.colour)
         for text in gate.refusals:
             console.say(f"    - {text}")
+    if found.accepted:
+        console.say(no_run_repeated(found.slug))
