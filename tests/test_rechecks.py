@@ -222,7 +222,8 @@ def test_steps_that_depend_on_rounding_are_not_compared(
     begins(monkeypatch, {"mlp-scratch": 3})
     losses = {"honest": (*HERE[:3], *(1.5 * x for x in HERE[3:])), "forged": (HERE[0], 1.02 * HERE[1], *HERE[2:])}
     made = {
-        name: changed(honest, lambda r, v=v: {"first_losses": v, "initial_weights_sha256": "same"}) for name, v in losses.items()
+        name: [r.model_copy(update={"first_losses": values, "initial_weights_sha256": "same"}) for r in honest]
+        for name, values in losses.items()
     }
     found = rechecks.first_steps(bundled, made["honest"])
     assert not found.refusals and found.checked and "in 3 of 10 steps; later ones depend on rounding" in found.found
