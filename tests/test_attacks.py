@@ -346,7 +346,7 @@ def test_first_steps_are_checked_on_every_track_and_of_no_strangers_network() ->
     stranger = records[0].model_copy(
         update={"cell": records[0].cell.model_copy(update={"evaluator": mine, "suite": "cifar10-dsa@1"})}
     )
-    found = {(runs[0].cell.suite, runs[0].cell.track) for runs in rechecks._cheapest([*records, stranger])}
+    found = {(runs[0].cell.suite, runs[0].cell.track) for runs in rechecks._tracks([*records, stranger])}
     assert found == {(LITE.id, t) for t in LITE.evaluators} | {(paper.id, t) for t in paper.evaluators}
 
 

@@ -43,14 +43,31 @@ class Gate:
     name: str
     found: str
     refusals: tuple[str, ...] = ()
+    checked: bool = True
+    """False where something could not be compared, as `found` says: such a gate is open, and is not shown as passed."""
+
+    @property
+    def line(self) -> str:
+        """Name and result, for a terminal."""
+        return f"{self.name:<12} {'ok  ' if self.checked and not self.refusals else ''}{self.found}"
+
+    @property
+    def colour(self) -> str | None:
+        """Of the line: red is refused, yellow not checked."""
+        return "red" if self.refusals else None if self.checked else "yellow"
 
 
-def gate(name: str, found: str, problems: Sequence[str]) -> Gate:
+def gate(name: str, found: str, problems: Sequence[str], *, checked: bool = True) -> Gate:
     """A gate that is open where there are no problems; of many problems the first are said."""
     if not problems:
-        return Gate(name, found)
+        return Gate(name, found, checked=checked)
     more = (f"... and {len(problems) - SHOWN} more of this kind",) if len(problems) > SHOWN else ()
     return Gate(name, "refused", (*problems[:SHOWN], *more))
+
+
+def no_run_repeated(slug: str) -> str:
+    """What gates leave open about a submission, and who closes it."""
+    return f"No run was repeated whole: mabench verify {slug} --cells 1 repeats one, drawn at random."
 
 
 def attempted(name: str, check: Callable[[], Gate]) -> Gate:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mabench.board import acceptance, audit_log, gates, labels, stored
 from mabench.board import submission as submissions
-from mabench.board.gates import Gate, gate
+from mabench.board.gates import Gate, gate, no_run_repeated
 from mabench.board.names import skeleton, skeletons
 from mabench.board.owners import BOARD, Board, read_board
 from mabench.board.submission import AUDIT, CARD, MAX_FILES, SLUG, Submission, has_sets
@@ -41,20 +41,30 @@ class Review:
     def accepted(self) -> bool:
         return not self.refusals
 
+    @property
+    def verdict(self) -> str:
+        """What was found, in a few words."""
+        unchecked = first_line(each.name for each in self.gates if not each.checked)
+        return "refused" if not self.accepted else "every gate is open" + (f", not checked: {unchecked}" if unchecked else "")
+
     def markdown(self) -> str:
         """The review as a comment; a stranger's text in it is shown and does nothing."""
         from mabench.board.hub.cards import shown
 
         lines = [
-            f"## {shown(self.slug)}: {'every gate is open' if self.accepted else 'refused'}",
+            f"## {shown(self.slug)}: {self.verdict}",
             "",
-            "| gate | found |",
-            "|---|---|",
+            "| gate | state | found |",
+            "|---|---|---|",
         ]
-        lines += [f"| {each.name} | {'**refused**' if each.refusals else shown(each.found)} |" for each in self.gates]
+        for each in self.gates:
+            state = "**refused**" if each.refusals else "ok" if each.checked else "**not checked**"
+            lines.append(f"| {each.name} | {state} | {'' if each.refusals else shown(each.found)} |")
         lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
         if self.tier:
             lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
+        if self.accepted:
+            lines += ["", no_run_repeated(shown(self.slug))]
         return "\n".join(lines).rstrip() + "\n"
 
 
@@ -110,7 +120,7 @@ def review(
     if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
         passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
-        passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
+        passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [], checked=False)] if absent else []
     return Review(submission.slug, tuple(passed), submission.tier)
 
 

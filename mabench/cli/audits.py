@@ -330,8 +330,12 @@ def review(
 
 
 def _show_review(found: Review) -> None:
-    console.say(f"{found.slug}: {'every gate is open' if found.accepted else 'refused'}")
+    from mabench.board.gates import no_run_repeated
+
+    console.say(f"{found.slug}: {found.verdict}")
     for gate in found.gates:
-        console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        console.say(f"  {gate.line}", fg=gate.colour)
         for text in gate.refusals:
             console.say(f"    - {text}")
+    if found.accepted:
+        console.say(no_run_repeated(found.slug))

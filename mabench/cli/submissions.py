@@ -103,16 +103,18 @@ def _where_eval_writes(set_path: str, reading: dict[str, Any]) -> Path:
 
 def _show_gates(case: Examination) -> None:
     """Print what the gates found. Raises MabenchError with every refusal."""
+    from mabench.board.gates import no_run_repeated
     from mabench.results import lifts, tables
 
     for gate in case.gates:
-        console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
+        console.say(f"  {gate.line}", fg=gate.colour)
     if case.refusals:
         closed = sum(bool(gate.refusals) for gate in case.gates)
         raise MabenchError(
             f"{closed} of {len(case.gates)} gates refuse this submission; nothing was written.\n"
             + "\n".join(f"- {text}" for text in case.refusals)
         )
+    console.say(no_run_repeated(case.slug))
     for suite, loaded_suite in case.loaded_suites.items():
         lines = lifts.rows(loaded_suite, *([r for r in part if r.cell.suite == suite] for part in (case.records, case.hardened)))
         console.say(f"\n{suite}\n" + tables.table(loaded_suite, lines, width=console.width()))

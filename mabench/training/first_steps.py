@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from mabench.data import RealData
 from mabench.errors import Interrupted
@@ -15,23 +17,44 @@ from mabench.training.material import Material
 from mabench.training.progress import Watch
 
 
-def first_losses(synthetic_set: SyntheticSet, cell: Cell, test: RealData, device: torch.device) -> tuple[str, tuple[float, ...]]:
+def first_losses(
+    synthetic_set: SyntheticSet,
+    cell: Cell,
+    test: RealData,
+    device: torch.device,
+    *,
+    moved: float = 0.0,
+    enough: Callable[[Sequence[float]], bool] = lambda losses: False,
+) -> tuple[str, tuple[float, ...]]:
     """Digest of the initial weights and the losses of the first ten steps, -1 where not finite, by the reference engine.
 
-    For recipes without a teacher. Raises MabenchError where pretrained weights are missing.
+    `moved`: the part of itself by which every initial weight is then raised or lowered, as rounding might have done; which way,
+    a fixed draw says. `enough` of the losses so far ends it earlier. For recipes without a teacher. Raises MabenchError where pretrained weights are missing.
     """
     material = Material(synthetic_set, cell, test, device)
     trainer = Trainer(material, cell.evaluator, "reference")
     state = trainer.state
+    if moved:
+        _move(trainer.model, moved)
 
-    def enough() -> bool:
-        return len(state.first_losses) >= FIRST_LOSSES
+    def losses() -> tuple[float, ...]:
+        return tuple(loss if math.isfinite(loss) else -1.0 for loss in map(float, state.first_losses))
 
-    watch = Watch(cell, "reference", len(material.images), len(material.test_labels), should_stop=enough)
+    def done() -> bool:
+        return len(state.first_losses) >= FIRST_LOSSES or enough(losses())
+
+    watch = Watch(cell, "reference", len(material.images), len(material.test_labels), should_stop=done)
     try:
-        while state.epoch < cell.recipe.epochs and not enough():
+        while state.epoch < cell.recipe.epochs and not done():
             trainer.train_epoch(watch)
     except Interrupted:
         pass
-    losses = [float(loss) for loss in state.first_losses]
-    return state.initial_weights, tuple(loss if math.isfinite(loss) else -1.0 for loss in losses)
+    return state.initial_weights, losses()
+
+
+@torch.no_grad()
+def _move(model: nn.Module, part: float) -> None:
+    draw = torch.Generator().manual_seed(0)  # the same draw on every device
+    for weight in model.parameters():
+        up = torch.randint(0, 2, weight.shape, generator=draw).to(weight)
+        weight.mul_(1 + part * (2 * up - 1))
