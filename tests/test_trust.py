@@ -382,6 +382,54 @@ def test_honest_submissions_pass(folder: Path) -> None:
     assert all(not gate.refusals for gate in acceptance.of_submission(entry, has_set=False))
 
 
+def vandalise(folder: Path, who: str, action: str = "changed") -> None:
+    """The card replaced, and an honest line in the log that says by whom: merged without a review."""
+    found = submissions.read(folder)
+    assert found is not None
+    card = found.files[submissions.CARD].replace(b"Made", b"HACKED")
+    entry = audit_log.make_entry(
+        who=who, action=action, why="card changed", set_sha256=found.set_sha256, card_sha256=digests.sha256(card)
+    )
+    submissions.write(folder, {submissions.CARD: card} | submissions.with_entry(found, entry))
+
+
+@pytest.mark.parametrize("action", ["changed", "submitted"])
+def test_a_card_that_somebody_else_changed_leaves_the_row_out_of_the_board(folder: Path, action: str) -> None:
+    """Whoever merged it: the board names the row, builds the others and says by its exit code that it is not whole."""
+    write_submission(folder.parent, "low", 0.3)
+    vandalise(folder, "Mallory", action)
+    out = folder.parent.parent / "o"
+    result = CliRunner().invoke(main, ["leaderboard", "build", "--submissions", str(folder.parent), "--out", str(out)])
+    assert result.exit_code == 1 and "HACKED" not in (out / "leaderboard.json").read_text(), result.output
+    said = " ".join(result.output.split())
+    assert "1 of 1 rows ranked" in said and f"made: changes: {action} on 20" in said
+    assert "by 'Mallory': only 'A. Submitter' or a maintainer may; board.toml names those." in said
+    with pytest.raises(MabenchError, match="by 'Mallory'"):
+        acceptance.read_accepted(folder)
+
+
+def test_a_maintainer_may_correct_a_card(folder: Path) -> None:
+    vandalise(folder, "a maintainer")
+    accepted = acceptance.read_accepted(folder)
+    assert accepted is not None and accepted.card.title == "HACKED"
+
+
+def test_a_set_that_somebody_else_adds_does_not_pull_the_row_down(folder: Path) -> None:
+    found, sha = submissions.read(folder), "ab" * 32
+    assert found is not None
+    worse = [made_record(DIGITS, "scratch", r.cell.evaluator.name, r.cell.seed, 0.1, sha=sha) for r in found.records.values()]
+    added = {submissions.record_name(r, 2): submissions.record_bytes(r) for r in worse}
+    named = {name: digests.sha256(content) for name, content in added.items()}
+    entry = audit_log.make_entry(who="Mallory", action="changed", why="set 2", set_sha256=sha, records=named)
+    files = {f"records/{name}.json": content for name, content in added.items()}
+    submissions.write(folder, files | submissions.with_entry(found, entry))
+    (folder / "set.safetensors").write_bytes(b"x")
+    (folder / "set-2.safetensors").write_bytes(b"x")
+    with pytest.raises(MabenchError, match="made: changes: changed on .* by 'Mallory'"):
+        acceptance.read_accepted(folder)
+    assert built(folder.parent)[0] == {}
+
+
 # -- review --------------------------------------------------------------------------------------------------------
 
 

@@ -14,16 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-
-from mabench.board import audit_log, names, tiers
+from mabench.board import audit_log, card_files, names, tiers
 from mabench.board.owners import Board, read_board
 from mabench.board.tiers import Rerun
 from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
-from mabench.files import copy, parse_toml, read_toml, write_bytes
+from mabench.files import copy, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 
@@ -36,7 +33,6 @@ RECORD = re.compile("[a-z0-9@_-]{1,250}")
 """How records are called: one part of a path."""
 MAX_BYTES = 2**28  # ours: of a submission without its sets and labels; 1,000 records take 20 MB
 MAX_FILES = 10_000  # ours: of one submission; a large one has some hundred records
-CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
 SLUG = re.compile(r"^(?!cells$|papers$)[a-z0-9-]{3,64}$")
 """A set's name is that of its pictures' configuration on the Hub, beside `cells` and `papers`."""
 
@@ -129,6 +125,10 @@ class Submission:
         """Who submitted it, as the log's first line says."""
         return self.audit[0].who
 
+    def may_change(self, who: str) -> bool:
+        """Whether card, sets and records are theirs to change, and a decision to write: the owner's and the maintainers', letter by letter."""
+        return who in {self.owner, *self.board.maintainers}
+
     @property
     def own_names(self) -> frozenset[str]:
         """Under which names the submitter may act: the card's and those of the log's submissions."""
@@ -180,29 +180,6 @@ def rerun_name(name: str, entry: int) -> str:
     return f"{name}--entry{entry}"
 
 
-# -- cards ---------------------------------------------------------------------------------------------------------
-
-
-def read_card(path: Path) -> Card:
-    """The card in a TOML file. Raises MabenchError that names every wrong field."""
-    return make_card(card_fields(path), path)
-
-
-def card_fields(path: Path) -> dict[str, Any]:
-    """What a card file says, not yet validated. Raises MabenchError for one that is too large, unreadable or no TOML."""
-    return read_toml(path, CARD_CURE)
-
-
-def make_card(fields: Mapping[str, Any], path: Path) -> Card:
-    """A validated card; `path` only names it in messages. Raises MabenchError that names every wrong field."""
-    try:
-        return Card.model_validate(fields)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()[:8]]
-        known = ", ".join(Card.model_fields)
-        raise MabenchError(f"{path}: {'; '.join(problems)}. Fix these fields; a card may have {known}.") from error
-
-
 def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
     """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
     last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
@@ -244,7 +221,7 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
         }
         for part in (RECORDS, RERUNS, HARDENED)
     )
-    card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
+    card = card_files.parse(files[CARD], place / CARD)
     submission = Submission(slug, card, records, audit, kept, reruns, board or Board(), hardened)
     for stem, record in records.items():
         if stem != submission.name_of(record):

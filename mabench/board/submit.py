@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mabench import digests
-from mabench.board import acceptance, aggregates, audit_log, gates, hardened, labels, probes, rechecks
+from mabench.board import acceptance, aggregates, audit_log, card_files, gates, hardened, labels, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -125,7 +125,7 @@ LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {
 
 def _card(path: Path, fields: Mapping[str, Any] | None) -> tuple[Card | None, Gate]:
     try:
-        card = submissions.read_card(path) if fields is None else submissions.make_card(fields, path)
+        card = card_files.read(path) if fields is None else card_files.make(fields, path)
         passed = gates.card(card, path)
     except MabenchError as error:
         return None, Gate("card", "refused", (str(error),))
