@@ -13,10 +13,10 @@ from statistics import stdev
 from typing import Any
 
 import pytest
-from builders import DIGITS, listed, made_record, put, write_submission
+from builders import DIGITS, LITE, listed, made_record, put, write_submission
 from click.testing import CliRunner
 
-from mabench import digests
+from mabench import digests, suites
 from mabench.board import acceptance, audit_log, gates, names, owners, review, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
@@ -64,6 +64,50 @@ def test_tiers_follow_from_the_records_of_reruns(folder: Path) -> None:
     assert add("T. Third", 12).tier == "challenged", "what one account found is not undone by another"
     assert add("S. Other", 3).tier == "verified", "but by itself: the last re-run of a run counts"
     assert add("A. Submitter", 3, inflate).tier == "challenged", "the submitter's own doubts count"
+
+
+def test_every_track_has_a_tier_of_its_own(tmp_path: Path) -> None:
+    """Neither runs of a paper's suite nor those of an earlier edition, which cannot be repeated, keep a row from being verified."""
+    root = tmp_path / "submissions"
+    ranking, paper = ("cifar10-lite@1", "scratch"), ("cifar10-modelpool@1", "modelpool")
+    records = [*cells(LITE, 0.3), *cells(suites.load(paper[0]), 0.3)]
+    folder = submitted(root / "made", records)
+
+    def repeated(names: Callable[[RunRecord], bool], change: Callable[[RunRecord], RunRecord] = again) -> Submission:
+        before = submissions.read(folder)
+        assert before is not None
+        submissions.write(
+            folder, verify.logged(before, [change(r) for r in before.records.values() if names(r)], who="R. Reader", seed=0)
+        )
+        after = submissions.read(folder)
+        assert after is not None
+        return after
+
+    found = repeated(lambda r: (r.cell.suite, r.cell.track) == ranking)
+    assert (found.tier_of(*ranking), found.tier_of(*paper), found.tier) == ("verified", "self-run", "spot-checked")
+    found = repeated(lambda r: r.cell.suite == ranking[0])
+    assert {found.tier_of(ranking[0], track) for track in LITE.evaluators} == {"verified"} and found.tier == "spot-checked"
+    found = repeated(lambda r: r.cell.suite == paper[0], lowered)
+    assert (found.tier, found.tier_of(*ranking)) == ("challenged", "challenged"), "a contradiction is about the whole submission"
+    old = [r.model_copy(update={"cell": r.cell.model_copy(update={"suite_digest": min(LITE.earlier)})}) for r in cells(LITE, 0.3)]
+    folder = submitted(root / "older", [*old, *cells(suites.load(paper[0]), 0.3)])
+    found = repeated(lambda r: r.cell.suite == paper[0])
+    assert (found.tier, found.tier_of(*paper), found.tier_of(*ranking)) == ("verified", "verified", "self-run")
+
+
+def cells(suite: suites.LoadedSuite, accuracy: float) -> list[RunRecord]:
+    """A record of every run of a suite, of one set."""
+    return [
+        made_record(suite, track, entry.name, seed, accuracy, sha=digest("one"))
+        for track, entries in suite.evaluators.items()
+        for entry in entries
+        for seed in suite.suite.seeds
+    ]
+
+
+def submitted(place: Path, records: list[RunRecord]) -> Path:
+    card = b'title = "Made"\nauthors = ["A. Author"]\nlicence = "CC0-1.0"\n'
+    return put(place, card, {submissions.record_name(r): submissions.record_bytes(r) for r in records}, digest("one"))
 
 
 def test_only_a_maintainer_settles_what_reruns_found(folder: Path) -> None:

@@ -58,18 +58,17 @@ class Submission:
     @cached_property
     def tier(self) -> Tier:
         """Computed from the re-runs by others that are kept here, and from decisions of those who may decide."""
-        decided, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
-        since = [self._reruns(own, settled) for own in (False, True)]
-        return tiers.derive(decided, self.records, *since)
+        decided, _ = tiers.decision(self.audit, self.owner, self.board.maintainers)
+        return tiers.of_all(decided, self._tracks.values())
 
     def tier_of(self, suite: str, track: str) -> Tier:
-        """The tier of one row: runs that were repeated on another track say nothing of this one."""
-        if self.tier != "spot-checked":
-            return self.tier
+        """The tier of one row: runs that were repeated on another track say nothing of this one, unless they contradict."""
+        return self._tracks.get((suite, track), "self-run") if self.ranked else self.tier
+
+    @cached_property
+    def _tracks(self) -> Mapping[tiers.Track, Tier]:
         _, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
-        here = {name: record for name, record in self.records.items() if (record.cell.suite, record.cell.track) == (suite, track)}
-        found = tiers.derive(None, here, self._reruns(False, settled))
-        return "self-run" if found == "self-run" else "spot-checked"
+        return tiers.derive(self.records, self._reruns(False, settled), self._reruns(True, settled))
 
     @cached_property
     def confirming(self) -> Mapping[str, Rerun]:

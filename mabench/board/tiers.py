@@ -29,6 +29,8 @@ BY_HAND: tuple[Tier, ...] = ("challenged", "superseded", "withdrawn", "self-run"
 """What the submitter (superseded, withdrawn) or a maintainer (any) may decide; self-run takes a decision back."""
 
 Verdict = Literal["agrees", "contradicts", "open"]
+Track = tuple[str, str]
+"""Suite id and name of the track."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Agreement:
     """Runs whose curves are equal, test pass by test pass."""
 
     @property
+    def suite_and_track(self) -> Track:
+        return self.suite, self.track
+
+    @property
     def verdict(self) -> Verdict:
         if abs(self.difference) > MARGIN + SURE * self.error:
             return "contradicts"
@@ -65,16 +71,25 @@ def agreements(records: Iterable[RunRecord], reruns: Iterable[RunRecord]) -> lis
     out = []
     for (suite, track, sha256), runs in sorted(again.items()):
         before = recorded.get((suite, track, sha256))
-        if before and suite in suites.released() and track in (loaded_suite := suites.load(suite)).evaluators:
+        if before:
+            loaded_suite = suites.load(suite)
             found = (_official(loaded_suite, track, before, runs), _fresh(loaded_suite, track, before, runs))
             out += [agreement for agreement in found if agreement is not None]
     return out
 
 
+def current(record: RunRecord) -> bool:
+    """Whether a record is of a suite as it is now: others rank nothing and cannot be repeated, so no tier is about them."""
+    if record.cell.suite not in suites.released():
+        return False
+    loaded_suite = suites.load(record.cell.suite)
+    return record.cell.suite_digest == loaded_suite.digest and record.cell.track in loaded_suite.evaluators
+
+
 def _by_track(records: Iterable[RunRecord]) -> dict[tuple[str, str, str], list[RunRecord]]:
-    """(suite, track, sha256 of the set) -> its records."""
+    """(suite, track, sha256 of the set) -> its current records."""
     groups: dict[tuple[str, str, str], list[RunRecord]] = defaultdict(list)
-    for record in records:
+    for record in filter(current, records):
         groups[record.cell.suite, record.cell.track, record.cell.set_sha256].append(record)
     return groups
 
@@ -172,26 +187,37 @@ def decision(audit: Sequence[AuditEntry], owner: str, maintainers: Collection[st
 
 
 def derive(
-    decided: Tier | None,
-    records: Mapping[str, RunRecord],
-    others: Sequence[tuple[str, Rerun]],
-    own: Sequence[tuple[str, Rerun]] = (),
-) -> Tier:
-    """The tier. `others`: (record name, re-run) by others than the submitter, oldest first; `own`: by the submitter.
+    records: Mapping[str, RunRecord], others: Sequence[tuple[str, Rerun]], own: Sequence[tuple[str, Rerun]] = ()
+) -> dict[Track, Tier]:
+    """The tier of every track with records of the suite as it is now, whatever its re-runs say of other tracks.
 
-    The last re-run of a run counts, but what one account found is not undone by another: that takes a maintainer.
+    `others`: (record name, re-run) by others than the submitter, oldest first; `own`: by the submitter. The last re-run of a run
+    counts, but what one account found is not undone by another: that takes a maintainer.
     """
-    if decided is not None and decided != "self-run":
-        return decided
     by_account: dict[str, dict[str, RunRecord]] = defaultdict(dict)
     for name, rerun in (*others, *own):
         by_account[rerun.who][name] = rerun.record
     latest = {name: rerun.record for name, rerun in others}
     found = agreements(records.values(), latest.values())
     each = [agreement for runs in by_account.values() for agreement in agreements(records.values(), runs.values())]
-    if any(agreement.verdict == "contradicts" for agreement in (*found, *each)):
-        return "challenged"
-    if not any(agreement.verdict == "agrees" for agreement in found):
-        return "self-run"
-    official = [agreement.verdict == "agrees" for agreement in found if agreement.seeds == "official"]
-    return "verified" if set(records) <= set(latest) and all(official) else "spot-checked"
+    challenged = {a.suite_and_track for a in (*found, *each) if a.verdict == "contradicts"}
+    agreed = {a.suite_and_track for a in found if a.verdict == "agrees"}
+    doubtful = {a.suite_and_track for a in found if a.seeds == "official" and a.verdict != "agrees"}
+    here = {name: (r.cell.suite, r.cell.track) for name, r in records.items() if current(r)}
+    missed = {track for name, track in here.items() if name not in latest}
+
+    def tier(track: Track) -> Tier:
+        if track in challenged or track not in agreed:
+            return "challenged" if track in challenged else "self-run"
+        return "spot-checked" if track in doubtful | missed else "verified"
+
+    return {track: tier(track) for track in sorted(set(here.values()))}
+
+
+def of_all(decided: Tier | None, tracks: Collection[Tier]) -> Tier:
+    """The tier of a submission: as decided by hand, challenged as soon as a track is, verified where all tracks are."""
+    if decided is not None and decided != "self-run":
+        return decided
+    if "challenged" in tracks or len(set(tracks)) == 1:
+        return "challenged" if "challenged" in tracks else next(iter(tracks))
+    return "spot-checked" if tracks else "self-run"

@@ -121,6 +121,8 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
         now, where = store.read(place) or submission, f"in {place}"
     else:
         now, where = store.parse(submission.slug, {**submission.files, **proposed}, place), "once the pull request is merged"
+    for track in sorted({each.suite_and_track for each in found}):
+        console.say(f"tier of {', '.join(track)}: {submission.tier_of(*track)} -> {now.tier_of(*track)}")
     console.say(f"tier: {submission.tier} -> {now.tier}, {where}")
     value = {"before": submission.tier, "tier": now.tier, "tracks": [vars(each) | {"verdict": each.verdict} for each in found]}
     return Ended(value) if any(each.verdict == "contradicts" for each in found) else value
