@@ -24,6 +24,7 @@ from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
 from mabench.results import scoring
+from mabench.results.uncertainty import Spread
 from mabench.schema import RunRecord, Tier
 
 
@@ -249,12 +250,53 @@ def test_a_lie_of_a_point_and_a_half_passes_in_five_percent_at_most(spread: floa
     draw, error = random.Random(1), math.sqrt(2 * spread**2 / seeds / networks)
 
     def passed(lie: float) -> float:
-        found = (tiers.Agreement("s@1", "t", "official", -lie + draw.gauss(0, error), error, 9, 0) for _ in range(4000))
+        found = (tiers.Agreement("s@1", "t", "official", -lie + draw.gauss(0, error), error, math.inf, 9, 0) for _ in range(4000))
         return sum(agreement.verdict == "agrees" for agreement in found) / 4000
 
     limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 4000)
     assert all(passed(lie / 1000) <= limit for lie in (15, -15, 20, 40, 100))
     assert passed(0.0) > 0.95 or error > 0.004, "an honest re-run agrees, unless its runs are too few for their noise"
+
+
+@pytest.mark.parametrize(
+    ("spread", "networks", "seeds"), [(0.02, 6, 3), (0.02, 6, 2), (0.005, 6, 3), (0.03, 2, 5), (0.012, 1, 9)]
+)
+def test_a_lie_passes_no_more_often_where_the_spread_was_never_measured(spread: float, networks: int, seeds: int) -> None:
+    """The re-run's own seeds stand in for it, and three of them say little: Student's t counts that."""
+    draw = random.Random(2)
+
+    def verdict(lie: float) -> str:
+        again = [[draw.gauss(0, spread) for _ in range(seeds)] for _ in range(networks)]
+        recorded = draw.gauss(lie, spread / math.sqrt(seeds * networks))
+        own = [tiers.spread_of(None, scores) for scores in again]
+        errors = [(1 / networks, Spread(each.std * math.sqrt(2 / seeds), each.degrees)) for each in own]
+        found = tiers.together(errors, sum(map(sum, again)) / seeds / networks - recorded)
+        assert found is not None
+        return tiers.Agreement("s@1", "t", "official", found.mean, found.error, found.degrees, 9, 0).verdict
+
+    limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
+    for lie in (0.015, -0.015, 0.02, 0.04):
+        assert [verdict(lie) for _ in range(2000)].count("agrees") <= 2000 * limit
+    assert [verdict(0.0) for _ in range(2000)].count("contradicts") <= 2000 * limit
+
+
+def test_one_seed_of_a_network_whose_spread_nobody_measured_leaves_the_answer_open(folder: Path) -> None:
+    """Neither confirmed nor refuted, whatever it finds; a bit-identical run needs no spread."""
+    found = submissions.read(folder)
+    assert found is not None
+    one_each = [record for record in found.records.values() if record.cell.seed == 0]
+    for changed in ([higher(r, 2) for r in one_each], [lowered(r) for r in one_each]):
+        (answer,) = tiers.agreements(found.records.values(), changed)
+        assert (answer.error, answer.verdict) == (None, "open")
+    (answer,) = tiers.agreements(found.records.values(), map(again, one_each))
+    assert (answer.error, answer.verdict) == (0.0, "agrees")
+    (answer,) = tiers.agreements(found.records.values(), map(lowered, found.records.values()))
+    assert answer.error is not None and answer.verdict == "contradicts"
+
+
+def higher(record: RunRecord, images: int) -> RunRecord:
+    """A re-run that gets a few images more right."""
+    return again(record).model_copy(update={"curve": tuple((e, c + images) for e, c in record.curve)})
 
 
 def test_the_error_of_a_rerun_is_that_of_the_panel_and_not_the_submitters(folder: Path) -> None:

@@ -109,7 +109,7 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
     for each in found:
         console.say(
             f"{each.suite}, {each.track}, {each.seeds} seeds: {each.verdict}, {percent(each.difference, signed=True)} points over "
-            f"{each.runs} run{'s' if each.runs != 1 else ''} (margin {percent(tiers.MARGIN)}, standard error {percent(each.error)})"
+            f"{each.runs} run{'s' if each.runs != 1 else ''} (margin {percent(tiers.MARGIN)}, standard error {'not known' if each.error is None else percent(each.error)})"
         )
     for suite in sorted({each.suite for each in found}):
         console.say(tiers.spread_note(suite, {record.cell.evaluator.name for record in records if record.cell.suite == suite}))
