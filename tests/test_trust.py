@@ -96,6 +96,32 @@ def test_every_track_has_a_tier_of_its_own(tmp_path: Path) -> None:
     assert (found.tier, found.tier_of(*paper), found.tier_of(*ranking)) == ("verified", "verified", "self-run")
 
 
+def test_only_runs_that_can_be_repeated_are_drawn_and_those_that_rank_first(tmp_path: Path) -> None:
+    root, paper = tmp_path / "submissions", suites.load("cifar10-modelpool")
+    old = [r.model_copy(update={"cell": r.cell.model_copy(update={"suite_digest": min(LITE.earlier)})}) for r in cells(LITE, 0.3)]
+
+    def of(slug: str, records: list[RunRecord]) -> Submission:
+        found = submissions.read(submitted(root / slug, records))
+        assert found is not None
+        return found
+
+    both = of("both", [*cells(LITE, 0.3), *cells(paper, 0.3)])
+    assert {r.cell.suite for n in range(50) for r in verify.sample(both, 3, n)} == {LITE.id}
+    assert sorted(r.cell.suite for r in verify.sample(both, 20, 0)) == [LITE.id] * 18 + [paper.id] * 2
+    assert {r.cell.suite for r in verify.sample(both, 3, 0, suite="cifar10-modelpool")} == {paper.id}
+    assert {r.cell.track for r in verify.sample(both, 9, 0, tracks=["pretrained"])} == {"pretrained"}
+    older = of("older", [*old, *cells(paper, 0.3)])
+    assert {r.cell.suite for n in range(50) for r in verify.sample(older, 3, n)} == {paper.id}
+    done = CliRunner().invoke(
+        main, ["verify", "older", "--submissions", str(root), "--who", "R. Reader", "--suite", "cifar10-lite", "--draw", "1"]
+    )
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2 and "older: none of its runs with --suite cifar10-lite can be repeated here" in said
+    assert "Allowed: --suite cifar10-modelpool@1 --track modelpool" in said
+    with pytest.raises(MabenchError, match="none of its 18 runs can be repeated here.* Verify a submission that the board ranks"):
+        verify.sample(of("oldest", old), 3, 0)
+
+
 def cells(suite: suites.LoadedSuite, accuracy: float) -> list[RunRecord]:
     """A record of every run of a suite, of one set."""
     return [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mabench.cli import console
-from mabench.cli.options import Command, Ended, device_option, repo_option, stopped, submissions_option, who_option
+from mabench.cli.options import Command, Ended, device_option, names, repo_option, stopped, submissions_option, who_option
 from mabench.cli.submissions import show_pushed
 from mabench.errors import Interrupted, MabenchError
 
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option(
     "--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many evaluator runs (cells) to repeat."
 )
+@click.option(
+    "--suite",
+    shell_complete=lambda *given: names("suite", *given),
+    help="Only runs of this suite (default: of suites that rank, then of others).",
+)
+@click.option("--track", "tracks", multiple=True, help="Only this track; may be repeated.")
 @click.option("--set", "number", default=1, show_default=True, type=click.IntRange(min=1), help="Which of the submission's sets.")
 @click.option(
     "--draw",
@@ -60,6 +66,8 @@ if TYPE_CHECKING:
 def verify(
     slug: str,
     cells: int,
+    suite: str | None,
+    tracks: tuple[str, ...],
     number: int,
     draw: int | None,
     fresh: int,
@@ -85,9 +93,9 @@ def verify(
     submission = _local(slug, submissions)
     if draw is None:
         draw = reruns.draw_of(slug, VERIFIED)
-        console.say(f"draw: {draw} (--draw {draw} takes the same runs)")
+        console.say(f"draw: {draw} (--draw {draw} takes the same runs of the same suites and tracks)")
     place = out or VERIFIED / f"{slug}-{draw}"
-    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
+    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number, suite=suite, tracks=tracks), fresh, draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
 
     def added(log: Submission) -> dict[str, bytes]:
