@@ -13,7 +13,7 @@ from statistics import stdev
 from typing import Any
 
 import pytest
-from builders import DIGITS, LITE, listed, made_record, put, write_submission
+from builders import DIGITS, LITE, listed, made_record, put, tree, write_submission
 from click.testing import CliRunner
 
 from mabench import digests, suites
@@ -355,6 +355,43 @@ def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pyte
     entry = audit_log.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
     with pytest.raises(MabenchError, match="Nothing was written"):
         submissions.with_entry(found, entry)
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "words"),
+    [
+        (
+            "MAX_BYTES",
+            lambda found: sum(map(len, found.files.values())) + 3000,
+            "bytes without its sets, and 19 files and folders",
+        ),
+        ("MAX_FILES", lambda found: len(found.files) + 3, "bytes without its sets, and 19 files and folders"),
+    ],
+)
+def test_a_rerun_that_would_make_a_submission_unreadable_is_refused_before_it_is_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, room: Callable[[Submission], int], words: str
+) -> None:
+    """The files are as they were, and no set was asked for: nothing was computed."""
+    found, before = submissions.read(folder), tree(folder)
+    assert found is not None
+    monkeypatch.setattr(submissions, limit, room(found))
+    with pytest.raises(
+        MabenchError, match=f"made: would have .* {words}; at most .* are read. Nothing was written: add fewer records"
+    ):
+        verify.logged(found, [again(record) for record in list(found.records.values())[:2]], who="R. Reader", seed=0)
+    done = CliRunner().invoke(
+        main, ["verify", "made", "--submissions", str(folder.parent), "--who", "R. Reader", "--cells", "2", "--draw", "1"]
+    )
+    assert done.exit_code == 2 and words in " ".join(done.output.split()) and tree(folder) == before
+    assert submissions.read(folder) is not None
+
+
+def test_a_full_log_is_said_before_runs_are_repeated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = submissions.read(folder)
+    assert found is not None
+    monkeypatch.setattr(audit_log, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
+    done = CliRunner().invoke(main, ["verify", "made", "--submissions", str(folder.parent), "--who", "R. Reader", "--draw", "1"])
+    assert done.exit_code == 2 and "audit log: would have" in " ".join(done.output.split())
 
 
 def test_the_card_is_in_the_log(folder: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from mabench.board import audit_log, card_files, names, tiers
 from mabench.board.owners import Board, read_board
@@ -27,7 +28,8 @@ from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 FOLDER = "submissions"
 """Where submissions lie, here and in a repository on the Hub."""
 CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
-RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
+RECORDS, RERUNS, HARDENED = READ_WHOLE = "records/", "reruns/", "hardened/"
+NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 JSON = ".json"
 RECORD = re.compile("[a-z0-9@_-]{1,250}")
 """How records are called: one part of a path."""
@@ -179,10 +181,28 @@ def rerun_name(name: str, entry: int) -> str:
     return f"{name}--entry{entry}"
 
 
-def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
-    """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
+def with_entry(submission: Submission, entry: AuditEntry, files: Mapping[str, bytes] = NO_FILES) -> dict[str, bytes]:
+    """These new files and the log with this entry at its end; without the log where its last entry already says the same, whatever
+    its time. Raises MabenchError where the submission would become more than is read.
+    """
     last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
-    return {} if last == entry else {AUDIT: audit_log.appended(submission.audit, entry)}
+    added = {**files} if last == entry else {**files, AUDIT: audit_log.appended(submission.audit, entry)}
+    check_room(submission.slug, {**submission.files, **dict.fromkeys(submission.set_files, b""), **added})
+    return added
+
+
+def check_room(slug: str, files: Mapping[str, bytes]) -> None:
+    """Raise MabenchError where these files of a submission, all that it would hold, are more than is read."""
+    read_ = {name: len(content) for name, content in files.items() if name in (CARD, AUDIT) or name.startswith(READ_WHOLE)}
+    count = len({*files, *(name.rpartition("/")[0] for name in files)} - {""})
+    cure = "Nothing was written: add fewer records, or ask the board's maintainers to begin a new slug for this set."
+    if large := sorted(name for name, size in read_.items() if size > MAX_RECORD_BYTES):
+        raise MabenchError(f"{slug}: {large[0]} has {read_[large[0]]:,} bytes; at most {MAX_RECORD_BYTES:,} are read. {cure}")
+    if sum(read_.values()) > MAX_BYTES or count > MAX_FILES:
+        raise MabenchError(
+            f"{slug}: would have {sum(read_.values()):,} bytes without its sets, and {count:,} files and folders; at most {MAX_BYTES:,} bytes and "
+            f"{MAX_FILES:,} files are read. {cure}"
+        )
 
 
 # -- the folder ----------------------------------------------------------------------------------------------------

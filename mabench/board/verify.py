@@ -148,7 +148,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
     """The files that a re-run adds to a submission: its records, and a line of the log. The tier follows from them.
 
     Nothing where the log names these very records already: a command that was killed after it had sent them is repeated. Raises
-    MabenchError where the log would grow beyond what is read.
+    MabenchError where the log or the submission would grow beyond what is read.
     """
     known = {digest for entry in submission.audit if entry.who == who for digest in entry.reruns.values()}
     if reruns and all(digests.sha256(submissions.record_bytes(record)) in known for record in reruns):
@@ -172,7 +172,17 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
         set_sha256=reruns[0].cell.set_sha256,
         reruns={name.removeprefix(RERUNS).removesuffix(".json"): digests.sha256(content) for name, content in files.items()},
     )
-    return files | submissions.with_entry(submission, entry)
+    return submissions.with_entry(submission, entry, files)
+
+
+def check_room(submission: Submission, cells: Sequence[Cell], *, who: str, seed: int) -> None:
+    """Raise MabenchError where a re-run of these cells would not fit into the submission, before it is computed.
+
+    Its records are taken to be as large as those that they repeat.
+    """
+    like = {(r.cell.suite, r.cell.track, r.cell.evaluator.name): r for r in submission.records.values()}
+    stand_ins = [like[c.suite, c.track, c.evaluator.name].model_copy(update={"cell": c}) for c in cells]
+    logged(submission, stand_ins, who=who, seed=seed)
 
 
 def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> AuditEntry:

@@ -96,6 +96,7 @@ def verify(
         console.say(f"draw: {draw} (--draw {draw} takes the same runs of the same suites and tracks)")
     place = out or VERIFIED / f"{slug}-{draw}"
     chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number, suite=suite, tracks=tracks), fresh, draw)
+    reruns.check_room(submission, chosen, who=name, seed=draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
 
     def added(log: Submission) -> dict[str, bytes]:
