@@ -6,6 +6,9 @@ A submitter adds a lie to all records of a track; somebody repeats all of its ru
 so that every run is another draw of the same distribution. The largest lie that passes in more than 5 % of re-runs is printed, and how
 often an honest submission passes, is refused, or stays undecided. The margin, one point, was stated beforehand (mabench/board/tiers.py).
 
+Panels whose spread was never measured come last: there the re-run's own seeds stand in for it. A lie that passes in exactly 5 % of
+re-runs is printed or not by the chance of the simulation.
+
 Two rules are compared: that of `tiers`, and the one that it replaced, whose tolerance was taken from the submitter's own records:
 one point and three standard deviations of a difference, cell by cell and for the mean. Against that one a liar scatters seeds.
 """
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 
 from mabench.board import tiers
 from mabench.files import write_text
+from mabench.results.uncertainty import Spread
 
 Array = NDArray[np.float64]
 Rule = Callable[[Array, Array, float], Array]
@@ -34,17 +38,36 @@ PANELS = {  # name -> networks, standard deviation over seeds; the spreads of ma
     "one network, 1.7 points": (1, 0.017),
     "one network, 2.6 points": (1, 0.026),
 }
+UNKNOWN = {  # as PANELS; the rule is not told the spread, and takes it from the re-run's three seeds a network
+    "six networks, 0.5 points, not measured": (6, 0.005),
+    "six networks, 2.0 points, not measured": (6, 0.020),
+    "two networks, 3.0 points, not measured": (2, 0.030),
+}
 SEEDS, TOLERATED = 3, 0.05
 SCATTER = 0.10  # ours: the review's forger moved the three seeds of a network by -10, 0 and +10 points
 LIES = np.arange(0, 0.3001, 0.0025)
 
 
-def present(recorded: Array, again: Array, spread: float) -> Array:
+def measured(recorded: Array, again: Array, spread: float) -> Array:
     """The rule of `tiers`, with the suite's pooled spread."""
-    difference = (again - recorded).mean((1, 2))
-    error = float(np.sqrt(2 * spread**2 / SEEDS / recorded.shape[1]))
+    known = Spread(spread, 10**6)
+    return np.array([_verdict(float(d), [known] * recorded.shape[1]) for d in (again - recorded).mean((1, 2))])
+
+
+def unmeasured(recorded: Array, again: Array, spread: float) -> Array:
+    """The rule of `tiers` where nobody has measured the suite's spread."""
+    differences, scores = (again - recorded).mean((1, 2)).tolist(), again.tolist()
+    return np.array(
+        [_verdict(d, [tiers.spread_of(None, seeds) for seeds in of_run]) for d, of_run in zip(differences, scores, strict=True)]
+    )
+
+
+def _verdict(difference: float, spreads: list[Spread]) -> float:
+    errors = [(1 / len(spreads), Spread(each.std * (2 / SEEDS) ** 0.5, each.degrees)) for each in spreads]
+    found = tiers.together(errors, difference)
+    assert found is not None
     verdicts = {"agrees": 1.0, "open": 0.0, "contradicts": -1.0}
-    return np.array([verdicts[tiers.Agreement("", "", "official", float(d), error, 1, 0).verdict] for d in difference])
+    return verdicts[tiers.Agreement("", "", "official", difference, found.error, found.degrees, 1, 0).verdict]
 
 
 def former(recorded: Array, again: Array, spread: float) -> Array:
@@ -68,7 +91,8 @@ def outcome(
 
 def largest(rule: Rule, networks: int, spread: float, scatter: float, tries: int, chance: np.random.Generator) -> float:
     """The largest lie that passes in more than 5 % of re-runs, in points; 0 where none does."""
-    passed = [lie for lie in LIES if (outcome(rule, networks, spread, lie, scatter, tries, chance) == 1).mean() > TOLERATED]
+    tried = LIES if rule is former else LIES[LIES <= 0.05]  # five points pass the present rule only if chance takes four back
+    passed = [lie for lie in tried if (outcome(rule, networks, spread, lie, scatter, tries, chance) == 1).mean() > TOLERATED]
     return round(100 * max(passed, default=0.0), 2)
 
 
@@ -79,7 +103,8 @@ def main() -> None:
     options = parser.parse_args()
     chance = np.random.default_rng(0)
     found = {}
-    for name, (networks, spread) in PANELS.items():
+    for name, (networks, spread) in (PANELS | UNKNOWN).items():
+        present = measured if name in PANELS else unmeasured
         honest = {rule: outcome(rule, networks, spread, 0.0, 0.0, options.tries, chance) for rule in (former, present)}
         found[name] = {
             "before: largest lie": largest(former, networks, spread, 0.0, options.tries, chance),

@@ -26,8 +26,8 @@ from mabench import suites
 from mabench.cli.main import main
 from mabench.data import SECOND, describe
 from mabench.errors import MabenchError
+from mabench.results import baselines, works
 from mabench.results import paper_tables as papers
-from mabench.results import works
 from mabench.results.scoring import half_width, spread
 from mabench_methods import METHODS, presets
 
@@ -355,6 +355,8 @@ def test_the_figures_of_the_trust_page_are_those_that_were_simulated() -> None:
         shares = [f"{found[f'now: honest, {what} %']:.1f}" for what in ("agrees", "refused")]
         assert f"| {name} | {' | '.join([*lies, *shares])} |" in text
         assert found["now: largest lie"] <= 1.5 and found["now: largest lie, seeds scattered"] <= 1.5
+    measured = [name.partition("@")[0] for name in suites.released() if baselines.run_spreads(suites.load(name))]
+    assert f"spread is measured so far for {' and '.join(f'`{name}`' for name in measured)} only." in text
 
 
 def test_the_figures_of_the_reproduction_page_are_those_that_were_measured() -> None:

@@ -35,7 +35,7 @@ from support.hostile import numpy_file, torch_file
 
 import mabench as package
 from mabench import data, digests, suites, training
-from mabench.board import audit_log, cells, submit
+from mabench.board import audit_log, card_files, cells, submit
 from mabench.board import submission as submissions
 from mabench.board.cells import CellRow
 from mabench.board.hub import cards
@@ -344,7 +344,7 @@ READERS = [
     )),
     Reader("set: folder of images", read_set(dataset="digits"), lambda: (image_files(),)),
     Reader("submission", read_submission, lambda: (submission(),), 3),
-    Reader("card", lambda folder: submissions.read_card(folder / CARD).toml(), lambda: ({CARD: CARD_TEXT},), 3),
+    Reader("card", lambda folder: card_files.read(folder / CARD).toml(), lambda: ({CARD: CARD_TEXT},), 3),
     Reader("audit log", read_log, lambda: ({AUDIT: log_of(record_files())},), 2),
     Reader("gates of submit", examined, lambda: (examination(),), 0.02),
     Reader("evaluation folder", read_evaluation, lambda: (saved(evaluation_folder),), 3),

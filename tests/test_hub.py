@@ -556,6 +556,26 @@ def test_a_broken_submission_does_not_stop_the_others(
     )
 
 
+def test_a_card_that_somebody_else_changed_is_left_out_of_the_table(
+    server: Hub, push: Client, submission: Path, mabench: Command, environment: Callable[..., dict[str, str]]
+) -> None:
+    """Merged without a review: the table is made of the others."""
+    found = submissions.read(submission)
+    assert found is not None
+    card = found.card.model_copy(update={"title": "HACKED"}).toml().encode()
+    entry = audit_log.make_entry(
+        who="mallory", action="changed", why="card", set_sha256=found.set_sha256, card_sha256=digests.sha256(card)
+    )
+    assert push(server).returncode == 0
+    for name, content in (tree(submission) | {CARD: card} | submissions.with_entry(found, entry)).items():
+        server.put(REPO, f"submissions/hacked/{name}", content)
+    done = mabench("refresh", "--repo", REPO, **environment(server, machine="z"))
+    assert done.returncode == 1 and "hacked: changes: changed on" in done.stderr and "by 'mallory'" in done.stderr
+    assert len(table(server)) == 12 and {row["slug"] for row in table(server)} == {"digits-kmeans"}
+    pulled = mabench("pull", "hacked", "--repo", REPO, **environment(server, machine="y"))
+    assert pulled.returncode == 2 and "by 'mallory'" in pulled.stderr
+
+
 # -- the board as a static Space -----------------------------------------------------------------------------------
 
 

@@ -135,9 +135,22 @@ def test_seen_networks_are_told_apart_by_name_stem_or_architecture() -> None:
     names = [e.name for e in EXAM.evaluators["scratch"]]
     table = scoring.rows(EXAM, [record(n, 0, [500 if n == "convnet3-scratch" else 200]) for n in names])
     for source in ("convnet3-scratch", "convnet3", "convnet"):
-        assert scoring.seen_and_unseen(EXAM, "scratch", table, [source]) == (0.5, pytest.approx(0.2))  # type: ignore[comparison-overlap]
+        assert scoring.seen_and_unseen(EXAM, "scratch", table, [source]) == pytest.approx((0.5, 0.2))
     assert scoring.seen_and_unseen(EXAM, "scratch", table, ["densenet"]) == (None, pytest.approx(0.275))  # type: ignore[comparison-overlap]
     assert scoring.seen_and_unseen(EXAM, "scratch", table, []) == (None, None)
+
+
+def test_families_weigh_alike_among_the_seen_and_among_the_unseen() -> None:
+    """Two ResNets that made the set count no more than the ConvNet that did."""
+    headline = suites.load("cifar10-agnostic")
+    scores = {"convnet3-scratch": 0.9, "resnet18-scratch": 0.2, "resnet50-scratch": 0.4}
+    table = [
+        scoring.Row("scratch", e.name, s := scores.get(e.name, 0.1), None, s, s, s, 3, 3) for e in headline.evaluators["scratch"]
+    ]
+    made, family = ["convnet3", "resnet18", "resnet50"], ["resnet18", "vit_tiny"]
+    assert scoring.seen_and_unseen(headline, "scratch", table, made) == pytest.approx((0.6, 0.1))
+    seen, unseen = scoring.seen_and_unseen(headline, "scratch", table, family)
+    assert (seen, unseen) == pytest.approx(((0.2 / 2 + 0.1) / 1.5, (0.4 / 2 + 0.9 + 0.1 + 0.1) / 3.5))
 
 
 def test_intervals_are_students() -> None:

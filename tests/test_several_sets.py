@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import DIGITS, made_record
+from builders import DIGITS, made_record, tree
 from scipy import stats
 
 from mabench import data
@@ -112,6 +112,18 @@ def test_reruns_are_of_one_set_and_all_sets_take_part_in_the_tier(root: Path) ->
     assert [repeat(number).tier for number in (1, 3, 2)] == ["spot-checked", "spot-checked", "verified"]
     with pytest.raises(MabenchError, match="has no set 4, its sets are 1 to 3"):
         repeat(4)
+
+
+def test_what_nobody_could_read_is_not_submitted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither as a new submission nor by one more set."""
+    before, images = tree(root / "made-ipc5"), condensed(6)
+    monkeypatch.setattr(submissions, "MAX_BYTES", sum(len(v) for n, v in before.items() if not n.endswith("safetensors")) + 5000)
+    with pytest.raises(MabenchError, match="made-ipc5: would have .* bytes without its sets.* Nothing was written"):
+        add(root, images, 0.6)
+    assert tree(root / "made-ipc5") == before
+    monkeypatch.setattr(submissions, "MAX_FILES", 12)
+    with pytest.raises(MabenchError, match="and 16 files and folders; at most .* and 12 files are read"):
+        submit.changes(submit.Examination((), CARD, images, runs(images, 0.6), ()), None, who="A. Author")
 
 
 def test_what_does_not_belong_together_is_refused(root: Path) -> None:

@@ -15,7 +15,8 @@ from builders import DIGITS, records_of, write_submission
 
 from mabench import suites
 from mabench.board import tiers
-from mabench.results import baselines
+from mabench.results import baselines, scoring
+from mabench.results.uncertainty import Spread
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "pooled_spread.py"
 
@@ -91,8 +92,10 @@ def test_without_a_measured_spread_the_reruns_own_seeds_stand_in_and_it_is_said(
     names = {record.cell.evaluator.name for record in records}
     monkeypatch.setattr(baselines, "_data", lambda _: {})
     assert "no spread over seeds has been measured for convnet3-scratch" in tiers.spread_note(DIGITS.id, names)
-    mlp = [record for record in records if record.cell.evaluator.name == "mlp-scratch"]
-    assert tiers._spread(DIGITS, "mlp-scratch", mlp) == baselines.UNKNOWN_SPREAD, "never less than a point"
+    mlp = [scoring.score(record) for record in records if record.cell.evaluator.name == "mlp-scratch"]
+    assert tiers.spread_of(None, mlp) == Spread(baselines.UNKNOWN_SPREAD, 2), "never less than a point"
+    assert tiers.spread_of(None, [0.3, 0.5]).std == pytest.approx(0.2 / 2**0.5)
+    assert tiers.spread_of(None, mlp[:1]).degrees == 0, "one seed says nothing"
     monkeypatch.setattr(baselines, "_data", lambda _: {DIGITS.digest: {name: [0.02, 12] for name in names}})
     assert "pooled spread over seeds (12 degrees of freedom or more)" in tiers.spread_note(DIGITS.id, names)
-    assert tiers._spread(DIGITS, "mlp-scratch", mlp) == 0.02
+    assert tiers.spread_of(baselines.run_spreads(DIGITS)["mlp-scratch"], mlp[:1]) == Spread(0.02, 12)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mabench import data, suites
-from mabench.board import audit_log, submit
+from mabench.board import audit_log, card_files, submit
 from mabench.board import submission as submissions
 from mabench.errors import MabenchError
 from mabench.results import lifts, scoring
@@ -140,7 +140,7 @@ def test_interactive_asks_for_what_the_card_lacks(mabench: Command, tmp_path: Pa
     answers = "Typed title\n\nCC-BY-4.0\nk-means\nhttps://example.org/paper\n\n\n\n"
     done = mabench("submit", BUNDLED, "--records", digits_run, "--interactive", typed=answers)
     assert done.returncode == 0, done.stderr
-    card = submissions.read_card(tmp_path / "card.toml")
+    card = card_files.read(tmp_path / "card.toml")
     assert (card.title, card.licence, card.paper, card.slug) == (
         "Typed title",
         "CC-BY-4.0",
@@ -581,7 +581,7 @@ def test_a_card_survives_its_file(card: Card) -> None:
     import tomllib
 
     written = card.toml()
-    assert submissions.make_card(tomllib.loads(written), Path("card.toml")) == card
+    assert card_files.make(tomllib.loads(written), Path("card.toml")) == card
     assert card.toml() == written
 
 

@@ -13,10 +13,10 @@ from statistics import stdev
 from typing import Any
 
 import pytest
-from builders import DIGITS, listed, made_record, put, write_submission
+from builders import DIGITS, LITE, listed, made_record, put, tree, write_submission
 from click.testing import CliRunner
 
-from mabench import digests
+from mabench import digests, suites
 from mabench.board import acceptance, audit_log, gates, names, owners, review, site, tiers, verify
 from mabench.board import submission as submissions
 from mabench.board.submission import Submission
@@ -24,6 +24,7 @@ from mabench.cli.main import main
 from mabench.digests import digest
 from mabench.errors import MabenchError
 from mabench.results import scoring
+from mabench.results.uncertainty import Spread
 from mabench.schema import RunRecord, Tier
 
 
@@ -64,6 +65,76 @@ def test_tiers_follow_from_the_records_of_reruns(folder: Path) -> None:
     assert add("T. Third", 12).tier == "challenged", "what one account found is not undone by another"
     assert add("S. Other", 3).tier == "verified", "but by itself: the last re-run of a run counts"
     assert add("A. Submitter", 3, inflate).tier == "challenged", "the submitter's own doubts count"
+
+
+def test_every_track_has_a_tier_of_its_own(tmp_path: Path) -> None:
+    """Neither runs of a paper's suite nor those of an earlier edition, which cannot be repeated, keep a row from being verified."""
+    root = tmp_path / "submissions"
+    ranking, paper = ("cifar10-lite@1", "scratch"), ("cifar10-modelpool@1", "modelpool")
+    records = [*cells(LITE, 0.3), *cells(suites.load(paper[0]), 0.3)]
+    folder = submitted(root / "made", records)
+
+    def repeated(names: Callable[[RunRecord], bool], change: Callable[[RunRecord], RunRecord] = again) -> Submission:
+        before = submissions.read(folder)
+        assert before is not None
+        submissions.write(
+            folder, verify.logged(before, [change(r) for r in before.records.values() if names(r)], who="R. Reader", seed=0)
+        )
+        after = submissions.read(folder)
+        assert after is not None
+        return after
+
+    found = repeated(lambda r: (r.cell.suite, r.cell.track) == ranking)
+    assert (found.tier_of(*ranking), found.tier_of(*paper), found.tier) == ("verified", "self-run", "spot-checked")
+    found = repeated(lambda r: r.cell.suite == ranking[0])
+    assert {found.tier_of(ranking[0], track) for track in LITE.evaluators} == {"verified"} and found.tier == "spot-checked"
+    found = repeated(lambda r: r.cell.suite == paper[0], lowered)
+    assert (found.tier, found.tier_of(*ranking)) == ("challenged", "challenged"), "a contradiction is about the whole submission"
+    old = [r.model_copy(update={"cell": r.cell.model_copy(update={"suite_digest": min(LITE.earlier)})}) for r in cells(LITE, 0.3)]
+    folder = submitted(root / "older", [*old, *cells(suites.load(paper[0]), 0.3)])
+    found = repeated(lambda r: r.cell.suite == paper[0])
+    assert (found.tier, found.tier_of(*paper), found.tier_of(*ranking)) == ("verified", "verified", "self-run")
+
+
+def test_only_runs_that_can_be_repeated_are_drawn_and_those_that_rank_first(tmp_path: Path) -> None:
+    root, paper = tmp_path / "submissions", suites.load("cifar10-modelpool")
+    old = [r.model_copy(update={"cell": r.cell.model_copy(update={"suite_digest": min(LITE.earlier)})}) for r in cells(LITE, 0.3)]
+
+    def of(slug: str, records: list[RunRecord]) -> Submission:
+        found = submissions.read(submitted(root / slug, records))
+        assert found is not None
+        return found
+
+    both = of("both", [*cells(LITE, 0.3), *cells(paper, 0.3)])
+    assert {r.cell.suite for n in range(50) for r in verify.sample(both, 3, n)} == {LITE.id}
+    assert sorted(r.cell.suite for r in verify.sample(both, 20, 0)) == [LITE.id] * 18 + [paper.id] * 2
+    assert {r.cell.suite for r in verify.sample(both, 3, 0, suite="cifar10-modelpool")} == {paper.id}
+    assert {r.cell.track for r in verify.sample(both, 9, 0, tracks=["pretrained"])} == {"pretrained"}
+    older = of("older", [*old, *cells(paper, 0.3)])
+    assert {r.cell.suite for n in range(50) for r in verify.sample(older, 3, n)} == {paper.id}
+    done = CliRunner().invoke(
+        main, ["verify", "older", "--submissions", str(root), "--who", "R. Reader", "--suite", "cifar10-lite", "--draw", "1"]
+    )
+    said = " ".join(done.output.split())
+    assert done.exit_code == 2 and "older: none of its runs with --suite cifar10-lite can be repeated here" in said
+    assert "Allowed: --suite cifar10-modelpool@1 --track modelpool" in said
+    with pytest.raises(MabenchError, match="none of its 18 runs can be repeated here.* Verify a submission that the board ranks"):
+        verify.sample(of("oldest", old), 3, 0)
+
+
+def cells(suite: suites.LoadedSuite, accuracy: float) -> list[RunRecord]:
+    """A record of every run of a suite, of one set."""
+    return [
+        made_record(suite, track, entry.name, seed, accuracy, sha=digest("one"))
+        for track, entries in suite.evaluators.items()
+        for entry in entries
+        for seed in suite.suite.seeds
+    ]
+
+
+def submitted(place: Path, records: list[RunRecord]) -> Path:
+    card = b'title = "Made"\nauthors = ["A. Author"]\nlicence = "CC0-1.0"\n'
+    return put(place, card, {submissions.record_name(r): submissions.record_bytes(r) for r in records}, digest("one"))
 
 
 def test_only_a_maintainer_settles_what_reruns_found(folder: Path) -> None:
@@ -205,12 +276,53 @@ def test_a_lie_of_a_point_and_a_half_passes_in_five_percent_at_most(spread: floa
     draw, error = random.Random(1), math.sqrt(2 * spread**2 / seeds / networks)
 
     def passed(lie: float) -> float:
-        found = (tiers.Agreement("s@1", "t", "official", -lie + draw.gauss(0, error), error, 9, 0) for _ in range(4000))
+        found = (tiers.Agreement("s@1", "t", "official", -lie + draw.gauss(0, error), error, math.inf, 9, 0) for _ in range(4000))
         return sum(agreement.verdict == "agrees" for agreement in found) / 4000
 
     limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 4000)
     assert all(passed(lie / 1000) <= limit for lie in (15, -15, 20, 40, 100))
     assert passed(0.0) > 0.95 or error > 0.004, "an honest re-run agrees, unless its runs are too few for their noise"
+
+
+@pytest.mark.parametrize(
+    ("spread", "networks", "seeds"), [(0.02, 6, 3), (0.02, 6, 2), (0.005, 6, 3), (0.03, 2, 5), (0.012, 1, 9)]
+)
+def test_a_lie_passes_no_more_often_where_the_spread_was_never_measured(spread: float, networks: int, seeds: int) -> None:
+    """The re-run's own seeds stand in for it, and three of them say little: Student's t counts that."""
+    draw = random.Random(2)
+
+    def verdict(lie: float) -> str:
+        again = [[draw.gauss(0, spread) for _ in range(seeds)] for _ in range(networks)]
+        recorded = draw.gauss(lie, spread / math.sqrt(seeds * networks))
+        own = [tiers.spread_of(None, scores) for scores in again]
+        errors = [(1 / networks, Spread(each.std * math.sqrt(2 / seeds), each.degrees)) for each in own]
+        found = tiers.together(errors, sum(map(sum, again)) / seeds / networks - recorded)
+        assert found is not None
+        return tiers.Agreement("s@1", "t", "official", found.mean, found.error, found.degrees, 9, 0).verdict
+
+    limit = 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
+    for lie in (0.015, -0.015, 0.02, 0.04):
+        assert [verdict(lie) for _ in range(2000)].count("agrees") <= 2000 * limit
+    assert [verdict(0.0) for _ in range(2000)].count("contradicts") <= 2000 * limit
+
+
+def test_one_seed_of_a_network_whose_spread_nobody_measured_leaves_the_answer_open(folder: Path) -> None:
+    """Neither confirmed nor refuted, whatever it finds; a bit-identical run needs no spread."""
+    found = submissions.read(folder)
+    assert found is not None
+    one_each = [record for record in found.records.values() if record.cell.seed == 0]
+    for changed in ([higher(r, 2) for r in one_each], [lowered(r) for r in one_each]):
+        (answer,) = tiers.agreements(found.records.values(), changed)
+        assert (answer.error, answer.verdict) == (None, "open")
+    (answer,) = tiers.agreements(found.records.values(), map(again, one_each))
+    assert (answer.error, answer.verdict) == (0.0, "agrees")
+    (answer,) = tiers.agreements(found.records.values(), map(lowered, found.records.values()))
+    assert answer.error is not None and answer.verdict == "contradicts"
+
+
+def higher(record: RunRecord, images: int) -> RunRecord:
+    """A re-run that gets a few images more right."""
+    return again(record).model_copy(update={"curve": tuple((e, c + images) for e, c in record.curve)})
 
 
 def test_the_error_of_a_rerun_is_that_of_the_panel_and_not_the_submitters(folder: Path) -> None:
@@ -243,6 +355,43 @@ def test_a_log_stops_before_nobody_would_read_it(folder: Path, monkeypatch: pyte
     entry = audit_log.make_entry(who="x", action="changed", why="y" * 200, set_sha256=found.set_sha256)
     with pytest.raises(MabenchError, match="Nothing was written"):
         submissions.with_entry(found, entry)
+
+
+@pytest.mark.parametrize(
+    ("limit", "room", "words"),
+    [
+        (
+            "MAX_BYTES",
+            lambda found: sum(map(len, found.files.values())) + 3000,
+            "bytes without its sets, and 19 files and folders",
+        ),
+        ("MAX_FILES", lambda found: len(found.files) + 3, "bytes without its sets, and 19 files and folders"),
+    ],
+)
+def test_a_rerun_that_would_make_a_submission_unreadable_is_refused_before_it_is_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str, room: Callable[[Submission], int], words: str
+) -> None:
+    """The files are as they were, and no set was asked for: nothing was computed."""
+    found, before = submissions.read(folder), tree(folder)
+    assert found is not None
+    monkeypatch.setattr(submissions, limit, room(found))
+    with pytest.raises(
+        MabenchError, match=f"made: would have .* {words}; at most .* are read. Nothing was written: add fewer records"
+    ):
+        verify.logged(found, [again(record) for record in list(found.records.values())[:2]], who="R. Reader", seed=0)
+    done = CliRunner().invoke(
+        main, ["verify", "made", "--submissions", str(folder.parent), "--who", "R. Reader", "--cells", "2", "--draw", "1"]
+    )
+    assert done.exit_code == 2 and words in " ".join(done.output.split()) and tree(folder) == before
+    assert submissions.read(folder) is not None
+
+
+def test_a_full_log_is_said_before_runs_are_repeated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = submissions.read(folder)
+    assert found is not None
+    monkeypatch.setattr(audit_log, "MAX_RECORD_BYTES", len(found.files["audit.jsonl"]) + 50)
+    done = CliRunner().invoke(main, ["verify", "made", "--submissions", str(folder.parent), "--who", "R. Reader", "--draw", "1"])
+    assert done.exit_code == 2 and "audit log: would have" in " ".join(done.output.split())
 
 
 def test_the_card_is_in_the_log(folder: Path) -> None:
@@ -380,6 +529,54 @@ def test_honest_submissions_pass(folder: Path) -> None:
     entry = submissions.read(folder)
     assert entry is not None and acceptance.accept(entry, has_set=False) is entry
     assert all(not gate.refusals for gate in acceptance.of_submission(entry, has_set=False))
+
+
+def vandalise(folder: Path, who: str, action: str = "changed") -> None:
+    """The card replaced, and an honest line in the log that says by whom: merged without a review."""
+    found = submissions.read(folder)
+    assert found is not None
+    card = found.files[submissions.CARD].replace(b"Made", b"HACKED")
+    entry = audit_log.make_entry(
+        who=who, action=action, why="card changed", set_sha256=found.set_sha256, card_sha256=digests.sha256(card)
+    )
+    submissions.write(folder, {submissions.CARD: card} | submissions.with_entry(found, entry))
+
+
+@pytest.mark.parametrize("action", ["changed", "submitted"])
+def test_a_card_that_somebody_else_changed_leaves_the_row_out_of_the_board(folder: Path, action: str) -> None:
+    """Whoever merged it: the board names the row, builds the others and says by its exit code that it is not whole."""
+    write_submission(folder.parent, "low", 0.3)
+    vandalise(folder, "Mallory", action)
+    out = folder.parent.parent / "o"
+    result = CliRunner().invoke(main, ["leaderboard", "build", "--submissions", str(folder.parent), "--out", str(out)])
+    assert result.exit_code == 1 and "HACKED" not in (out / "leaderboard.json").read_text(), result.output
+    said = " ".join(result.output.split())
+    assert "1 of 1 rows ranked" in said and f"made: changes: {action} on 20" in said
+    assert "by 'Mallory': only 'A. Submitter' or a maintainer may; board.toml names those." in said
+    with pytest.raises(MabenchError, match="by 'Mallory'"):
+        acceptance.read_accepted(folder)
+
+
+def test_a_maintainer_may_correct_a_card(folder: Path) -> None:
+    vandalise(folder, "a maintainer")
+    accepted = acceptance.read_accepted(folder)
+    assert accepted is not None and accepted.card.title == "HACKED"
+
+
+def test_a_set_that_somebody_else_adds_does_not_pull_the_row_down(folder: Path) -> None:
+    found, sha = submissions.read(folder), "ab" * 32
+    assert found is not None
+    worse = [made_record(DIGITS, "scratch", r.cell.evaluator.name, r.cell.seed, 0.1, sha=sha) for r in found.records.values()]
+    added = {submissions.record_name(r, 2): submissions.record_bytes(r) for r in worse}
+    named = {name: digests.sha256(content) for name, content in added.items()}
+    entry = audit_log.make_entry(who="Mallory", action="changed", why="set 2", set_sha256=sha, records=named)
+    files = {f"records/{name}.json": content for name, content in added.items()}
+    submissions.write(folder, files | submissions.with_entry(found, entry))
+    (folder / "set.safetensors").write_bytes(b"x")
+    (folder / "set-2.safetensors").write_bytes(b"x")
+    with pytest.raises(MabenchError, match="made: changes: changed on .* by 'Mallory'"):
+        acceptance.read_accepted(folder)
+    assert built(folder.parent)[0] == {}
 
 
 # -- review --------------------------------------------------------------------------------------------------------

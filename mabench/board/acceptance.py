@@ -48,11 +48,24 @@ def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping
     return [
         attempted("card", lambda: card(submission.card)),
         gate("records", f"{len(records)} records", [] if records else [f"no {RECORDS}: submit what mabench eval wrote."]),
+        permitted(submission),
         at_hand(submission, has_set, label_bytes),
         *of_records(records, kept=True),
         *([hardened.of_records(submission.records, submission.hardened, kept=True)] if submission.hardened else []),
         *(Gate(f"{RERUNS} {each.name}", each.found, each.refusals) for each in again),
     ]
+
+
+def permitted(submission: Submission) -> Gate:
+    """Card, sets and records are by whoever submitted first, or by a maintainer of the board."""
+    others = [entry for entry in submission.audit if entry.action != "re-run" and entry.action != "tier"]
+    problems = [
+        f"{entry.action} on {entry.when[:10]} by {entry.who!r}: only {submission.owner!r} or a maintainer may; board.toml names those. Take the "
+        f"submission as it was before. Anybody may re-run it: mabench verify {submission.slug} --who NAME"
+        for entry in others
+        if not submission.may_change(entry.who)
+    ]
+    return gate("changes", f"{len(others)} entries by {first_line(sorted({entry.who for entry in others}))}", problems)
 
 
 def repeated(submission: Submission) -> Gate:

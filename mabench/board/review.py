@@ -288,18 +288,17 @@ def grown(after: Submission, before: Submission | None) -> Gate:
 
 
 def allowed(after: Submission, before: Submission | None, account: str | None) -> Gate:
-    """New entries are by the account that sends them, and only the owner or a maintainer changes card, records and decisions.
+    """New entries are by the account that sends them, only the owner or a maintainer decides, and a re-run keeps records.
 
     Names count letter by letter: whoever is called almost as they are may re-run, and nothing else.
     """
     new = after.audit[len(before.audit) if before is not None else 0 :]
-    owner = (before or after).owner
     problems = []
     for entry in new:
         if account is not None and entry.who != account:
             problems.append(f"an entry by {entry.who!r}, sent by {account!r}. Entries are made by the account that sends them.")
-        if entry.action != "re-run" and entry.who not in {owner, *after.board.maintainers}:
-            problems.append(f"{entry.action} by {entry.who!r}: only {owner!r} or a maintainer may. Anybody may re-run it.")
+        if entry.action == "tier" and not after.may_change(entry.who):  # other entries: `acceptance.permitted`
+            problems.append(f"tier by {entry.who!r}: only {after.owner!r} or a maintainer may. Anybody may re-run it.")
         if entry.action == "re-run" and not entry.reruns:
             problems.append(
                 f"a re-run by {entry.who!r} that keeps no record. Repeat runs with: mabench verify {after.slug} --who NAME"

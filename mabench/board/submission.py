@@ -14,29 +14,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from pydantic import ValidationError
-
-from mabench.board import audit_log, names, tiers
+from mabench.board import audit_log, card_files, names, tiers
 from mabench.board.owners import Board, read_board
 from mabench.board.tiers import Rerun
 from mabench.digests import sha256
 from mabench.errors import MabenchError, first_line
-from mabench.files import copy, parse_toml, read_toml, write_bytes
+from mabench.files import copy, write_bytes
 from mabench.runs.folder import MAX_RECORD_BYTES, parse_record, record_text
 from mabench.schema import RANKED_TIERS, AuditEntry, Card, RunRecord, Tier
 
 FOLDER = "submissions"
 """Where submissions lie, here and in a repository on the Hub."""
 CARD, SET, AUDIT = "card.toml", "set.safetensors", "audit.jsonl"
-RECORDS, RERUNS, HARDENED = "records/", "reruns/", "hardened/"
+RECORDS, RERUNS, HARDENED = READ_WHOLE = "records/", "reruns/", "hardened/"
+NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 JSON = ".json"
 RECORD = re.compile("[a-z0-9@_-]{1,250}")
 """How records are called: one part of a path."""
 MAX_BYTES = 2**28  # ours: of a submission without its sets and labels; 1,000 records take 20 MB
 MAX_FILES = 10_000  # ours: of one submission; a large one has some hundred records
-CARD_CURE = 'A card.toml needs title = "...", authors = ["..."] and licence = "..."; --interactive asks for them and writes it.'
 SLUG = re.compile(r"^(?!cells$|papers$)[a-z0-9-]{3,64}$")
 """A set's name is that of its pictures' configuration on the Hub, beside `cells` and `papers`."""
 
@@ -62,18 +60,17 @@ class Submission:
     @cached_property
     def tier(self) -> Tier:
         """Computed from the re-runs by others that are kept here, and from decisions of those who may decide."""
-        decided, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
-        since = [self._reruns(own, settled) for own in (False, True)]
-        return tiers.derive(decided, self.records, *since)
+        decided, _ = tiers.decision(self.audit, self.owner, self.board.maintainers)
+        return tiers.of_all(decided, self._tracks.values())
 
     def tier_of(self, suite: str, track: str) -> Tier:
-        """The tier of one row: runs that were repeated on another track say nothing of this one."""
-        if self.tier != "spot-checked":
-            return self.tier
+        """The tier of one row: runs that were repeated on another track say nothing of this one, unless they contradict."""
+        return self._tracks.get((suite, track), "self-run") if self.ranked else self.tier
+
+    @cached_property
+    def _tracks(self) -> Mapping[tiers.Track, Tier]:
         _, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
-        here = {name: record for name, record in self.records.items() if (record.cell.suite, record.cell.track) == (suite, track)}
-        found = tiers.derive(None, here, self._reruns(False, settled))
-        return "self-run" if found == "self-run" else "spot-checked"
+        return tiers.derive(self.records, self._reruns(False, settled), self._reruns(True, settled))
 
     @cached_property
     def confirming(self) -> Mapping[str, Rerun]:
@@ -129,6 +126,10 @@ class Submission:
         """Who submitted it, as the log's first line says."""
         return self.audit[0].who
 
+    def may_change(self, who: str) -> bool:
+        """Whether card, sets and records are theirs to change, and a decision to write: the owner's and the maintainers', letter by letter."""
+        return who in {self.owner, *self.board.maintainers}
+
     @property
     def own_names(self) -> frozenset[str]:
         """Under which names the submitter may act: the card's and those of the log's submissions."""
@@ -180,33 +181,28 @@ def rerun_name(name: str, entry: int) -> str:
     return f"{name}--entry{entry}"
 
 
-# -- cards ---------------------------------------------------------------------------------------------------------
-
-
-def read_card(path: Path) -> Card:
-    """The card in a TOML file. Raises MabenchError that names every wrong field."""
-    return make_card(card_fields(path), path)
-
-
-def card_fields(path: Path) -> dict[str, Any]:
-    """What a card file says, not yet validated. Raises MabenchError for one that is too large, unreadable or no TOML."""
-    return read_toml(path, CARD_CURE)
-
-
-def make_card(fields: Mapping[str, Any], path: Path) -> Card:
-    """A validated card; `path` only names it in messages. Raises MabenchError that names every wrong field."""
-    try:
-        return Card.model_validate(fields)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()[:8]]
-        known = ", ".join(Card.model_fields)
-        raise MabenchError(f"{path}: {'; '.join(problems)}. Fix these fields; a card may have {known}.") from error
-
-
-def with_entry(submission: Submission, entry: AuditEntry) -> dict[str, bytes]:
-    """The log's file with this entry at its end; nothing where the last entry already says the same, whatever its time."""
+def with_entry(submission: Submission, entry: AuditEntry, files: Mapping[str, bytes] = NO_FILES) -> dict[str, bytes]:
+    """These new files and the log with this entry at its end; without the log where its last entry already says the same, whatever
+    its time. Raises MabenchError where the submission would become more than is read.
+    """
     last = submission.audit[-1].model_copy(update={k: getattr(entry, k) for k in ("when", "previous", "checksum")})
-    return {} if last == entry else {AUDIT: audit_log.appended(submission.audit, entry)}
+    added = {**files} if last == entry else {**files, AUDIT: audit_log.appended(submission.audit, entry)}
+    check_room(submission.slug, {**submission.files, **dict.fromkeys(submission.set_files, b""), **added})
+    return added
+
+
+def check_room(slug: str, files: Mapping[str, bytes]) -> None:
+    """Raise MabenchError where these files of a submission, all that it would hold, are more than is read."""
+    read_ = {name: len(content) for name, content in files.items() if name in (CARD, AUDIT) or name.startswith(READ_WHOLE)}
+    count = len({*files, *(name.rpartition("/")[0] for name in files)} - {""})
+    cure = "Nothing was written: add fewer records, or ask the board's maintainers to begin a new slug for this set."
+    if large := sorted(name for name, size in read_.items() if size > MAX_RECORD_BYTES):
+        raise MabenchError(f"{slug}: {large[0]} has {read_[large[0]]:,} bytes; at most {MAX_RECORD_BYTES:,} are read. {cure}")
+    if sum(read_.values()) > MAX_BYTES or count > MAX_FILES:
+        raise MabenchError(
+            f"{slug}: would have {sum(read_.values()):,} bytes without its sets, and {count:,} files and folders; at most {MAX_BYTES:,} bytes and "
+            f"{MAX_FILES:,} files are read. {cure}"
+        )
 
 
 # -- the folder ----------------------------------------------------------------------------------------------------
@@ -244,7 +240,7 @@ def parse(slug: str, files: Mapping[str, bytes], place: Path, board: Board | Non
         }
         for part in (RECORDS, RERUNS, HARDENED)
     )
-    card = make_card(parse_toml(files[CARD], place / CARD, CARD_CURE), place / CARD)
+    card = card_files.parse(files[CARD], place / CARD)
     submission = Submission(slug, card, records, audit, kept, reruns, board or Board(), hardened)
     for stem, record in records.items():
         if stem != submission.name_of(record):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mabench import digests
-from mabench.board import acceptance, aggregates, audit_log, gates, hardened, labels, probes, rechecks
+from mabench.board import acceptance, aggregates, audit_log, card_files, gates, hardened, labels, probes, rechecks
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, attempted, gate
 from mabench.board.submission import AUDIT, CARD, RECORDS, SET, Submission, record_bytes, record_name
@@ -22,7 +22,7 @@ from mabench.errors import MabenchError, first_line
 from mabench.evaluation import inputs
 from mabench.results.ranking import Status
 from mabench.runs.folder import HARDENED, MAX_RECORD_BYTES, read_record
-from mabench.schema import Card, RunRecord
+from mabench.schema import AuditEntry, Card, RunRecord
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import LoadedSuite, load, released
 
@@ -125,7 +125,7 @@ LOOKS_AT_IMAGES: dict[str, Callable[[SyntheticSet], Gate]] = {
 
 def _card(path: Path, fields: Mapping[str, Any] | None) -> tuple[Card | None, Gate]:
     try:
-        card = submissions.read_card(path) if fields is None else submissions.make_card(fields, path)
+        card = card_files.read(path) if fields is None else card_files.make(fields, path)
         passed = gates.card(card, path)
     except MabenchError as error:
         return None, Gate("card", "refused", (str(error),))
@@ -262,7 +262,14 @@ def changes(case: Examination, existing: Submission | None, *, who: str, another
         **({"hardened": {n: digests.sha256(content) for n, content in harder.items()}} if harder else {}),
     )
     # an entry that is there already comes from a write that was killed before the card
-    return files | ({AUDIT: audit_log.appended((), entry)} if existing is None else submissions.with_entry(existing, entry))
+    return _begun(slug, entry, files) if existing is None else submissions.with_entry(existing, entry, files)
+
+
+def _begun(slug: str, entry: AuditEntry, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """These files and a log that begins with this entry. Raises MabenchError where they are more than is read."""
+    whole = {**files, AUDIT: audit_log.appended((), entry)}
+    submissions.check_room(slug, whole)
+    return whole
 
 
 def _replayed(case: Examination, existing: Submission | None, number: int) -> dict[str, bytes]:

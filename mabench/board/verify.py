@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mabench import data, digests, suites
 from mabench.board import audit_log, labels, tiers
 from mabench.board import submission as submissions
+from mabench.board.site.names import ranks_methods
 from mabench.board.submission import RERUNS, Submission, set_file
 from mabench.digests import stream
 from mabench.errors import MabenchError, first_line
@@ -48,8 +49,14 @@ class Comparison:
         return self.again - self.recorded
 
 
-def sample(submission: Submission, cells: int, seed: int, number: int = 1) -> list[RunRecord]:
-    """`cells` of the records of the submission's set `number`, drawn by `seed`; all of them where there are no more."""
+def sample(
+    submission: Submission, cells: int, seed: int, number: int = 1, *, suite: str | None = None, tracks: Sequence[str] = ()
+) -> list[RunRecord]:
+    """`cells` of the records of the submission's set `number`, drawn by `seed`; all of them where there are no more.
+
+    Only of suites as they are now, for others cannot be repeated, and of this `suite` and these `tracks` where they are named. Runs
+    of suites that rank come first: the others are drawn where there are no more of these. Raises MabenchError where there are none.
+    """
     if not 1 <= number <= len(submission.sets):
         raise MabenchError(
             f"{submission.slug}: has no set {number}, its sets are 1 to {len(submission.sets)}. Name one with --set."
@@ -57,7 +64,22 @@ def sample(submission: Submission, cells: int, seed: int, number: int = 1) -> li
     names = sorted(n for n, r in submission.records.items() if r.cell.set_sha256 == submission.sets[number - 1])
     if not names:
         raise MabenchError(f"{submission.slug}: has no records (tier {submission.tier}): there is nothing to re-run.")
-    return [submission.records[n] for n in sorted(random.Random(seed).sample(names, min(cells, len(names))))]
+    current = {name: record.cell for name in names if tiers.current(record := submission.records[name])}
+    here = [
+        n for n, c in current.items() if suite in (None, c.suite, c.suite.partition("@")[0]) and (not tracks or c.track in tracks)
+    ]
+    if not here:
+        chosen = ", ".join([*([f"--suite {suite}"] if suite else []), *(f"--track {track}" for track in tracks)])
+        can = "; ".join(" --track ".join(each) for each in sorted({(f"--suite {c.suite}", c.track) for c in current.values()}))
+        raise MabenchError(
+            f"{submission.slug}: {f'none of its runs with {chosen}' if chosen else f'none of its {len(names)} runs'} can be repeated here: only "
+            "those under a suite as it is now, not under an earlier edition. "
+            + (f"Allowed: {can}" if can else "Verify a submission that the board ranks: mabench leaderboard build lists them.")
+        )
+    draw, picked = random.Random(seed), list[str]()
+    for group in ([n for n in here if ranks_methods(current[n].suite) == ranks] for ranks in (True, False)):
+        picked += draw.sample(group, min(cells - len(picked), len(group)))
+    return [submission.records[name] for name in sorted(picked)]
 
 
 def draw_of(slug: str, place: Path) -> int:
@@ -126,7 +148,7 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
     """The files that a re-run adds to a submission: its records, and a line of the log. The tier follows from them.
 
     Nothing where the log names these very records already: a command that was killed after it had sent them is repeated. Raises
-    MabenchError where the log would grow beyond what is read.
+    MabenchError where the log or the submission would grow beyond what is read.
     """
     known = {digest for entry in submission.audit if entry.who == who for digest in entry.reruns.values()}
     if reruns and all(digests.sha256(submissions.record_bytes(record)) in known for record in reruns):
@@ -150,7 +172,17 @@ def logged(submission: Submission, reruns: Sequence[RunRecord], *, who: str, see
         set_sha256=reruns[0].cell.set_sha256,
         reruns={name.removeprefix(RERUNS).removesuffix(".json"): digests.sha256(content) for name, content in files.items()},
     )
-    return files | submissions.with_entry(submission, entry)
+    return submissions.with_entry(submission, entry, files)
+
+
+def check_room(submission: Submission, cells: Sequence[Cell], *, who: str, seed: int) -> None:
+    """Raise MabenchError where a re-run of these cells would not fit into the submission, before it is computed.
+
+    Its records are taken to be as large as those that they repeat.
+    """
+    like = {(r.cell.suite, r.cell.track, r.cell.evaluator.name): r for r in submission.records.values()}
+    stand_ins = [like[c.suite, c.track, c.evaluator.name].model_copy(update={"cell": c}) for c in cells]
+    logged(submission, stand_ins, who=who, seed=seed)
 
 
 def decision(submission: Submission, tier: Tier, *, who: str, why: str) -> AuditEntry:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mabench.cli import console
-from mabench.cli.options import Command, Ended, device_option, repo_option, stopped, submissions_option, who_option
+from mabench.cli.options import Command, Ended, device_option, names, repo_option, stopped, submissions_option, who_option
 from mabench.cli.submissions import show_pushed
 from mabench.errors import Interrupted, MabenchError
 
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option(
     "--cells", default=3, show_default=True, type=click.IntRange(min=1), help="How many evaluator runs (cells) to repeat."
 )
+@click.option(
+    "--suite",
+    shell_complete=lambda *given: names("suite", *given),
+    help="Only runs of this suite (default: of suites that rank, then of others).",
+)
+@click.option("--track", "tracks", multiple=True, help="Only this track; may be repeated.")
 @click.option("--set", "number", default=1, show_default=True, type=click.IntRange(min=1), help="Which of the submission's sets.")
 @click.option(
     "--draw",
@@ -60,6 +66,8 @@ if TYPE_CHECKING:
 def verify(
     slug: str,
     cells: int,
+    suite: str | None,
+    tracks: tuple[str, ...],
     number: int,
     draw: int | None,
     fresh: int,
@@ -85,9 +93,10 @@ def verify(
     submission = _local(slug, submissions)
     if draw is None:
         draw = reruns.draw_of(slug, VERIFIED)
-        console.say(f"draw: {draw} (--draw {draw} takes the same runs)")
+        console.say(f"draw: {draw} (--draw {draw} takes the same runs of the same suites and tracks)")
     place = out or VERIFIED / f"{slug}-{draw}"
-    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number), fresh, draw)
+    chosen = reruns.with_fresh(reruns.sample(submission, cells, draw, number, suite=suite, tracks=tracks), fresh, draw)
+    reruns.check_room(submission, chosen, who=name, seed=draw)
     records = _rerun(submission, submissions / slug, chosen, place, device)
 
     def added(log: Submission) -> dict[str, bytes]:
@@ -109,7 +118,7 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
     for each in found:
         console.say(
             f"{each.suite}, {each.track}, {each.seeds} seeds: {each.verdict}, {percent(each.difference, signed=True)} points over "
-            f"{each.runs} run{'s' if each.runs != 1 else ''} (margin {percent(tiers.MARGIN)}, standard error {percent(each.error)})"
+            f"{each.runs} run{'s' if each.runs != 1 else ''} (margin {percent(tiers.MARGIN)}, standard error {'not known' if each.error is None else percent(each.error)})"
         )
     for suite in sorted({each.suite for each in found}):
         console.say(tiers.spread_note(suite, {record.cell.evaluator.name for record in records if record.cell.suite == suite}))
@@ -121,6 +130,8 @@ def _told(submission: Submission, records: list[RunRecord], root: Path, proposed
         now, where = store.read(place) or submission, f"in {place}"
     else:
         now, where = store.parse(submission.slug, {**submission.files, **proposed}, place), "once the pull request is merged"
+    for track in sorted({each.suite_and_track for each in found}):
+        console.say(f"tier of {', '.join(track)}: {submission.tier_of(*track)} -> {now.tier_of(*track)}")
     console.say(f"tier: {submission.tier} -> {now.tier}, {where}")
     value = {"before": submission.tier, "tier": now.tier, "tracks": [vars(each) | {"verdict": each.verdict} for each in found]}
     return Ended(value) if any(each.verdict == "contradicts" for each in found) else value

@@ -178,9 +178,9 @@ QUESTIONS = {
 def _ask(path: Path) -> dict[str, Any]:
     """The card's fields, asked for where it lacks them; kept in the file."""
     from mabench import files
-    from mabench.board import submission as store
+    from mabench.board import card_files
 
-    fields = store.card_fields(path) if path.exists() else {}
+    fields = card_files.fields(path) if path.exists() else {}
     for name, question in QUESTIONS.items():
         if not fields.get(name):
             needed = name in ("title", "authors", "licence")
@@ -188,7 +188,7 @@ def _ask(path: Path) -> dict[str, Any]:
             several = name in ("authors", "source_networks")
             value = [part.strip() for part in answer.split(",") if part.strip()] if several else answer.strip()
             fields |= {name: value} if value else {}
-    files.write_text(path, store.make_card(fields, path).toml())
+    files.write_text(path, card_files.make(fields, path).toml())
     return fields
 
 

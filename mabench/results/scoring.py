@@ -245,15 +245,20 @@ def seen_and_unseen(
 ) -> tuple[float | None, float | None]:
     """Mean accuracy of the evaluators whose architecture made the set, and of the others; None where there are none.
 
+    Within each group the evaluators weigh as in the panel mean, so that three networks of one family count no more than one of another.
     A source network is an evaluator's name, its name without `-scratch` or `-pretrained`, or its architecture.
     """
     made = set(sources)
     if not made:
         return None, None
     seen = {e.name for e in loaded_suite.evaluators[track] if made & {e.name, e.name.rpartition("-")[0], e.architecture}}
-    here = [row for row in table if row.track == track and not row.panel]
-    groups = [row.mean for row in here if row.name in seen], [row.mean for row in here if row.name not in seen]
-    return fmean(groups[0]) if groups[0] else None, fmean(groups[1]) if groups[1] else None
+    here = {row.name: row.mean for row in table if row.track == track and not row.panel}
+
+    def mean(names: set[str]) -> float | None:
+        group = {name: weight for name, weight in weights(loaded_suite, track).items() if name in names}
+        return math.fsum(weight * here[name] for name, weight in group.items()) / sum(group.values()) if group else None
+
+    return mean(seen & here.keys()), mean(here.keys() - seen)
 
 
 @cache

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
@@ -73,14 +74,15 @@ def pooled(sets: Iterable[tuple[str, Scores]]) -> dict[str, Spread]:
     return {name: Spread(math.sqrt(squares[name] / count), count) for name, count in degrees.items()}
 
 
-def quantile(degrees: float) -> float:
-    """Student's t of a two-sided 95 % interval."""
+@lru_cache(maxsize=4096)
+def quantile(degrees: float, level: float = (1 + CONFIDENCE) / 2) -> float:
+    """Student's t below which `level` lies; of a two-sided 95 % interval without one."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2))
+    return float(stdtrit(degrees, level))
 
 
-def _estimate(mean: float, terms: Iterable[tuple[float, float]]) -> Estimate | None:
+def estimate(mean: float, terms: Iterable[tuple[float, float]]) -> Estimate | None:
     """From (variance, degrees of freedom) of independent terms, by Welch and Satterthwaite; None where a term has none."""
     known = list(terms)
     if any(degrees <= 0 for _, degrees in known):
@@ -106,7 +108,7 @@ def mean_of(scores: Scores, weights: Mapping[str, float]) -> float:
 
 def of_set(scores: Scores, weights: Mapping[str, float], spreads: Mapping[str, Spread]) -> Estimate | None:
     """The score of one set. None where nothing is known of an evaluator's spread."""
-    found = _estimate(mean_of(scores, weights), _terms(scores, weights, spreads))
+    found = estimate(mean_of(scores, weights), _terms(scores, weights, spreads))
     return None if found is None else replace(found, pooled=True)
 
 
@@ -145,7 +147,7 @@ def of_sets(sets: Sequence[Scores], weights: Mapping[str, float], spreads: Mappi
     if len(sets) == 1:
         return of_set(sets[0], weights, spreads)
     means = [mean_of(scores, weights) for scores in sets]
-    return _estimate(fmean(means), [(variance(means) / len(means), len(means) - 1)])
+    return estimate(fmean(means), [(variance(means) / len(means), len(means) - 1)])
 
 
 def mean_of_sets(sets: Sequence[Scores], weights: Mapping[str, float]) -> float:
@@ -168,7 +170,7 @@ def lift(
     if len(means) < 2:
         return None
     terms = [(score.error**2, score.degrees), (variance(means) / len(means), len(means) - 1)]
-    return _estimate(score.mean - fmean(means), terms)
+    return estimate(score.mean - fmean(means), terms)
 
 
 def ranks(

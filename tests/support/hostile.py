@@ -85,7 +85,7 @@ import numpy, pyarrow.parquet, torch
 from PIL import Image
 from mabench import suites
 from mabench.board import submission as submissions
-from mabench.board import cells
+from mabench.board import card_files, cells
 from mabench.sets import readers as adapters, sandbox, synthetic
 from mabench.errors import MabenchError
 from mabench.runs.folder import read_records
@@ -109,7 +109,7 @@ for line in sys.stdin:
     before, begun = peak(), time.process_time()
     try:
         if (path / "card.toml").exists():
-            submissions.read_card(path / "card.toml")
+            card_files.read(path / "card.toml")
         elif (path / "mine.toml").exists():
             suites.load(str(path / "mine.toml"))
         elif (path / "records").exists():
