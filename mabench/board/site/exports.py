@@ -27,6 +27,8 @@ from mabench.results.lifts import NOT_RUN
 from mabench.results.tables import percent
 from mabench.suites import LoadedSuite
 
+CLAIMED = "submitter's"
+"""The column of a submitter's own score, in tables where somebody else's re-runs count for a row."""
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
 
@@ -73,12 +75,15 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "",
         ]
         beside = ["hardened"] if labels == "soft" else []
+        beside += [CLAIMED] if any(row.claimed is not None for row in group) else []
         beside += ["second test"] if any(row.second is not None for row in group) else []
         headers = ["rank", "set", "of", "trust", "best", "plateau", "last", *beside, "lift", "smallest lift", "bytes", *names]
         body = [_line(row, headers, rule) for row in group]
         body += [_baseline(images, chosen, track, headers) for images in baselines_of(group)]
         align = ["right", "left", "left", "left"] + ["right"] * (len(headers) - 4)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
+        if CLAIMED in headers:
+            out += [f"{CLAIMED.capitalize()}: the score by the submitter's own runs, where what others have run again counts.", ""]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
@@ -95,6 +100,7 @@ def _line(row: Standing, headers: Sequence[str], rule: str) -> list[str]:
         "plateau": percent(row.plateau),
         "last": with_std(row.last, row.std if rule == "last" else None),
         "hardened": percent(row.hardened),
+        CLAIMED: percent(row.claimed),
         "second test": percent(row.second),
         "lift": lift_text(row),
         "smallest lift": percent(row.worst_lift, signed=True),
