@@ -83,7 +83,10 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
         align = ["right", "left", "left", "left"] + ["right"] * (len(headers) - 4)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
         if CLAIMED in headers:
-            out += [f"{CLAIMED.capitalize()}: the score by the submitter's own runs, where what others have run again counts.", ""]
+            out += [
+                f"{CLAIMED.capitalize()}: the score by the submitter's own runs, where what others have run again counts.",
+                "",
+            ]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
@@ -111,12 +114,14 @@ def _line(row: Standing, headers: Sequence[str], rule: str) -> list[str]:
 
 
 def _baseline(images: RandomImages, chosen: LoadedSuite, track: str, headers: Sequence[str]) -> list[str]:
-    """A row of the Markdown table: score and evaluators, nothing else."""
+    """A row of the Markdown table: score, plateau, last and evaluators, nothing else."""
     draws = images.draws(chosen, track)
     known = {name: with_std(fmean(scores), scoring.spread(scores, "unbiased")) for name, scores in draws.items()}
     count = f", {len(next(iter(draws.values())))} draws" if draws else f", {NOT_RUN}"
     known |= {"rank": "baseline", "set": _markdown_text(images.title + count)}
-    known[chosen.recipes[track].score] = percent(images.mean(chosen, track))
+    if (means := images.means(chosen, track)) is not None:
+        known |= {"plateau": percent(means.plateau), "last": percent(means.last)}
+        known[chosen.recipes[track].score] = percent(means.score)
     return [known.get(header, "-") for header in headers]
 
 

@@ -6,7 +6,6 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +20,7 @@ from mabench.board.site.views import Table, families_of, fingerprint, short_titl
 from mabench.networks.evaluators import EVALUATORS
 from mabench.networks.families import family_of
 from mabench.results import ranking as ranking_
-from mabench.results.baselines import measured
+from mabench.results.baselines import Measured, mean, measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
 
@@ -211,19 +210,19 @@ def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
 
 
-def _baselines(chosen: suites.LoadedSuite) -> list[tuple[str, str, str, float, int]]:
-    """(form, track, network, accuracy, draws) of random real images, as measured for exactly this suite."""
+def _baselines(chosen: suites.LoadedSuite) -> list[tuple[str, str, str, Measured, int]]:
+    """(form, track, network, accuracies, draws) of random real images, as measured for exactly this suite."""
     return [
         (
             images.title.removeprefix("random real images, "),
             names.track(track),
             names.network(network),
-            fmean(scores),
-            len(scores),
+            mean(runs),
+            len(runs),
         )
         for images in sorted(measured(chosen), key=lambda images: (images.ipc, images.decode, images.labels))
         for track in chosen.evaluators
-        for network, scores in images.draws(chosen, track).items()
+        for network, runs in images.runs(chosen, track).items()
     ]
 
 
