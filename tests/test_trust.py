@@ -315,6 +315,10 @@ def test_records_of_an_earlier_edition_are_kept_unranked_and_cannot_be_submitted
     rows, left_out = built(folder.parent)
     assert not left_out and rows["ghost"].why_unranked == "run under an earlier edition of the suite"
     assert rows["ghost"].lift is None and rows["ghost"].runs == 12
+    current, outdated = (folder.parent.parent / "out" / "leaderboard.md").read_text().split("\n## ")[1:]
+    assert "| Made" in current and "Ghost" not in current, "numbers of two editions share no table"
+    assert outdated.startswith(f"{DIGITS.id}, scratch, IPC 10, hard labels (earlier edition)\n")
+    assert "| Ghost" in outdated and "Made" not in outdated and "baseline |" not in outdated
     assert (rows["made"].rank, rows["made"].half_width) == (1, before["made"].half_width)
     entry = submissions.read(old)
     assert entry is not None and all(record.cell.seed_streams == "fixed" for record in entry.records.values())

@@ -60,14 +60,20 @@ def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
 
 def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
     out: list[str] = []
-    for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
+    apart = sorted(rows, key=lambda row: (row.table, row.outdated))
+    for ((suite, track, ipc, labels), outdated), found in groupby(apart, key=lambda row: (row.table, row.outdated)):
         group = list(found)
         chosen = loaded_suite(suite)
         names = [e.name for e in chosen.evaluators[track]]
         rule = chosen.recipes[track].score
         out += [
-            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
+            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels{' (earlier edition)' if outdated else ''}",
             "",
+            *(
+                ["Run under other rules than today's: not comparable with rows of another table, and not ranked."]
+                if outdated
+                else []
+            ),
             f"{chosen.suite.title}.",
             f"Counts: the {rule} test pass of each run.",
             *([f"Rates not yet frozen: {chosen.suite.open_rates}."] if chosen.suite.open_rates is not None else []),

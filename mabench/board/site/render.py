@@ -19,13 +19,11 @@ from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
 from mabench.networks.families import family_of
-from mabench.results import ranking as ranking_
 from mabench.results.baselines import Measured, mean, measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
 
 OWN = ("board.js", "board.css")
-OUTDATED = (ranking_.EARLIER, ranking_.ANOTHER)  # why a row of another edition of its suite has no rank
 SHOWN = 50  # ours: lines of one table on the landing page; the suite's page has them all
 
 
@@ -122,7 +120,7 @@ def _landing(board: Board) -> dict[str, Any]:
     return {
         "answers": answers.best_sets(board.tables),
         "tables": ranking,
-        "outdated": len({line.row.key for table in ranking for line in table.lines if line.row.why_unranked in OUTDATED}),
+        "outdated": len({line.row.key for table in ranking for line in table.lines if line.row.outdated}),
         "first": first,
         "waiting": waiting,
         "columns": EXTRA,
