@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mabench.board import acceptance, audit_log, gates, labels, stored
+from mabench.board import acceptance, audit_log, differences, gates, labels, stored
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton, skeletons
@@ -32,6 +32,8 @@ class Review:
     slug: str
     gates: tuple[Gate, ...]
     tier: str = ""
+    changes: tuple[str, ...] = ()
+    """What differs from the submission as it is, one line each: see `differences`."""
 
     @property
     def refusals(self) -> list[str]:
@@ -53,6 +55,8 @@ class Review:
         ]
         lines += [f"| {each.name} | {'**refused**' if each.refusals else shown(each.found)} |" for each in self.gates]
         lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
+        if self.changes:
+            lines += ["", "### Changed", "", *(f"- {shown(each)}" for each in self.changes)]
         if self.tier:
             lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
         return "\n".join(lines).rstrip() + "\n"
@@ -111,7 +115,8 @@ def review(
         passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
         passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
-    return Review(submission.slug, tuple(passed), submission.tier)
+    changes = differences.of_cards(before.card, submission.card) if before is not None else []
+    return Review(submission.slug, tuple(passed), submission.tier, tuple(changes))
 
 
 def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = False) -> list[Review]:
@@ -124,18 +129,21 @@ def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = 
     names = sorted({path.name for root in (base, head) if root.is_dir() for path in root.iterdir() if path.is_dir()})
     found = _board_change(base, head)
     for name in names:
+        paths: list[str] = []
         try:
-            files = _files(head / name)
-            if files == _files(base / name) and not (head / name).is_symlink():
+            earlier, files = _files(base / name), _files(head / name)
+            paths = differences.of_paths(earlier, files)
+            if files == earlier and not (head / name).is_symlink():
                 continue
             problem = _no_submission(head / name, files)
             if problem:
                 raise MabenchError(problem)
             with acceptance.named(name):
                 before = submissions.read(base / name) if (base / name).is_dir() else None
-                found.append(review(head / name, before=before, images=images, features=features, board=read_board(base)))
+                one = review(head / name, before=before, images=images, features=features, board=read_board(base))
+                found.append(replace(one, changes=(*paths, *one.changes)))
         except MabenchError as error:  # one that cannot be read does not hide the others
-            found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),)))
+            found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),), changes=tuple(paths)))
     return found
 
 

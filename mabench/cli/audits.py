@@ -323,7 +323,13 @@ def review(
     if comment is not None:
         files.write_text(comment, "\n".join(each.markdown() for each in found) or "No submission was changed.\n")
     value = [
-        {"slug": each.slug, "accepted": each.accepted, "tier": each.tier, "gates": [vars(gate) for gate in each.gates]}
+        {
+            "slug": each.slug,
+            "accepted": each.accepted,
+            "tier": each.tier,
+            "changes": list(each.changes),
+            "gates": [vars(gate) for gate in each.gates],
+        }
         for each in found
     ]
     return value if all(each.accepted for each in found) else Ended(value)
@@ -335,3 +341,7 @@ def _show_review(found: Review) -> None:
         console.say(f"  {gate.name:<12} {'' if gate.refusals else 'ok  '}{gate.found}", fg="red" if gate.refusals else None)
         for text in gate.refusals:
             console.say(f"    - {text}")
+    if found.changes:
+        console.say("  changed")
+        for each in found.changes:
+            console.say(f"    {each}")
