@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from mabench.board import audit_log, verify
 from mabench.board import submission as submissions
+from mabench.board.gates import Gate
 from mabench.board.review import MAX_SET_BYTES, of_folders
 from mabench.cli.main import main
 from mabench.digests import digest, sha256
@@ -161,6 +162,28 @@ def test_of_many_paths_the_first_are_shown_and_the_others_counted(folders: tuple
     (head / "alpha" / "card.toml").unlink()
     (one,) = of_folders(base, head)
     assert len(one.changes) == 31 and one.changes[0] == "removed: card.toml" and one.changes[-1] == "and 11 more: 11 added"
+
+
+def test_names_that_look_like_others_are_told_and_a_maintainers_refused(folders: tuple[Path, Path]) -> None:
+    """By their skeleton: another owner, author or method in other letters; the same letters in another spelling are the same name."""
+    base, head = folders
+    for place in (base, head):
+        write_submission(place, "alpha-two", 0.5, card={"method": "HMDC", "authors": ["Seung Moon"]})
+
+    def told(**card: object) -> Gate:
+        shutil.rmtree(head / "beta", ignore_errors=True)
+        write_submission(head, "beta", 0.6, card=card)
+        (one,) = of_folders(base, head)
+        (names,) = (gate for gate in one.gates if gate.name == "names")
+        assert one.accepted == (not names.refusals)
+        return names
+
+    assert told(method="hmdc", authors=["seung-moon"]) == Gate("names", "none looks like another's")
+    assert told(method="H\u041cDC").found == "warning: 'H\\u041cDC' looks like 'HMDC' (alpha-two) in other letters"
+    assert "'Seung Rnoon' looks like 'Seung Moon' (alpha-two)" in told(authors=["Seung Rnoon"]).found
+    for name in ("a rnaintainer", "a m\u0430intainer", "a m\u1ea1intainer"):
+        (text,) = told(authors=[name]).refusals
+        assert text.startswith(f"{name!a} looks like 'a maintainer' (a maintainer) in other letters"), name
 
 
 def test_links_are_not_followed(folders: tuple[Path, Path]) -> None:

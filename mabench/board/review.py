@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mabench.board import acceptance, audit_log, differences, gates, labels, stored
+from mabench.board import acceptance, audit_log, differences, gates, imitation, labels, stored
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate
 from mabench.board.names import skeleton, skeletons
@@ -104,6 +104,7 @@ def review(
         grown(submission, before),
         allowed(submission, before, account),
         dated(submission, before),
+        imitation.of_names(submission, before, root or folder.parent),
         acceptance.unique(submission, root or folder.parent, before, folder),
         contents(folder, submission),
     ]
