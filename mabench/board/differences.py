@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mabench.board.names import skeleton
-from mabench.board.submission import HARDENED, RECORDS, RERUNS
+from mabench.board.submission import HARDENED, RECORDS, RERUNS, Submission
 from mabench.errors import one_line
-from mabench.schema import Card
 
 MOST_PATHS = 30  # ours: a screen of them; a complete submission of the headline suite adds 42 records
 LEAD = 40  # ours: characters of a long field that are shown before the first one that differs
@@ -34,10 +33,11 @@ def of_paths(before: Mapping[str, str | None], after: Mapping[str, str | None]) 
     return [f"{kinds[path]}: {one_line(path)}" for path in paths[:MOST_PATHS]] + more
 
 
-def of_cards(before: Card, after: Card) -> list[str]:
-    """`card, title: 'old' -> 'new'` for every field that differs; of long ones the part that does."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    return [f"card, {name}: {_from_to(_text(old[name]), _text(new[name]))}" for name in new if old[name] != new[name]]
+def of_cards(before: Submission | None, after: Submission) -> tuple[str, ...]:
+    """`card, title: 'old' -> 'new'` for every field that differs; of long ones the part that does. None for a new submission."""
+    new = after.card.model_dump(mode="json")
+    old = new if before is None else before.card.model_dump(mode="json")
+    return tuple(f"card, {name}: {_from_to(_text(old[name]), _text(new[name]))}" for name in new if old[name] != new[name])
 
 
 def _text(value: Any) -> str:

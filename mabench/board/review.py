@@ -109,15 +109,13 @@ def review(
         contents(folder, submission),
     ]
     here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
-    replayed = _labels(folder, submission) if here else []
-    passed += replayed
+    passed += (replayed := _labels(folder, submission) if here else [])
     passed += [] if images else [gates.attempted("set", lambda: _set_files(folder, submission))]
     if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
         passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
         passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [])] if absent else []
-    changes = differences.of_cards(before.card, submission.card) if before is not None else []
-    return Review(submission.slug, tuple(passed), submission.tier, tuple(changes))
+    return Review(submission.slug, tuple(passed), submission.tier, differences.of_cards(before, submission))
 
 
 def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = False) -> list[Review]:
