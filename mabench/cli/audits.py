@@ -133,9 +133,7 @@ def _speaker(repo: str | None, who: str | None, what: str, *, create_pr: bool) -
     if repo is None and create_pr:
         raise MabenchError("--create-pr says how to use a Hub repository. Name it with --repo ORG/NAME.")
     if repo is not None:
-        if not create_pr:
-            hub.may_write(repo)  # said before anything is computed
-        return hub.whoami(repo)
+        return hub.account(repo, create_pr=create_pr)
     if who is None:
         raise MabenchError(f"the log says who {what}. Name yourself with --who.")
     return who
