@@ -68,6 +68,32 @@ def test_csv_holds_numbers_that_a_program_can_read() -> None:
     assert (second["lenet-scratch mean"], second["lenet-scratch runs"]) == ("", "")
 
 
+@pytest.mark.parametrize("style", ["text", "markdown", "latex"])
+def test_plateau_and_last_stand_beside_the_mean(style: str) -> None:
+    """Of the panel, or of the only network; not where several networks have no mean, for CSV has each network's."""
+    whole = [run_record(entry.name, seed, [300, 900, 500, 600]) for entry in DIGITS.evaluators["scratch"] for seed in (0, 1, 2)]
+    (table,) = comparison.compare(whole, DIGITS)
+    counts = DIGITS.recipes["scratch"].score
+    headers, (cells,) = table._cells(style)
+    beside = dict(zip(headers, cells, strict=True))
+    assert counts == "best" and headers[-3:] == ["mean", "plateau", "last"]
+    assert (beside["plateau"], beside["last"]) == ("60.00", "60.00") and "90.00" in beside["mean"]
+    title = table.draw(style).split("\n")[0]
+    assert "best test pass of each run" in title and "plateau and last are of the mean" in title
+    (one,) = comparison.compare([r for r in whole if r.cell.evaluator.name == "mlp-scratch"], DIGITS)
+    assert one._cells(style)[0] == ["set", "IPC", "mlp-scratch", "plateau", "last"]
+    assert "plateau and last are of mlp-scratch" in one.draw(style)
+    (partial,) = comparison.compare(records(), DIGITS)
+    assert partial._cells(style)[0] == ["set", "IPC", "mlp-scratch", "lenet-scratch"]
+
+
+def test_csv_has_best_plateau_and_last_of_every_network() -> None:
+    (table,) = comparison.compare([run_record("mlp-scratch", seed, [300, 900, 500, 600]) for seed in (0, 1, 2)], DIGITS)
+    (line,) = csv.DictReader(io.StringIO(table.draw("csv")))
+    assert line["counts"] == "best"
+    assert [float(line[f"mlp-scratch {kind}"]) for kind in ("mean", "best", "plateau", "last")] == [90, 90, 60, 60]
+
+
 def test_a_table_that_is_too_wide_is_turned() -> None:
     (table,) = comparison.compare(records(), DIGITS)
     wide, narrow = table.draw(), table.draw(width=45)

@@ -184,6 +184,7 @@ def test_round_trip(
         sending = ("submit", BUNDLED, "--records", digits_run, "--repo", REPO)
         denied = mabench(*sending, **alice)
         assert denied.returncode == 2 and "--create-pr" in denied.stderr.splitlines()[-1], denied.stderr
+        assert "identity" not in denied.stdout, "said before the gates run"
         done = mabench(*sending, "--create-pr", **alice)
         assert done.returncode == 0 and "/discussions/1" in done.stdout, done.stderr
         assert not (tmp_path / "submissions").exists()

@@ -20,6 +20,7 @@ from builders import DIGITS, HOSTILE, LITE, PAPER, made_record, put, records_of
 from builders import write_submission as submit
 from click.testing import CliRunner
 
+from mabench import suites
 from mabench.board import audit_log
 from mabench.board import cells as table
 from mabench.board import site as leaderboard
@@ -498,3 +499,15 @@ def test_a_board_of_nothing_is_a_page(tmp_path: Path) -> None:
     assert "Nothing has been submitted yet" in (tmp_path / "out" / "index.html").read_text()
     with pytest.raises(MabenchError, match="no such folder"):
         leaderboard.build(tmp_path / "missing", tmp_path / "out")
+
+
+def test_a_paper_suite_has_places_of_its_own_and_none_on_the_first_page(folder: Path) -> None:
+    """PROTOCOL.md: they hold under the paper's rules alone."""
+    paper = suites.load("cifar10-dsa")
+    submit(folder, "as-printed", 0.5, loaded_suite=paper)
+    out = built(folder)
+    (row,) = [row for row in board(out)["rows"] if row["key"] == "as-printed"]
+    assert row["rank"] == 1
+    assert "As Printed" in (out / f"suites/{paper.id}/index.html").read_text()
+    first = (out / "index.html").read_text()
+    assert "Alpha" in first and "As Printed" not in first and f"{paper.id}/index.html" not in first

@@ -182,6 +182,16 @@ def scrolls_sideways(page: Any, width: int) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth") > width)
 
 
+def test_a_suites_page_shows_score_plateau_and_last_of_random_images(lab: Path) -> None:
+    page = (lab / f"suites/{LITE.id}/index.html").read_text()
+    (table,) = re.findall(r"<table[^>]*><caption[^>]*>Random real images on this suite.*?</table>", page, re.S)
+    head, *lines = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in re.findall(r"<tr>.*?</tr>", table, re.S))
+    assert head[2:] == ["Score %", "Plateau %", "Last %", "Draws"]
+    assert next(line for line in lines if line[0].startswith("1 per class") and line[1] == "ConvNet-3")[2:] == [
+        "17.40", "17.00", "17.00", "5",
+    ]  # fmt: skip
+
+
 # ---- the first screen
 
 

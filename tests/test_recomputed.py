@@ -59,6 +59,16 @@ def test_the_results_page_follows_from_the_raw_records() -> None:
     assert agree(recompute.printed((ROOT / "docs/results.md").read_text()), expected) > 100
 
 
+def test_the_tables_rows_of_random_images_follow_from_their_draws() -> None:
+    """Score, plateau and last of every baseline, on the page as it would be made today."""
+    known = json.loads((suites.FOLDER / "baselines.json").read_text())
+    page = exports.markdown(placed(row for one in read_all(ROOT / "submissions") for row in submitted(one)))
+    expected = recompute.rows(ROOT / "submissions", suites.FOLDER, known, DIGESTS, random=True)
+    random = {key: columns for key, columns in expected.items() if key[4].startswith("random real images")}
+    assert agree(recompute.printed(page, baselines=True), expected) > 100 and random
+    assert all("-" not in (columns["best"], columns["plateau"], columns["last"]) for columns in random.values())
+
+
 def test_the_readmes_table_of_published_sets_follows_from_the_raw_records() -> None:
     expected = recompute.rows(ROOT / "submissions", suites.FOLDER, [], DIGESTS)
     columns = [
@@ -87,19 +97,25 @@ def test_a_board_with_families_and_baselines_follows_too(tmp_path: Path, monkeyp
     write_submission(tmp_path / "s", "partial", 0.5, loaded_suite=loaded_suite, skip=("swin_tiny-scratch", 1))
 
     def entry(ipc: int, decode: str, mean: float) -> dict[str, Any]:
-        scores = {
-            f"{track}/{e.name}": {str(k): [float(v)] * 3 for k, v in enumerate(chance.normal(mean, 0.02, 5))}
+        def drawn() -> Any:
+            return chance.normal(mean, 0.02, 5)
+
+        scores: dict[str, dict[str, list[float | None]]] = {
+            f"{track}/{e.name}": {str(k): [float(v), float(v) - 0.01, float(v) - 0.02] for k, v in enumerate(drawn())}
             for track, entries in loaded_suite.evaluators.items()
             for e in entries
         }
         return {"suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": "hard", "evaluators": scores}
 
     known = [entry(10, "none", 0.4), entry(1, "none", 0.2)]
+    known[0]["evaluators"]["pretrained/vit_tiny-pretrained"]["3"][1] = None  # a pass was pruned
     monkeypatch.setattr(baselines, "_data", {"baselines.json": known, "spread.json": {}}.__getitem__)
     monkeypatch.setattr(baselines, "_measured", baselines._measured.__wrapped__)
     page = exports.markdown(placed(row for one in read_all(tmp_path / "s") for row in submitted(one)))
-    expected = recompute.rows(tmp_path / "s", suites.FOLDER, known, DIGESTS)
-    assert agree(recompute.printed(page), expected) > 60
+    expected = recompute.rows(tmp_path / "s", suites.FOLDER, known, DIGESTS, random=True)
+    assert agree(recompute.printed(page, baselines=True), expected) > 60
+    random = {key[1]: columns for key, columns in expected.items() if key[4].startswith("random real images, 10 per class")}
+    assert random["pretrained"]["plateau"] == "-" != random["pretrained"]["last"] and random["scratch"]["plateau"] != "-"
     whole = expected["cifar10-agnostic@1", "scratch", "10", "hard", "First"]
     assert whole["lift"] != "-" and whole["smallest lift"] != "-"
     assert expected["cifar10-agnostic@1", "scratch", "10", "hard", "Partial"]["best"] == "-"

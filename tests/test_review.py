@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 
 from mabench.board import audit_log, verify
 from mabench.board import submission as submissions
+from mabench.board.gates import Gate
 from mabench.board.review import MAX_SET_BYTES, of_folders
 from mabench.cli.main import main
-from mabench.digests import digest
+from mabench.digests import digest, sha256
 from mabench.errors import MabenchError
 
 
@@ -123,6 +124,66 @@ def test_a_strangers_text_stays_text(folders: tuple[Path, Path]) -> None:
     assert "<script>" not in text and "refused" in text
     with pytest.raises(MabenchError, match="no such folder"):
         of_folders(base, head / "missing")
+
+
+def test_a_review_says_what_changed(folders: tuple[Path, Path]) -> None:
+    """Paths, records last, and the card's fields; whatever they are called, they are shown and do nothing."""
+    base, head = folders
+    alpha = read(head / "alpha")
+    card = alpha.card.model_copy(update={"title": "<b>Alpha</b> | `2`", "note": "n" * 300, "authors": ("\u0410. Author",)}).toml()
+    changed = audit_log.make_entry(
+        who="A. Submitter", action="changed", why="title", set_sha256=alpha.set_sha256, card_sha256=sha256(card.encode())
+    )
+    submissions.write(head / "alpha", {submissions.CARD: card.encode(), **submissions.with_entry(alpha, changed)})
+    (head / "alpha" / "a\nb <i>\x1b[31m").write_text("x")
+    record = sorted((head / "alpha" / "records").iterdir())[0]
+    record.unlink()
+    (one,) = of_folders(base, head)
+    assert one.changes[:4] == (
+        "changed: audit.jsonl", "changed: card.toml", "added: a b <i>\\x1b[31m", f"removed: records/{record.name}",
+    )  # fmt: skip
+    record.write_bytes((base / "alpha" / "records" / record.name).read_bytes())
+    (one,) = of_folders(base, head)
+    assert one.changes[3:] == (
+        "card, title: 'Alpha' -> '<b>Alpha</b> | `2`'",
+        "card, authors: 'A. Author' -> '\\u0410. Author'",
+        f"card, note: '' -> '{'n' * 160}...'",
+    )
+    done = run(head, base)
+    text = (head.parent / "c.md").read_text()
+    assert "### Changed\n\n- changed&#58; audit.jsonl" in text and "<b>" not in text and "<i>" not in text and "\x1b" not in text
+    assert "  changed\n    changed: audit.jsonl" in done.output and "\x1b[31m" not in done.output
+
+
+def test_of_many_paths_the_first_are_shown_and_the_others_counted(folders: tuple[Path, Path]) -> None:
+    base, head = folders
+    for k in range(40):
+        (head / "alpha" / f"extra-{k:02d}").write_text("x")
+    (head / "alpha" / "card.toml").unlink()
+    (one,) = of_folders(base, head)
+    assert len(one.changes) == 31 and one.changes[0] == "removed: card.toml" and one.changes[-1] == "and 11 more: 11 added"
+
+
+def test_names_that_look_like_others_are_told_and_a_maintainers_refused(folders: tuple[Path, Path]) -> None:
+    """By their skeleton: another owner, author or method in other letters; the same letters in another spelling are the same name."""
+    base, head = folders
+    for place in (base, head):
+        write_submission(place, "alpha-two", 0.5, card={"method": "HMDC", "authors": ["Seung Moon"]})
+
+    def told(**card: object) -> Gate:
+        shutil.rmtree(head / "beta", ignore_errors=True)
+        write_submission(head, "beta", 0.6, card=card)
+        (one,) = of_folders(base, head)
+        (names,) = (gate for gate in one.gates if gate.name == "names")
+        assert one.accepted == (not names.refusals)
+        return names
+
+    assert told(method="hmdc", authors=["seung-moon"]) == Gate("names", "none looks like another's")
+    assert told(method="H\u041cDC").found == "warning: 'H\\u041cDC' looks like 'HMDC' (alpha-two) in other letters"
+    assert "'Seung Rnoon' looks like 'Seung Moon' (alpha-two)" in told(authors=["Seung Rnoon"]).found
+    for name in ("a rnaintainer", "a m\u0430intainer", "a m\u1ea1intainer"):
+        (text,) = told(authors=[name]).refusals
+        assert text.startswith(f"{name!a} looks like 'a maintainer' (a maintainer) in other letters"), name
 
 
 def test_links_are_not_followed(folders: tuple[Path, Path]) -> None:

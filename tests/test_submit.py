@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from builders import BUNDLED, Command, tree, write_card
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mabench import data, suites
 from mabench.board import audit_log, card_files, submit
 from mabench.board import submission as submissions
+from mabench.board.hub import client
+from mabench.cli.main import main
 from mabench.errors import MabenchError
 from mabench.results import lifts, scoring
 from mabench.runs.folder import read_records
@@ -133,6 +136,30 @@ def test_all_refusals_come_together_and_nothing_is_written(mabench: Command, tmp
     assert tree(tmp_path) == before
     absent = mabench("submit", "absent.pt", "--records", run / "absent")
     assert absent.returncode == 2 and "absent.pt" in absent.stderr and "holds no records/" in absent.stderr
+
+
+def test_who_sends_is_asked_before_the_gates_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And not at all where nothing is sent."""
+    asked: list[object] = []
+
+    def account(repo: str, *, create_pr: bool) -> str:
+        asked.append((repo, create_pr))
+        raise MabenchError("no token")
+
+    def gates(*_: object, **__: object) -> None:
+        raise MabenchError("the gates run")
+
+    monkeypatch.setattr(client, "account", account)
+    monkeypatch.setattr(submit, "examine", gates)
+    send = ["submit", str(BUNDLED), "--records", str(tmp_path), "--repo", "org/board"]
+    for more, words, calls in (
+        ([], "no token", [("org/board", False)]),
+        (["--create-pr"], "no token", [("org/board", True)]),
+        (["--dry-run"], "the gates run", []),
+    ):
+        asked.clear()
+        done = CliRunner().invoke(main, [*send, *more])
+        assert (done.exit_code, asked) == (2, calls) and words in done.output, done.output
 
 
 def test_interactive_asks_for_what_the_card_lacks(mabench: Command, tmp_path: Path, digits_run: Path) -> None:

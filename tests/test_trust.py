@@ -464,6 +464,10 @@ def test_records_of_an_earlier_edition_are_kept_unranked_and_cannot_be_submitted
     rows, left_out = built(folder.parent)
     assert not left_out and rows["ghost"].why_unranked == "run under an earlier edition of the suite"
     assert rows["ghost"].lift is None and rows["ghost"].runs == 12
+    current, outdated = (folder.parent.parent / "out" / "leaderboard.md").read_text().split("\n## ")[1:]
+    assert "| Made" in current and "Ghost" not in current, "numbers of two editions share no table"
+    assert outdated.startswith(f"{DIGITS.id}, scratch, IPC 10, hard labels (earlier edition)\n")
+    assert "| Ghost" in outdated and "Made" not in outdated and "baseline |" not in outdated
     assert (rows["made"].rank, rows["made"].half_width) == (1, before["made"].half_width)
     entry = submissions.read(old)
     assert entry is not None and all(record.cell.seed_streams == "fixed" for record in entry.records.values())
@@ -511,6 +515,28 @@ def test_forged_curves_with_right_checksums_stay_self_run_and_fall_to_a_rerun(fo
     row = rows["forged"]
     assert (row.tier, row.rank) == ("challenged", None) and row.score == pytest.approx(0.2) and rows["made"].rank == 1
     assert row.claimed == pytest.approx(0.93, abs=0.02), "the submitter's number stays beside"
+
+
+def test_the_submitters_number_stands_beside_that_of_the_reruns(folder: Path) -> None:
+    """On every page that shows the score, and in Markdown; nowhere for a set that nobody has repeated."""
+    write_submission(folder.parent, "alone", 0.4)
+    entry = submissions.read(folder)
+    assert entry is not None
+    lower = [again(r).model_copy(update={"curve": tuple((e, c - 4) for e, c in r.curve)}) for r in entry.records.values()]
+    submissions.write(folder, verify.logged(entry, lower, who="R. Reader", seed=0))
+    rows, _ = built(folder.parent)
+    row, page = rows["made"], folder.parent.parent / "out"
+    assert row.score is not None and row.claimed is not None and rows["alone"].claimed is None
+    assert row.claimed - row.score == pytest.approx(4 / 500, abs=0.001)
+    claimed = f"{100 * row.claimed:.1f}"
+    for name in ("index.html", f"suites/{DIGITS.id}/index.html"):
+        assert (page / name).read_text().count(f">submitter {claimed}</small>") == 1, name
+    assert f"<small>{claimed} % by the submitter" in (page / "sets/made/index.html").read_text()
+    assert "by the submitter's own runs" not in (page / "sets/alone/index.html").read_text()
+    lines = [line for line in (page / "leaderboard.md").read_text().splitlines() if line.startswith("|")]
+    header, *body = ([cell.strip() for cell in line.split("|")] for line in (lines[0], *lines[2:]))
+    beside = {cells[header.index("set")]: cells[header.index("submitter's")] for cells in body}
+    assert beside == {"Made": f"{100 * row.claimed:.2f}", "Alone": "-"}
 
 
 def test_names_are_compared_as_a_reader_sees_them() -> None:

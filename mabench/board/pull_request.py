@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mabench.board import differences
 from mabench.board import submission as submissions
 from mabench.board.acceptance import named
 from mabench.board.gates import Gate, gate
@@ -44,20 +46,22 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     with explained(repo):
         account = api.get_discussion_details(repo, number, repo_type="dataset").author
         before, after = (_blobs(api, repo, at) for at in (_branched_off(api, repo, revision), revision))
+        paths = differences.of_paths(before, after)
         changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
         slugs = sorted(
             {path.split("/")[1] for path in changed if path.startswith(f"{submissions.FOLDER}/") and path.count("/") > 1}
         )
+
+        def refused(name: str, text: str) -> Review:
+            return Review(name, (gate("files", "", [text]),), changes=tuple(paths))
+
         if len(slugs) != 1:
-            return Review(
-                f"{repo}#{number}", (gate("files", "", [f"touches {len(slugs)} submissions: {first_line(slugs) or 'none'}"]),)
-            )
+            return refused(f"{repo}#{number}", f"touches {len(slugs)} submissions: {first_line(slugs) or 'none'}")
         slug = slugs[0]
         if not SLUG.fullmatch(slug):
-            text = f"{slug[:80]!r}: the folder's name must be 3 to 64 of a-z, 0-9 and '-'."
-            return Review(f"{repo}#{number}", (gate("files", "", [text]),))
+            return refused(f"{repo}#{number}", f"{slug[:80]!r}: the folder's name must be 3 to 64 of a-z, 0-9 and '-'.")
         if why := client.too_large(repo, slug, revision).get(slug):  # before anything is fetched
-            return Review(slug, (gate("files", "", [why]),))
+            return refused(slug, why)
         for side, at in (("main", "main"), ("request", revision)):
             # the board's own list is main's: a request cannot bring maintainers along; main's sets and labels stay where they are
             patterns = [f"{submissions.FOLDER}/{slug}/*"] if side == "request" else tables.small_files("*")
@@ -68,7 +72,7 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     with named(slug):
         known = submissions.read(base / slug)
     found = review(place / slug, before=known, account=account, images=images, root=base)
-    return Review(slug, (changed_paths(changed, slug), *found.gates), found.tier)
+    return replace(found, gates=(changed_paths(changed, slug), *found.gates), changes=(*paths, *found.changes))
 
 
 def reviewed(repo: str, number: int | None, say: bool, *, images: bool = True) -> list[Review]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mabench.board import acceptance, audit_log, gates, labels, stored
+from mabench.board import acceptance, audit_log, differences, gates, imitation, labels, stored
 from mabench.board import submission as submissions
 from mabench.board.gates import Gate, gate, no_run_repeated
 from mabench.board.names import skeleton, skeletons
@@ -32,6 +32,8 @@ class Review:
     slug: str
     gates: tuple[Gate, ...]
     tier: str = ""
+    changes: tuple[str, ...] = ()
+    """What differs from the submission as it is, one line each: see `differences`."""
 
     @property
     def refusals(self) -> list[str]:
@@ -61,6 +63,8 @@ class Review:
             state = "**refused**" if each.refusals else "ok" if each.checked else "**not checked**"
             lines.append(f"| {each.name} | {state} | {'' if each.refusals else shown(each.found)} |")
         lines += ["", *(f"- **{each.name}**: {shown(text)}" for each in self.gates for text in each.refusals)]
+        if self.changes:
+            lines += ["", "### Changed", "", *(f"- {shown(each)}" for each in self.changes)]
         if self.tier:
             lines += ["", f"Tier, computed from the re-runs in it: {self.tier}."]
         if self.accepted:
@@ -110,18 +114,18 @@ def review(
         grown(submission, before),
         allowed(submission, before, account),
         dated(submission, before),
+        imitation.of_names(submission, before, root or folder.parent),
         acceptance.unique(submission, root or folder.parent, before, folder),
         contents(folder, submission),
     ]
     here = {name: sha for name, sha in submission.set_files.items() if (folder / name).is_file()}
-    replayed = _labels(folder, submission) if here else []
-    passed += replayed
+    passed += (replayed := _labels(folder, submission) if here else [])
     passed += [] if images else [gates.attempted("set", lambda: _set_files(folder, submission))]
     if images and not any(each.refusals for each in replayed):  # the gates of images would replay those labels
         passed += [each for name, sha in here.items() for each in _of_images(submission, before, folder / name, sha, features)]
         absent = sorted(set(submission.set_files) - set(here))
         passed += [gate("first steps", f"not checked: {first_line(absent)} is not here", [], checked=False)] if absent else []
-    return Review(submission.slug, tuple(passed), submission.tier)
+    return Review(submission.slug, tuple(passed), submission.tier, differences.of_cards(before, submission))
 
 
 def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = False) -> list[Review]:
@@ -134,18 +138,21 @@ def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = 
     names = sorted({path.name for root in (base, head) if root.is_dir() for path in root.iterdir() if path.is_dir()})
     found = _board_change(base, head)
     for name in names:
+        paths: list[str] = []
         try:
-            files = _files(head / name)
-            if files == _files(base / name) and not (head / name).is_symlink():
+            earlier, files = _files(base / name), _files(head / name)
+            paths = differences.of_paths(earlier, files)
+            if files == earlier and not (head / name).is_symlink():
                 continue
             problem = _no_submission(head / name, files)
             if problem:
                 raise MabenchError(problem)
             with acceptance.named(name):
                 before = submissions.read(base / name) if (base / name).is_dir() else None
-                found.append(review(head / name, before=before, images=images, features=features, board=read_board(base)))
+                one = review(head / name, before=before, images=images, features=features, board=read_board(base))
+                found.append(replace(one, changes=(*paths, *one.changes)))
         except MabenchError as error:  # one that cannot be read does not hide the others
-            found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),)))
+            found.append(Review(name[:80], (Gate("files", "refused", (str(error),)),), changes=tuple(paths)))
     return found
 
 

@@ -144,9 +144,7 @@ def _speaker(repo: str | None, who: str | None, what: str, *, create_pr: bool) -
     if repo is None and create_pr:
         raise MabenchError("--create-pr says how to use a Hub repository. Name it with --repo ORG/NAME.")
     if repo is not None:
-        if not create_pr:
-            hub.may_write(repo)  # said before anything is computed
-        return hub.whoami(repo)
+        return hub.account(repo, create_pr=create_pr)
     if who is None:
         raise MabenchError(f"the log says who {what}. Name yourself with --who.")
     return who
@@ -334,7 +332,13 @@ def review(
     if comment is not None:
         files.write_text(comment, "\n".join(each.markdown() for each in found) or "No submission was changed.\n")
     value = [
-        {"slug": each.slug, "accepted": each.accepted, "tier": each.tier, "gates": [vars(gate) for gate in each.gates]}
+        {
+            "slug": each.slug,
+            "accepted": each.accepted,
+            "tier": each.tier,
+            "changes": list(each.changes),
+            "gates": [vars(gate) for gate in each.gates],
+        }
         for each in found
     ]
     return value if all(each.accepted for each in found) else Ended(value)
@@ -348,5 +352,9 @@ def _show_review(found: Review) -> None:
         console.say(f"  {gate.line}", fg=gate.colour)
         for text in gate.refusals:
             console.say(f"    - {text}")
+    if found.changes:
+        console.say("  changed")
+        for each in found.changes:
+            console.say(f"    {each}")
     if found.accepted:
         console.say(no_run_repeated(found.slug))

@@ -180,6 +180,7 @@ def demo(out: Path | None, device: str) -> Any:
 def table(results: tuple[Path, ...], suite: str | None, style: str, out: Path | None) -> Any:
     """Print sets as rows and networks as columns: mean and standard deviation over seeds, the best of each column and IPC in bold.
 
+    Plateau and last stand beside the panel mean; CSV has them of every network.
     RESULTS are folders that `mabench eval` wrote, or folders above them.
     """
     from mabench import files

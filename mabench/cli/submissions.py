@@ -68,6 +68,7 @@ def submit(
 
     if repo is None and (create_pr or private):
         raise MabenchError("--create-pr and --private say how to use a Hub repository. Name it with --repo ORG/NAME.")
+    who = "" if repo is None or dry_run else _account(repo, create_pr)
     fields = _ask(card_path) if interactive else None
     root = None if repo is not None else submissions
     records = records or (_where_eval_writes(set_path, reading),)
@@ -81,7 +82,7 @@ def submit(
     elif repo is None:
         _write(case, submissions, another=another_set)
     else:
-        _send(case, repo, another=another_set, create_pr=create_pr, private=private)
+        _send(case, repo, who, another=another_set, create_pr=create_pr, private=private)
     return {"slug": case.slug, "place": place, "written": not dry_run, "gates": [vars(gate) for gate in case.gates]}
 
 
@@ -142,13 +143,19 @@ def _write(case: Examination, root: Path, *, another: bool) -> None:
     console.say(f"Next: mabench leaderboard build --submissions {root}, or a pull request with this folder")
 
 
-def _send(case: Examination, repo: str, *, another: bool, create_pr: bool, private: bool) -> None:
+def _account(repo: str, create_pr: bool) -> str:
+    """Who sends: asked before the gates run, which takes half a minute."""
+    from mabench.board.hub import client as hub
+
+    return hub.account(repo, create_pr=create_pr)
+
+
+def _send(case: Examination, repo: str, who: str, *, another: bool, create_pr: bool, private: bool) -> None:
     from mabench.board import submit as submitting
     from mabench.board.hub import cards
     from mabench.board.hub import client as hub
 
     assert case.card is not None
-    who = hub.whoami(repo)
     title, suites = cards.shown(case.card.title), ", ".join(case.loaded_suites)
     show_pushed(
         hub.push(

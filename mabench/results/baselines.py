@@ -7,7 +7,7 @@ A set is compared with random real images that have the same advantages: packed 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -54,21 +54,33 @@ class RandomImages:
         labels = ", labelled by the teacher" if self.labels == "soft" else ""
         return f"random real images, {self.ipc} per class{packed}{labels}"
 
-    def draws(self, loaded_suite: LoadedSuite, track: str) -> dict[str, list[float]]:
-        """Evaluator -> score by draw, the draws that every evaluator of the track has; empty for fewer than DRAWS."""
+    def runs(self, loaded_suite: LoadedSuite, track: str) -> dict[str, list[Measured]]:
+        """Evaluator -> run by draw, the draws that every evaluator of the track has; empty for fewer than DRAWS."""
         names = [entry.name for entry in loaded_suite.evaluators[track]]
         found = [self.measured.get(f"{track}/{name}", {}) for name in names]
         common = sorted(set.intersection(*(set(draws) for draws in found)))
         return (
-            {name: [draws[k].score for k in common] for name, draws in zip(names, found, strict=True)}
-            if len(common) >= DRAWS
-            else {}
+            {name: [draws[k] for k in common] for name, draws in zip(names, found, strict=True)} if len(common) >= DRAWS else {}
         )
+
+    def draws(self, loaded_suite: LoadedSuite, track: str) -> dict[str, list[float]]:
+        """Evaluator -> score by draw; the draws of `runs`."""
+        return {name: [run.score for run in runs] for name, runs in self.runs(loaded_suite, track).items()}
 
     def mean(self, loaded_suite: LoadedSuite, track: str) -> float | None:
         """The panel score of a track; None where it was not run whole."""
-        draws, weights = self.draws(loaded_suite, track), scoring.weights(loaded_suite, track)
-        return sum(weight * fmean(draws[name]) for name, weight in weights.items()) if draws else None
+        means = self.means(loaded_suite, track)
+        return None if means is None else means.score
+
+    def means(self, loaded_suite: LoadedSuite, track: str) -> Measured | None:
+        """The panel means of a track, over draws; None where it was not run whole."""
+        runs, weights = self.runs(loaded_suite, track), scoring.weights(loaded_suite, track)
+        if not runs:
+            return None
+        over_draws = {name: mean(of_network) for name, of_network in runs.items()}
+        score, plateau, last = (scoring.weighted({n: means[k] for n, means in over_draws.items()}, weights) for k in range(3))
+        assert score is not None and last is not None, "only a plateau may be unknown"
+        return Measured(score, plateau, last)
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,13 @@ class Matched:
         means = [(each.mean(loaded_suite, track), each) for each in self.kinds.values() if each is not None]
         known = [(mean, each) for mean, each in means if mean is not None]
         return max(known, key=lambda pair: pair[0])[1] if len(known) == len(self.kinds) else None
+
+
+def mean(runs: Sequence[Measured]) -> Measured:
+    """Over draws; the plateau is None where that of one draw is."""
+    plateaus = [run.plateau for run in runs if run.plateau is not None]
+    plateau = fmean(plateaus) if len(plateaus) == len(runs) else None
+    return Measured(fmean(run.score for run in runs), plateau, fmean(run.last for run in runs))
 
 
 @cache

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mabench.results.scoring import PANEL, Row, rows
-from mabench.results.tables import draw, plus_minus, plus_minus_sign
+from mabench.results.tables import draw, percent, plus_minus, plus_minus_sign
 from mabench.schema import RunRecord
 from mabench.suites import LoadedSuite
 
 MEAN = "mean"
+KINDS = ("mean", "std", "best", "plateau", "last", "runs")
+"""What CSV says of every network."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Comparison:
 
     suite: str
     track: str
+    counts: str
+    """Which test pass of a run counts: best or last."""
     networks: tuple[str, ...]
     lines: tuple[Line, ...]
 
@@ -45,27 +49,37 @@ class Comparison:
         if style == "csv":
             return text
         spread = f"standard deviation over seeds ({plus_minus_sign(style)})"
-        title = f"{self.suite}, {self.track}: accuracy in %, mean and {spread}{self._incomplete(style)}"
+        rule = f"accuracy in %, {self.counts} test pass of each run, mean and {spread}"
+        title = f"{self.suite}, {self.track}: {rule}{self._said_of_beside()}{self._incomplete(style)}"
         if style == "text" and width is not None:
             title = textwrap.fill(title, width, break_on_hyphens=False)
         return f"% {title}\n{text}" if style == "latex" else f"{title}\n\n{text}"
 
     def _cells(self, style: str) -> tuple[list[str], list[list[str]]]:
-        headers = ["set", "IPC", *self.networks]
         if style == "csv":
-            headers = [
-                "suite",
-                "track",
-                "set",
-                "ipc",
-                *(f"{'panel' if name == MEAN else name} {kind}" for name in self.networks for kind in ("mean", "std", "runs")),
-            ]
-            return headers, [self._plain(line) for line in self.lines]
+            of_networks = (f"{'panel' if name == MEAN else name} {kind}" for name in self.networks for kind in KINDS)
+            return ["suite", "track", "counts", "set", "ipc", *of_networks], [self._plain(line) for line in self.lines]
+        headers = ["set", "IPC", *self.networks, *self._beside]
         body = []
         for line in self.lines:
             cells = [self._cell(line.columns.get(name), self._best(name, line.ipc), style) for name in self.networks]
+            whole = line.columns.get(self.networks[-1])
+            cells += [percent(None if whole is None else getattr(whole, kind)) for kind in self._beside]
             body.append([line.name, str(line.ipc), *cells])
         return headers, body
+
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        """What stands beside the last column's mean: plateau and whichever of best and last does not count.
+
+        Nothing where several networks have no panel mean; CSV and JSON have these numbers of every network.
+        """
+        one_number = self.networks[-1] == MEAN or len(self.networks) == 1
+        return tuple(kind for kind in ("best", "plateau", "last") if kind != self.counts) if one_number else ()
+
+    def _said_of_beside(self) -> str:
+        whole = "the mean" if self.networks[-1] == MEAN else self.networks[-1]
+        return f"; {' and '.join(self._beside)} are of {whole}" if self._beside else ""
 
     def _best(self, network: str, ipc: int) -> float | None:
         """The highest mean of a column among sets of one budget; None where there is nothing to compare."""
@@ -73,14 +87,14 @@ class Comparison:
         return max(means) if len(means) > 1 else None
 
     def _plain(self, line: Line) -> list[str]:
-        values: list[str] = [self.suite, self.track, line.name, str(line.ipc)]
+        values: list[str] = [self.suite, self.track, self.counts, line.name, str(line.ipc)]
         for name in self.networks:
             row = line.columns.get(name)
-            values += (
-                ["", "", ""]
-                if row is None
-                else [f"{100 * row.mean:.4f}", "" if row.std is None else f"{100 * row.std:.4f}", str(row.runs)]
-            )
+            if row is None:
+                values += [""] * len(KINDS)
+                continue
+            numbers = (row.mean, row.std, row.best, row.plateau, row.last)
+            values += ["" if number is None else f"{100 * number:.4f}" for number in numbers] + [str(row.runs)]
         return values
 
     def _cell(self, row: Row | None, best: float | None, style: str) -> str:
@@ -127,5 +141,5 @@ def compare(records: Sequence[RunRecord], loaded_suite: LoadedSuite) -> list[Com
         seen = {name for line in lines for name in line.columns}
         networks = tuple(name for name in (*(e.name for e in evaluators), MEAN) if name in seen)
         if lines:
-            out.append(Comparison(loaded_suite.id, track, networks, tuple(lines)))
+            out.append(Comparison(loaded_suite.id, track, loaded_suite.recipes[track].score, networks, tuple(lines)))
     return out

@@ -37,7 +37,7 @@ class LoadedSuite:
 
     @property
     def scores_hardened(self) -> bool:
-        """Whether a set with soft labels is also scored with hard ones: in suites that rank, not in those that repeat a paper's setup."""
+        """Whether a set with soft labels is also scored with hard ones: not in suites that repeat a paper's setup."""
         return self.suite.seed_streams == "set" and all(recipe.recorded is None for recipe in self.recipes.values())
 
     def track_of(self, evaluator: str) -> str:

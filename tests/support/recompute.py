@@ -32,9 +32,12 @@ def weights(names: list[str]) -> dict[str, float]:
 
 
 def rows(
-    folder: Path, suites: Path, baselines: list[dict[str, Any]], digests: dict[str, str]
+    folder: Path, suites: Path, baselines: list[dict[str, Any]], digests: dict[str, str], *, random: bool = False
 ) -> dict[tuple[str, ...], dict[str, str]]:
-    """(suite, track, IPC, labels, title) -> column -> text, of every submission under `folder` that nobody has run again."""
+    """(suite, track, IPC, labels, title) -> column -> text, of every submission under `folder` that nobody has run again.
+
+    With `random` also of the random images that they are compared with.
+    """
     groups: dict[tuple[str, ...], Runs] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(folder.glob("*/records/*.json")):
         record, title = json.loads(path.read_text()), tomllib.loads((path.parents[1] / "card.toml").read_text())["title"]
@@ -42,10 +45,49 @@ def rows(
         groups[cell["suite"], cell["track"], str(summary["ipc"]), summary["labels"], title][cell["evaluator"]["name"]][
             cell["seed"]
         ] = record
-    return {
-        key: row(key, runs, tomllib.loads((suites / f"{key[0]}.toml").read_text()), baselines, digests)
-        for key, runs in groups.items()
-    }
+    found = {}
+    for key, runs in groups.items():
+        suite = tomllib.loads((suites / f"{key[0]}.toml").read_text())
+        found[key] = row(key, runs, suite, baselines, digests)
+        some = next(iter(next(iter(runs.values())).values()))
+        if random and some["cell"]["suite_digest"] == digests.get(key[0]):
+            for entry in compared_with(some, key[3], baselines):
+                title, columns = random_row(entry, key[1], suite)
+                found[*key[:4], title] = columns
+    return found
+
+
+def compared_with(record: dict[str, Any], labels: str, baselines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Random images packed like the set of this record, and those that take its bytes."""
+    summary, digest = record["synthetic_set"], record["cell"]["suite_digest"]
+    kinds = ((summary["ipc"], summary["decode"]), (summary["ipc"] * VALUE_BYTES[summary["image_dtype"]], "none"))
+    return [
+        e
+        for kind in kinds
+        for e in baselines
+        if (e["suite_digest"], e["ipc"], e["decode"], e["labels"]) == (digest, *kind, labels)
+    ]
+
+
+def random_row(entry: dict[str, Any], track: str, suite: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Title and columns of one form of random images; a plateau is not known where one run's is not."""
+    names, rule = suite["tracks"][track], suite["recipe"]["score"]
+    measured = [entry["evaluators"].get(f"{track}/{name}", {}) for name in names]
+    common = sorted(set.intersection(*map(set, measured)))
+    title = f"random real images, {entry['ipc']} per class" + (", packed 2 x 2" if entry["decode"] == "grid2" else "")
+    title += ", labelled by the teacher" if entry["labels"] == "soft" else ""
+    if len(common) < 5:
+        return f"{title}, baseline not run", dict.fromkeys(["best", "plateau", "last", *names], "-")
+    runs = {name: [of_network[draw] for draw in common] for name, of_network in zip(names, measured, strict=True)}
+    weight, out = weights(names), {"best": "-"}
+    for place, column in enumerate((rule, "plateau", "last")):
+        known = all(run[place] is not None for of_network in runs.values() for run in of_network)
+        means = {name: 100 * fmean(run[place] for run in of_network) for name, of_network in runs.items()} if known else {}
+        out[column] = f"{sum(weight[n] * means[n] for n in names):.2f}" if known else "-"
+    for name, of_network in runs.items():
+        scores = [100 * run[0] for run in of_network]
+        out[name] = f"{fmean(scores):.2f} ± {stdev(scores):.2f}"
+    return f"{title}, {len(common)} draws", out
 
 
 def row(
@@ -66,15 +108,8 @@ def row(
         means = [sum(weight[n] * values[n][s][column] for n in names) for s in seeds]
         out[column] = f"{fmean(means):.2f}" + (f" ± {spread(means):.2f}" if column == rule and len(means) > 1 else "")
     some = next(iter(runs[names[0]].values()))
-    summary, digest = some["synthetic_set"], some["cell"]["suite_digest"]
-    kinds = ((summary["ipc"], summary["decode"]), (summary["ipc"] * VALUE_BYTES[summary["image_dtype"]], "none"))
-    known = [
-        e
-        for kind in kinds
-        for e in baselines
-        if (e["suite_digest"], e["ipc"], e["decode"], e["labels"]) == (digest, *kind, key[3])
-    ]
-    if digest == digests.get(key[0]) and len(known) == 2:
+    known = compared_with(some, key[3], baselines)
+    if some["cell"]["suite_digest"] == digests.get(key[0]) and len(known) == 2:
         random = [{n: 100 * fmean(v[0] for v in e["evaluators"][f"{track}/{n}"].values()) for n in names} for e in known]
         better = max(random, key=lambda means: sum(weight[n] * means[n] for n in names))
         lifts = {n: fmean(v["score"] for v in values[n].values()) - better[n] for n in names}

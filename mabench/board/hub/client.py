@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mabench.board import labels, stored
 from mabench.board import submission as submissions
 from mabench.board.acceptance import accept, named
-from mabench.board.hub.commits import Changes, Pushed, Target, commit, may_write, whoami
+from mabench.board.hub.commits import Changes, Pushed, Target, account, commit
 from mabench.board.hub.errors import explained, failures, status
 from mabench.board.hub.tables import small_files, submission_at, tables
 from mabench.board.owners import BOARD, BoardFileError
@@ -29,7 +29,7 @@ from mabench.sets import label_files
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["Pushed", "may_write", "pull", "pull_all", "push", "refresh", "whoami"]
+__all__ = ["Pushed", "account", "pull", "pull_all", "push", "refresh"]
 
 MAX_BYTES = 2**34  # ours: of all files of a submission; ten sets of CIFAR-10 at IPC 50 with recorded labels take 0.4 GB
 

@@ -45,22 +45,24 @@ def whoami(repo: str, kind: Kind = "dataset") -> str:
         return str(HfApi().whoami()["name"])
 
 
-def may_write(repo: str) -> None:
-    """Raise MabenchError, with a cure, where the token may not write to this dataset repository.
+def account(repo: str, *, create_pr: bool) -> str:
+    """The account that will write to `repo`, or with `create_pr` open a pull request: asked before anything is computed.
 
-    A server that does not answer the question, or a client too old to ask it, is found out when something is sent.
+    Raises MabenchError, with a cure, where there is none or where its token may not write. A server that does not answer that
+    question, or a client too old to ask it, is found out when something is sent.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
-    with explained(repo, "dataset"):
+    with explained(repo):
         try:
-            api.auth_check(repo, repo_type="dataset", write=True)
+            if not create_pr:
+                HfApi().auth_check(repo, repo_type="dataset", write=True)
         except TypeError:
-            return
+            pass
         except failures() as error:
             if status(error) in (401, 403):
                 raise
+    return whoami(repo)
 
 
 @dataclass(frozen=True)

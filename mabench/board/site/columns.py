@@ -90,7 +90,8 @@ NOTES = (
      "set can be in its place; “tied 2 to 5” is the 95 % interval of the place over seeds: sets whose intervals overlap are "
      "not told apart."),
     ("Score", "Mean test accuracy of the families of the track, each the mean of its networks. Whether the best or the last test pass of a run counts is the "
-     "suite's rule and stands in the table's caption. ± is half of the 95 % interval over seeds."),
+     "suite's rule and stands in the table's caption. ± is half of the 95 % interval over seeds. Runs that somebody else has repeated "
+     "count as they came out there; the score by the submitter's own runs then stands beside it."),
     ("Best", "Mean accuracy at the best test pass of each run, which is chosen on the test split."),
     ("Plateau", "Mean accuracy over the last tenth of the test passes, at least one and at most 20: nothing is chosen, and there is "
      "little noise in it."),

@@ -27,6 +27,8 @@ from mabench.results.lifts import NOT_RUN
 from mabench.results.tables import percent
 from mabench.suites import LoadedSuite
 
+CLAIMED = "submitter's"
+"""The column of a submitter's own score, in tables where somebody else's re-runs count for a row."""
 BADGE_COLOURS = {"verified": "#00664f", "spot-checked": "#0a5c8f", "self-run": "#4a5560", "challenged": "#9c3d00"}
 
 
@@ -58,14 +60,20 @@ def into_readme(text: str, rows: Sequence[Standing], path: Path) -> str:
 
 def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
     out: list[str] = []
-    for (suite, track, ipc, labels), found in groupby(rows, key=lambda row: row.table):
+    apart = sorted(rows, key=lambda row: (row.table, row.outdated))
+    for ((suite, track, ipc, labels), outdated), found in groupby(apart, key=lambda row: (row.table, row.outdated)):
         group = list(found)
         chosen = loaded_suite(suite)
         names = [e.name for e in chosen.evaluators[track]]
         rule = chosen.recipes[track].score
         out += [
-            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels",
+            f"{heading} {suite}, {track}, IPC {ipc}, {labels} labels{' (earlier edition)' if outdated else ''}",
             "",
+            *(
+                ["Run under other rules than today's: not comparable with rows of another table, and not ranked."]
+                if outdated
+                else []
+            ),
             f"{chosen.suite.title}.",
             f"Counts: the {rule} test pass of each run.",
             *([f"Rates not yet frozen: {chosen.suite.open_rates}."] if chosen.suite.open_rates is not None else []),
@@ -73,12 +81,18 @@ def _tables(rows: Sequence[Standing], heading: str) -> list[str]:
             "",
         ]
         beside = ["hardened"] if labels == "soft" else []
+        beside += [CLAIMED] if any(row.claimed is not None for row in group) else []
         beside += ["second test"] if any(row.second is not None for row in group) else []
         headers = ["rank", "set", "of", "trust", "best", "plateau", "last", *beside, "lift", "smallest lift", "bytes", *names]
         body = [_line(row, headers, rule) for row in group]
         body += [_baseline(images, chosen, track, headers) for images in baselines_of(group)]
         align = ["right", "left", "left", "left"] + ["right"] * (len(headers) - 4)
         out += [tabulate(body, headers, tablefmt="github", disable_numparse=True, colalign=align), ""]
+        if CLAIMED in headers:
+            out += [
+                f"{CLAIMED.capitalize()}: the score by the submitter's own runs, where what others have run again counts.",
+                "",
+            ]
         if any(row.diverged for row in group):
             out += ["† At least one of these runs diverged (its loss was not finite); it counts as chance level.", ""]
     return out
@@ -95,6 +109,7 @@ def _line(row: Standing, headers: Sequence[str], rule: str) -> list[str]:
         "plateau": percent(row.plateau),
         "last": with_std(row.last, row.std if rule == "last" else None),
         "hardened": percent(row.hardened),
+        CLAIMED: percent(row.claimed),
         "second test": percent(row.second),
         "lift": lift_text(row),
         "smallest lift": percent(row.worst_lift, signed=True),
@@ -105,12 +120,14 @@ def _line(row: Standing, headers: Sequence[str], rule: str) -> list[str]:
 
 
 def _baseline(images: RandomImages, chosen: LoadedSuite, track: str, headers: Sequence[str]) -> list[str]:
-    """A row of the Markdown table: score and evaluators, nothing else."""
+    """A row of the Markdown table: score, plateau, last and evaluators, nothing else."""
     draws = images.draws(chosen, track)
     known = {name: with_std(fmean(scores), scoring.spread(scores, "unbiased")) for name, scores in draws.items()}
     count = f", {len(next(iter(draws.values())))} draws" if draws else f", {NOT_RUN}"
     known |= {"rank": "baseline", "set": _markdown_text(images.title + count)}
-    known[chosen.recipes[track].score] = percent(images.mean(chosen, track))
+    if (means := images.means(chosen, track)) is not None:
+        known |= {"plateau": percent(means.plateau), "last": percent(means.last)}
+        known[chosen.recipes[track].score] = percent(means.score)
     return [known.get(header, "-") for header in headers]
 
 

@@ -6,7 +6,6 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,13 +19,11 @@ from mabench.board.site.standings import Standing
 from mabench.board.site.views import Table, families_of, fingerprint, short_title
 from mabench.networks.evaluators import EVALUATORS
 from mabench.networks.families import family_of
-from mabench.results import ranking as ranking_
-from mabench.results.baselines import measured
+from mabench.results.baselines import Measured, mean, measured
 from mabench.results.tables import percent
 from mabench.results.works import normal
 
 OWN = ("board.js", "board.css")
-OUTDATED = (ranking_.EARLIER, ranking_.ANOTHER)  # why a row of another edition of its suite has no rank
 SHOWN = 50  # ours: lines of one table on the landing page; the suite's page has them all
 
 
@@ -123,7 +120,7 @@ def _landing(board: Board) -> dict[str, Any]:
     return {
         "answers": answers.best_sets(board.tables),
         "tables": ranking,
-        "outdated": len({line.row.key for table in ranking for line in table.lines if line.row.why_unranked in OUTDATED}),
+        "outdated": len({line.row.key for table in ranking for line in table.lines if line.row.outdated}),
         "first": first,
         "waiting": waiting,
         "columns": EXTRA,
@@ -211,19 +208,19 @@ def _suites(board: Board, page: Any) -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
 
 
-def _baselines(chosen: suites.LoadedSuite) -> list[tuple[str, str, str, float, int]]:
-    """(form, track, network, accuracy, draws) of random real images, as measured for exactly this suite."""
+def _baselines(chosen: suites.LoadedSuite) -> list[tuple[str, str, str, Measured, int]]:
+    """(form, track, network, accuracies, draws) of random real images, as measured for exactly this suite."""
     return [
         (
             images.title.removeprefix("random real images, "),
             names.track(track),
             names.network(network),
-            fmean(scores),
-            len(scores),
+            mean(runs),
+            len(runs),
         )
         for images in sorted(measured(chosen), key=lambda images: (images.ipc, images.decode, images.labels))
         for track in chosen.evaluators
-        for network, scores in images.draws(chosen, track).items()
+        for network, runs in images.runs(chosen, track).items()
     ]
 
 

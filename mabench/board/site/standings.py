@@ -13,7 +13,7 @@ from mabench.board.gates import by_set
 from mabench.board.site.sources import cells, loaded_suite, plain, web_address
 from mabench.board.submission import Submission
 from mabench.errors import MabenchError
-from mabench.results import lifts, scoring
+from mabench.results import lifts, ranking, scoring
 from mabench.results.baselines import RandomImages, known_full_data
 from mabench.results.paper_tables import PaperTable
 from mabench.results.uncertainty import METHOD_SETS
@@ -125,6 +125,11 @@ class Standing:
     """UTC date of its last entry."""
     elsewhere: bool = False
     """Whether the board's maintainers list its set as published by its authors."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it was run under other rules than the suite's of today, so that nothing current is comparable with it."""
+        return self.why_unranked in (ranking.EARLIER, ranking.ANOTHER)
 
     @property
     def lift(self) -> float | None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from mabench.board.site import charts, names
 from mabench.board.site.sources import loaded_suite
 from mabench.board.site.standings import Standing, baselines_of, full_data
-from mabench.results import ranking, scoring
+from mabench.results import scoring
 from mabench.suites import LoadedSuite
 
 SHORT = {"ConvNet": "Conv", "ResNet": "ResN", "MobileNet": "Mob", "AlexNet": "Alex", "LeNet": "LeN"}
@@ -202,7 +202,7 @@ def _table(
 
     def line(row: Standing, same: Sequence[Standing]) -> Line:
         families = families_of(everywhere[row.key, row.suite, row.ipc])
-        dot = charts.interval(axis, row.score, row.half_width, row.random, full)
+        dot = charts.interval(axis, row.score, row.half_width, row.random, None if row.outdated else full)
         alone = len(ranked[row.labels]) == 1
         bars = charts.fingerprint(gains(slots, families), labels=False)
         return Line(row, tuple(same), families, place_in_words(row, alone=alone), dot, bars, row.key in pictures)
@@ -226,7 +226,7 @@ def _table(
 
 def _groups(measured: Sequence[Standing], line: object) -> list[Group]:
     """The lines of a table under their headings; what an earlier edition of the suite ran comes last."""
-    outdated = [r for r in measured if r.why_unranked in (ranking.EARLIER, ranking.ANOTHER)]
+    outdated = [r for r in measured if r.outdated]
     current = [r for r in measured if r not in outdated]
     return [
         Group("Hard labels", "one class per image", _merged([r for r in current if r.labels == "hard"], line)),
@@ -259,7 +259,7 @@ def _merged(rows: Sequence[Standing], line: object) -> tuple[Line, ...]:
     assert callable(line)
     by_set: dict[str, list[Standing]] = {}
     for row in rows:
-        settled = row.rank is not None or row.why_unranked in (ranking.EARLIER, ranking.ANOTHER)
+        settled = row.rank is not None or row.outdated
         by_set.setdefault(row.identity if settled and row.set_sha256 else f"{row.key}:", []).append(row)
     return tuple(line(first, rest) for first, *rest in by_set.values())
 
@@ -321,7 +321,7 @@ def slots_of(suite: str) -> list[tuple[str, str]]:
 def place_in_words(row: Standing, *, alone: bool) -> str:
     """How sure the rank is: `clear`, `tied 2 to 5`; why there is none."""
     if row.rank is None:
-        return "not ranked" if row.why_unranked in (ranking.EARLIER, ranking.ANOTHER) else row.why_unranked
+        return "not ranked" if row.outdated else row.why_unranked
     if alone:
         return "only one"
     if row.rank_low is None or row.rank_high is None:
