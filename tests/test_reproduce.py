@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import scipy.stats
 import torch
+from click.testing import CliRunner
 
 import mabench_methods
 from mabench import data, suites
+from mabench.cli.main import main as cli
 from mabench.errors import MabenchError
 from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import compare as comparing
@@ -268,6 +270,43 @@ def parsed(command: str) -> tuple[object, int]:
     (preset,) = (value for key, value in options if key == "--preset")
     (seed,) = (int(value) for key, value in options if key == "--seed")
     return presets.preset(method, preset, None, [v for k, v in options if k == "--config"]).config, seed
+
+
+def test_the_commands_of_a_report_plan_the_same_again(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument that moves a number: `--seeds` was lost where there were several sets, what the reader was told and the engine always."""
+    published = str(real_data / "sets" / "res_DC_CIFAR10_ConvNet_1ipc_3000.pt")
+    several = reproduce.plan(
+        "random", preset="smoke", sets=2, seeds=[2, 1], evaluators="mlp*", engine="fast", device="cpu", out=tmp_path / "a b"
+    )
+    assert "--seeds 1,2" in several._commands()[0]
+    given = reproduce.plan(
+        "dc", ipc=1, from_set=published, reading={"set_index": 0, "mean": [-0.5, 0.25, 0.5], "std": [0.25, 0.5, 1.0], "learned_rate": 0.02},
+        suites=["cifar10-lite"], tracks="scratch", engine="reference",
+    )  # fmt: skip
+    spaced = reproduce.plan("dc", ipc=1, from_set=published, reading={"space": "signed", "labels_key": None}, seeds=[2, 0])
+    for planned in (several, given, spaced):
+        (text,) = planned._commands()
+        assert dataclasses.replace(of_command_line(text, monkeypatch), given=None) == dataclasses.replace(
+            planned, given=None, reading={k: v for k, v in planned.reading.items() if v is not None}
+        ), text
+
+
+def of_command_line(text: str, monkeypatch: pytest.MonkeyPatch) -> reproduce.Reproduction:
+    """What the program would run for this line, its names as Python gives them."""
+    plan, found = reproduce.plan, []
+
+    def noted(method: str, **arguments: Any) -> None:
+        arguments |= {
+            k: v for k in ("tracks", "evaluators") for v in [arguments[k][0] if len(arguments[k]) == 1 else arguments[k] or None]
+        }
+        found.append(plan(method, **arguments))
+        raise MabenchError("planned")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce, "plan", noted)
+        done = CliRunner().invoke(cli, shlex.split(text)[1:])
+    assert done.exit_code == 2 and done.output == "mabench: planned\n", done.output
+    return found[0]
 
 
 def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:
