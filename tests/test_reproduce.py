@@ -119,6 +119,10 @@ def test_which_preset_is_held_against_which_row() -> None:
         # MTT's number is of whitened images
         ("mtt", "paper-ipc10", [], None),
         ("mtt", "paper-ipc50", [], "MTT, Table 1"),
+        # so is AST's, by its released command; of the others its paper says nothing
+        ("trajectory", "paper-ipc10", [], None),
+        ("trajectory", "released-ipc10", [], None),
+        ("trajectory", "released-ipc1", [], "AST, Table 3, Ours"),
         ("random", "packed-ipc10", [], "HMDC, Table 1 (Random)"),
         ("gvbsm", "imagenet1k-released-ipc10", ["label_backbones=2"], "Table 3, 2 backbones in the ensemble"),
         ("sre2l", "cifar100-released-ipc50", [], None),
