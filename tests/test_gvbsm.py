@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -356,6 +357,29 @@ def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch:
     assert not [name for name in seen if name.startswith("squeeze")], "backbones are shared"
 
 
+def test_a_backbone_that_stops_early_is_where_the_whole_training_was() -> None:
+    """Tiny ImageNet's released backbones are those after 41 of 50 epochs: the cosine is that of the whole."""
+    train, passed = digits(), {}
+
+    class Watched(Stages):
+        def tell(self, stage: str, done: int, losses: Any, state: Any) -> None:
+            passed[done] = copy.deepcopy(state["network"].state_dict())
+
+    whole = Squeeze(3, batch=16, schedule="cosine")
+    early = replace(whole, stop_after=2)
+    assert teachers.steps(train, "convnet8_bn", early) == 16 and teachers.steps(train, "convnet8_bn", whole) == 24
+    teachers.squeeze(train, "convnet8_bn", whole, "shift", 0, CPU, Watched(Run(), {"squeeze": 24}, None), "squeeze")
+    stopped = teachers.squeeze(train, "convnet8_bn", early, "shift", 0, CPU, Stages(Run(), {"squeeze": 16}, None), "squeeze")
+    assert stopped.facts["epochs"] == 2 and stopped.facts["steps"] == 16
+    for name, value in stopped.network.state_dict().items():
+        assert torch.equal(value, passed[16][name]), name
+    with pytest.raises(MabenchError, match="epochs 3, stop_after 4"):
+        replace(whole, stop_after=4)
+    for name in ("tinyimagenet-released-ipc50", "tinyimagenet-released-ipc100"):
+        config: Any = GVBSM.presets[name].config
+        assert (config.squeeze.epochs, config.squeeze.trained) == (50, 41)
+
+
 def test_a_checkpoint_refuses_other_backbones(tmp_path: Path) -> None:
     stages = Stages(Run(), {"recover": 2}, {"stage": "recover", "state": {}, "teachers": {"convnet8": "a" * 64}})
     stages.identify("convnet8", "a" * 64)
@@ -541,13 +565,14 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
             assert set(table.values) <= {e.name for es in loaded_suite.evaluators.values() for e in es}, table.title
             assert loaded_suite.suite.dataset == table.dataset and table.ipc in loaded_suite.suite.ipcs
             assert table.labels == "soft" and {row.labels for row in of_paper("paper", table)} == {"soft"}
-            assert all(hasattr(load(method).presets["lite"].config, path) for path in table.config)
+            assert all(hasattr(load(method).presets["smoke"].config, path) for path in table.config)
             if table.title in ("Table 4", "Table 5"):
                 known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}
     assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
     assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)
     assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(GVBSM.presets)
-    assert {"cifar100-released-ipc50", "imagenet1k-released-ipc50", "lite", "smoke"} <= set(SRE2L.presets)
+    assert {"cifar100-released-ipc50", "imagenet1k-released-ipc50", "gvbsm-lite", "smoke"} <= set(SRE2L.presets)
+    assert not {"lite", "lite-noise"} & set(SRE2L.presets), "these are G-VBSM's rates and starts"
     own: Any = SRE2L.presets["cifar100-released-ipc50"].config  # recover_cifar.sh, squeeze_cifar.py
     assert (own.image_rate, own.iterations, own.jitter, own.matching_weight, own.first_weight) == (0.25, 1000, 4, 0.01, 10.0)
     assert (own.backbones, own.order, own.batch, own.recover_crop, own.convolution) == (

@@ -8,14 +8,17 @@ import math
 import shlex
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import scipy.stats
 import torch
+from click.testing import CliRunner
 
 import mabench_methods
 from mabench import data, suites
+from mabench.cli.main import main as cli
 from mabench.errors import MabenchError
 from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import compare as comparing
@@ -117,6 +120,10 @@ def test_which_preset_is_held_against_which_row() -> None:
         # MTT's number is of whitened images
         ("mtt", "paper-ipc10", [], None),
         ("mtt", "paper-ipc50", [], "MTT, Table 1"),
+        # so is AST's, by its released command; of the others its paper says nothing
+        ("trajectory", "paper-ipc10", [], None),
+        ("trajectory", "released-ipc10", [], None),
+        ("trajectory", "released-ipc1", [], "AST, Table 3, Ours"),
         ("random", "packed-ipc10", [], "HMDC, Table 1 (Random)"),
         ("gvbsm", "imagenet1k-released-ipc10", ["label_backbones=2"], "Table 3, 2 backbones in the ensemble"),
         ("sre2l", "cifar100-released-ipc50", [], None),
@@ -169,8 +176,25 @@ def test_a_verdict_says_whether_the_test_could_have_failed() -> None:
     far = dataclasses.replace(base, baseline=14.4, baseline_name="random")
     assert far.telling is True and far.verdict == "inside; random (14.40) would not be"
     assert dataclasses.replace(far, ours=10.0).verdict == "OUTSIDE"
+    unknown = dataclasses.replace(base, baseline=None, baseline_name="")
+    assert unknown.verdict == "inside; baseline not known" and unknown.short_verdict == "inside"
     nearest = dataclasses.replace(far, differs="here depth=1")
     assert nearest.inside is None and nearest.verdict == "nearest row, no verdict" and comparing.outside([nearest]) == []
+
+
+def test_only_random_is_inside_without_a_word_on_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all rows that judge a configuration, each met exactly; those whose baseline no paper at hand prints are named here."""
+    monkeypatch.setattr(comparing, "rows", lambda _, met: met)
+    unknown = set()
+    for name in mabench_methods.BUNDLED:
+        for table in papers.tables(name):
+            if table.presets:
+                met = [SimpleNamespace(name=e, mean=v[0] / 100, std=0.001, runs=3, panel=False) for e, v in table.values.items()]
+                lines = comparing.compare([matching.Match(table, tuple(table.values))], suites.load(table.suite), met)  # type: ignore[arg-type]
+                assert lines and all((line.verdict == "inside") == (name == "random") for line in lines), table.title
+                unknown |= {(name, line.evaluator) for line in lines if line.verdict == "inside; baseline not known"}
+    beside_the_convnet = {("dc", f"{e}-scratch") for e in ("mlp", "lenet", "alexnet", "vgg11_in", "resnet18_in")}
+    assert unknown == beside_the_convnet | {("rded", "convnet3-scratch"), ("rded", "resnet18-scratch")}
 
 
 def test_rows_are_complete() -> None:
@@ -231,6 +255,8 @@ def test_presets_on_other_datasets_have_names_and_suites() -> None:
     assert fruit.config.experts.depth_at(128) == 5
     assert suites_of(fruit) == ["imagefruit-ast", "imagefruit-agnostic"]
     assert presets.preset("gvbsm", None, 10).dataset == "cifar10"
+    firsts = {name: presets.preset(name, None, 10).name for name in ("gvbsm", "hmdc", "model-pool", "trajectory")}
+    assert firsts == dict.fromkeys(("gvbsm", "hmdc", "model-pool"), "released-ipc10") | {"trajectory": "paper-ipc10"}
     with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
         presets.preset("gvbsm", None, 100)
     for method in mabench_methods.METHODS:
@@ -268,6 +294,43 @@ def parsed(command: str) -> tuple[object, int]:
     (preset,) = (value for key, value in options if key == "--preset")
     (seed,) = (int(value) for key, value in options if key == "--seed")
     return presets.preset(method, preset, None, [v for k, v in options if k == "--config"]).config, seed
+
+
+def test_the_commands_of_a_report_plan_the_same_again(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument that moves a number: `--seeds` was lost where there were several sets, what the reader was told and the engine always."""
+    published = str(real_data / "sets" / "res_DC_CIFAR10_ConvNet_1ipc_3000.pt")
+    several = reproduce.plan(
+        "random", preset="smoke", sets=2, seeds=[2, 1], evaluators="mlp*", engine="fast", device="cpu", out=tmp_path / "a b"
+    )
+    assert "--seeds 1,2" in several._commands()[0]
+    given = reproduce.plan(
+        "dc", ipc=1, from_set=published, reading={"set_index": 0, "mean": [-0.5, 0.25, 0.5], "std": [0.25, 0.5, 1.0], "learned_rate": 0.02},
+        suites=["cifar10-lite"], tracks="scratch", engine="reference",
+    )  # fmt: skip
+    spaced = reproduce.plan("dc", ipc=1, from_set=published, reading={"space": "signed", "labels_key": None}, seeds=[2, 0])
+    for planned in (several, given, spaced):
+        (text,) = planned._commands()
+        assert dataclasses.replace(of_command_line(text, monkeypatch), given=None) == dataclasses.replace(
+            planned, given=None, reading={k: v for k, v in planned.reading.items() if v is not None}
+        ), text
+
+
+def of_command_line(text: str, monkeypatch: pytest.MonkeyPatch) -> reproduce.Reproduction:
+    """What the program would run for this line, its names as Python gives them."""
+    plan, found = reproduce.plan, []
+
+    def noted(method: str, **arguments: Any) -> None:
+        arguments |= {
+            k: v for k in ("tracks", "evaluators") for v in [arguments[k][0] if len(arguments[k]) == 1 else arguments[k] or None]
+        }
+        found.append(plan(method, **arguments))
+        raise MabenchError("planned")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reproduce, "plan", noted)
+        done = CliRunner().invoke(cli, shlex.split(text)[1:])
+    assert done.exit_code == 2 and done.output == "mabench: planned\n", done.output
+    return found[0]
 
 
 def test_a_suite_that_replays_labels_is_run_where_the_preset_records_them() -> None:

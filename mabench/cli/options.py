@@ -172,6 +172,10 @@ def reading_options(command: F) -> F:
     return _several([set_argument, *reading_flags.values()])(with_reading)  # type: ignore[return-value]
 
 
+FROM_SET = tuple(name for name in reading_flags if name != "ipc")
+"""What overrides the reader's guesses about a set whose budget is named otherwise, as in `reproduce`."""
+from_set_options = _several([reading_flags[name] for name in FROM_SET])
+
 # -- the part of a suite, and where it runs ----------------------------------------------------------------------------
 
 

@@ -10,15 +10,16 @@ import click
 
 from mabench.cli import console
 from mabench.cli.options import (
+    FROM_SET,
     Command,
     Ended,
     device_option,
     engine_option,
+    from_set_options,
     launcher_options,
     names,
     out_option,
     part_options,
-    reading_flags,
     stopped,
 )
 from mabench.errors import Interrupted
@@ -26,8 +27,6 @@ from mabench.errors import Interrupted
 if TYPE_CHECKING:
     from mabench.papers.report import Report
     from mabench.papers.reproduce import Reproduction, ReproductionEvent
-
-FROM_SET = ("set_index", "layout", "space", "decode", "learned_rate")
 
 
 @click.command(
@@ -50,11 +49,7 @@ FROM_SET = ("set_index", "layout", "space", "decode", "learned_rate")
     help="Condense this many sets (seeds SEED, SEED+1, ...) and evaluate each with one of the suite's seeds.",
 )
 @click.option("--from-set", help="Evaluate this set instead of condensing.")
-@reading_flags["set_index"]
-@reading_flags["layout"]
-@reading_flags["space"]
-@reading_flags["decode"]
-@reading_flags["learned_rate"]
+@from_set_options
 @click.option(
     "--suite", "suite_names", multiple=True, help="Only this suite; may be repeated (default: the paper's and the headline)."
 )

@@ -124,6 +124,8 @@ class Reproduction:
     given: SyntheticSet | None
     """The set that is evaluated instead of condensing."""
     from_set: str
+    reading: Mapping[str, Any]
+    """What its reader was told instead of guessing."""
     seed: int
     sets: int
     loaded_suites: tuple[LoadedSuite, ...]
@@ -237,18 +239,29 @@ class Reproduction:
         return tuple(records)
 
     def _commands(self) -> tuple[str, ...]:
-        """What repeats it, in the order in which it happened."""
-        making = command(self.preset, self.seed, self.named)
+        """What repeats it, in the order in which it happened. Where runs were launched (`launcher`) is left out: it moves no number."""
+        options: list[tuple[str, object]] = []
         if self.given is not None:
-            making += f" --from-set {shlex.quote(self.from_set)}"
+            options += [
+                ("from-set", self.from_set),
+                *((name, value) for name, value in self.reading.items() if value is not None),
+            ]
         if self.sets > 1:
-            making += f" --sets {self.sets}"
-        parts = [f"--suite {loaded_suite.id}" for loaded_suite in self.loaded_suites]
-        for option, names in (("--track", self.tracks), ("--evaluator", self.evaluators)):
-            parts += [f"{option} {shlex.quote(name)}" for name in ([names] if isinstance(names, str) else names or ())]
+            options.append(("sets", self.sets))
+        options += [("suite", loaded_suite.id) for loaded_suite in self.loaded_suites]
+        for option, names in (("track", self.tracks), ("evaluator", self.evaluators)):
+            options += [(option, name) for name in ([names] if isinstance(names, str) else names or ())]
         asked = {",".join(map(str, seeds)) for seeds in self.seeds.values() if seeds is not None}
-        parts += [f"--seeds {seeds}" for seeds in asked if len(asked) == 1 and self.sets == 1]
-        return (" ".join([making, *parts, f"--out {shlex.quote(str(self.folder))}"]),)
+        options += [("seeds", seeds) for seeds in asked if len(asked) == 1]  # differing ones are every suite's own first
+        options += [(name, value) for name, value in (("device", self.device), ("engine", self.engine)) if value != "auto"]
+        options.append(("out", self.folder))
+        return (" ".join([command(self.preset, self.seed, self.named), *(_option(*option) for option in options)]),)
+
+
+def _option(name: str, value: object) -> str:
+    """An option as it is typed."""
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"--{name.replace('_', '-')} {shlex.quote(text)}"  # click takes a value that begins with a minus, too
 
 
 def plan(
@@ -292,7 +305,7 @@ def plan(
     identity = digest([repr(chosen), seed, sets, None if given is None else given.sha256])
     folder = Path(out) if out is not None else Path("results") / "reproduce" / f"{runnable.name}-{chosen.name}-{identity[:8]}"
     return Reproduction(
-        runnable, method if isinstance(method, str) else runnable.name, chosen, given, str(from_set or ""), seed, sets, loaded_suites,
+        runnable, method if isinstance(method, str) else runnable.name, chosen, given, str(from_set or ""), reading or {}, seed, sets, loaded_suites,
         tuple(found), tracks, evaluators, of_suite, folder, device, wanted(engine), launcher,
     )  # fmt: skip
 
@@ -332,10 +345,10 @@ def _file_sha256(from_set: str | PathLike[str] | None, reading: Mapping[str, Any
 
 def _seeds_of(loaded_suite: LoadedSuite, asked: Sequence[int] | None, sets: int) -> list[int] | None:
     """The seeds to evaluate with: those asked for (None = all the suite's), or one of them for each of several sets."""
-    if sets == 1:
-        return None if asked is None else list(asked)
-    seeds = list(loaded_suite.suite.seeds[:sets] if asked is None else asked)
-    if len(seeds) != sets:
+    if sets == 1 and asked is None:
+        return None
+    seeds = list(loaded_suite.suite.seeds[:sets]) if asked is None else sorted(set(asked))  # in the order of `--seeds`
+    if sets > 1 and len(seeds) != sets:
         raise MabenchError(
             f"{loaded_suite.id} has {len(loaded_suite.suite.seeds)} seeds, and --sets {sets} needs one per set, not {len(seeds)}. Name as many with --seeds, or make fewer sets."
         )
