@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -9,6 +10,28 @@ import torch
 from torch import nn
 
 from mabench.schema import Evaluator, Recipe
+
+
+def _plain(function: Any) -> Any:
+    """A method of torch's optimizers without its wrappers. Those only keep torch's compiler from tracing it, which nothing here
+    asks for, and import the compiler when they are first called: two of five processor seconds up to the first step."""
+    return inspect.unwrap(function)
+
+
+class _SGD(torch.optim.SGD):
+    """torch's own arithmetic."""
+
+    add_param_group = _plain(torch.optim.SGD.add_param_group)
+    zero_grad = _plain(torch.optim.SGD.zero_grad)
+    step = torch.no_grad()(_plain(torch.optim.SGD.step))
+
+
+class _AdamW(torch.optim.AdamW):
+    """Likewise."""
+
+    add_param_group = _plain(torch.optim.AdamW.add_param_group)
+    zero_grad = _plain(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(_plain(torch.optim.AdamW.step))
 
 
 def initial_rate(recipe: Recipe, evaluator: Evaluator, learned: float | None) -> float:
@@ -32,8 +55,8 @@ def build(
             {"params": [p for name, p in trained.items() if name not in weights], "weight_decay": 0.0},
         ]
     if (recipe.optimizer or evaluator.optimizer) == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=capturable)
+        return _SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
+    return _AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=capturable)
 
 
 def set_cosine_rate(optimizer: torch.optim.Optimizer, rate: float, epoch: int, epochs: int) -> None:
