@@ -112,7 +112,12 @@ def test_measuring_takes_a_part_of_a_budget_and_is_remembered(monkeypatch: pytes
 
 def test_who_asks_to_stop_waits_for_no_measuring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(costs, "measure", lambda one, *rest: asked.append(True) or costs.Speed(1e6, 1.0, 1.0, 1.0))
+
+    def measure(one: Cell, *rest: object) -> costs.Speed:
+        asked.append(True)
+        return costs.Speed(1e6, 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(costs, "measure", measure)
     with pytest.raises(Interrupted):
         ordered(Budget(time.monotonic(), 60.0, lambda: bool(asked)), [cell(), cell(evaluator="lenet-scratch")], tmp_path, [])
     assert len(asked) == 1

@@ -91,7 +91,7 @@ def test_an_optimizer_steps_as_torchs_own(name: str) -> None:
     recipe = PLAIN.model_copy(update={"optimizer": name, "momentum": 0.9, "weight_decay": 0.01, "weight_decay_on": "weights"})
     ours, theirs = (torch.nn.Linear(5, 3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    groups = [{"params": [theirs.weight]}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": [theirs.weight]}, {"params": [theirs.bias], "weight_decay": 0.0}]
     own: torch.optim.Optimizer = (
         torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.01)
         if name == "sgd"
