@@ -19,6 +19,7 @@ from types import ModuleType
 
 import click
 import pytest
+from builders import BUNDLED
 from support.pages import FENCE, PAGES, ROOT, calls, commands, page
 
 import mabench
@@ -29,6 +30,7 @@ from mabench.errors import MabenchError
 from mabench.results import baselines, works
 from mabench.results import paper_tables as papers
 from mabench.results.scoring import half_width, spread
+from mabench.runs.folder import read_records
 from mabench_methods import METHODS, presets
 
 REFERENCE = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/reference/*.md"))
@@ -37,6 +39,7 @@ REFERENCE = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/refer
 def parse(arguments: list[str], *, whole: bool) -> click.Context:
     """The innermost context of these arguments. Raises click's error for what the command does not take; runs nothing."""
     arguments = ["1" if word == "N" else word for word in arguments]  # a number for the reader to fill in
+    arguments = [re.sub(r"\$\{SLURM_ARRAY_\w+\}", "1", word) for word in arguments]  # ... or for Slurm
     command: click.Command = main
     context = click.Context(main, info_name="mabench")
     while isinstance(command, click.Group):
@@ -196,9 +199,33 @@ def test_a_wrong_command_of_another_program_would_be_noticed() -> None:
         installation(["install", ".[rays]"])
 
 
-def test_the_script_for_slurm_is_valid_shell() -> None:
-    (block,) = [block for _, block in FENCE.findall(page("docs/cluster.md")) if block.startswith("#!/bin/bash")]
-    assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).stderr == ""
+def slurm_scripts() -> tuple[str, str]:
+    """A job array, and a Ray cluster."""
+    array, ray = (block for _, block in FENCE.findall(page("docs/cluster.md")) if block.startswith("#!/bin/bash"))
+    return array, ray
+
+
+def test_the_scripts_for_slurm_are_valid_shell() -> None:
+    for block in slurm_scripts():
+        assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).stderr == ""
+
+
+def test_the_job_array_runs_every_cell_once(tmp_path: Path) -> None:
+    """The script as it stands, with the variables that Slurm sets, on a small set; then once more, as after a second `sbatch`."""
+    (tmp_path / "mabench").write_text(f'#!/bin/sh\nexec {sys.executable} -m mabench.cli.main "$@" --device cpu\n')
+    (tmp_path / "mabench").chmod(0o755)
+    array, _ = slurm_scripts()
+    small = array.replace("my_set.pt --suite cifar10-agnostic", f"{BUNDLED} --suite digits-agnostic --evaluator mlp* --seeds 0,1")
+    said = []
+    for task in (1, 2, 2):
+        given = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2"}
+        given["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(["bash"], input=small, text=True, capture_output=True, env=os.environ | given)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stderr)
+    assert [record.cell.seed for record in read_records(tmp_path / "out")] == [0, 1]
+    assert "measuring" in said[0] and "measuring" not in said[1], "the second task reads what the first measured"
+    assert "1 of 1 runs were finished before" in said[2]
 
 
 @pytest.mark.parametrize(

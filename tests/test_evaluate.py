@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import itertools
 import random
 import signal
 import subprocess
@@ -172,6 +173,10 @@ def test_out_resumes_and_nothing_is_left_without_it(
 def test_a_caller_can_stop_it(real: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         mabench.evaluate(*real, **MLP, out=tmp_path / "out", should_stop=lambda: True)
+    assert not list((tmp_path / "out" / "checkpoints").glob("*.pt")), "no network is built for one step"
+    calls = itertools.count()
+    with pytest.raises(Interrupted):
+        mabench.evaluate(*real, **MLP, out=tmp_path / "out", should_stop=lambda: next(calls) > 3)
     assert list((tmp_path / "out" / "checkpoints").glob("*.pt"))
     whole, resumed = mabench.evaluate(*real, **MLP), mabench.evaluate(*real, **MLP, out=tmp_path / "out")
     assert whole.records[0].curve == resumed.records[0].curve

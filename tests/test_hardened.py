@@ -21,8 +21,10 @@ from mabench.errors import MabenchError
 from mabench.evaluation import Evaluation, folders
 from mabench.evaluation.costs import plan_lines
 from mabench.results import lifts, scoring, tables
+from mabench.runs import costs
+from mabench.runs.events import Event, Note, Planned
 from mabench.runs.folder import HARDENED, record_text
-from mabench.schema import RunRecord
+from mabench.schema import Cell, RunRecord
 from mabench.sets.synthetic import SyntheticSet
 
 
@@ -102,6 +104,52 @@ def test_a_table_of_folders_shows_the_set_once_and_a_plan_counts_both(run: Evalu
         ("mlp-scratch", 1),
         ("mlp-scratch, hardened", 1),
     ]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks whose speed was measured, in order; each claims ten seconds a run, and measuring takes no time."""
+    names: list[str] = []
+
+    def measure(cell: Cell, *rest: object) -> costs.Speed:
+        names.append(cell.evaluator.name)
+        return costs.Speed(1e6, 0.0, 10 / (cell.recipe.epochs * 40), 0.0)
+
+    monkeypatch.setattr(costs, "measure", measure)
+    return names
+
+
+def heard_within(minutes: float, evaluators: str, out: Path) -> tuple[Evaluation, list[Event]]:
+    events: list[Event] = []
+    result = evaluation.evaluate(
+        soft_set(), suite="digits-agnostic", evaluators=evaluators, seeds=[0, 1], minutes=minutes, out=out, on_event=events.append
+    )
+    return result, events
+
+
+def test_a_budget_covers_both_kinds_of_labels(measured: list[str], tmp_path: Path) -> None:
+    """Over at once: one note counts all eight runs, and the hardened ones are neither begun nor measured."""
+    result, events = heard_within(1e-6, "[lm]*", tmp_path)
+    assert [e.text for e in events if isinstance(e, Note) and e.warning and "left" in e.text] == [
+        "1e-06 min are over; 8 runs are left, 4 of them with hardened labels (mlp-scratch, lenet-scratch), up to 2 min. "
+        "The same command continues from there."
+    ]
+    assert len([e for e in events if isinstance(e, Planned)]) == 1 and not (tmp_path / HARDENED).exists()
+    assert measured == ["mlp-scratch"] and len(result.missing) == 8
+
+
+def test_hardened_runs_go_at_the_speed_of_the_others(measured: list[str], tmp_path: Path) -> None:
+    result, events = heard_within(60, "mlp*", tmp_path)
+    assert measured == ["mlp-scratch"] and not result.missing and len(result.hardened) == 2
+    said = [e.text for e in events if isinstance(e, Note) and "minutes: " in e.text]
+    assert said == [
+        "60 minutes: 2 of 2 runs fit, cheapest first (about 20 s)",
+        "60 minutes: 2 of 2 runs with hardened labels fit, cheapest first (about 20 s)",
+    ]
+    assert not any("left" in e.text for e in events if isinstance(e, Note))
+    job = evaluation.prepare(soft_set(), None, "digits-agnostic", evaluators="mlp*", seeds=[0])
+    assert [line.seconds for line in plan_lines(job, None, device="cpu")] == pytest.approx([10, 10])
+    assert measured == ["mlp-scratch"] * 2, "a plan measures once too"
 
 
 def examined(run: Evaluation) -> submit.Examination:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,51 @@ def test_the_loop_is_the_textbook_loop(quirks: str) -> None:
         assert epoch == epoch_here and abs(correct - correct_here) <= 2, "float32 sums in another order may move an image or two"
     assert [loss for _, loss in record.train_loss] == pytest.approx(losses, rel=1e-3)
     assert record.best > 0.3, "and it learns"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_an_optimizer_steps_as_torchs_own(name: str) -> None:
+    recipe = PLAIN.model_copy(update={"optimizer": name, "momentum": 0.9, "weight_decay": 0.01, "weight_decay_on": "weights"})
+    ours, theirs = (torch.nn.Linear(5, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    groups: list[dict[str, Any]] = [{"params": [theirs.weight]}, {"params": [theirs.bias], "weight_decay": 0.0}]
+    own: torch.optim.Optimizer = (
+        torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.01)
+        if name == "sgd"
+        else torch.optim.AdamW(groups, lr=0.05, weight_decay=0.01)
+    )
+    built = optimizers.build(ours, recipe, EVALUATORS["mlp-scratch"], 0.05, decayed=False, capturable=False)
+    inputs = torch.randn(8, 5)
+    for _ in range(4):
+        for network, optimizer in ((ours, built), (theirs, own)):
+            optimizer.zero_grad()
+            network(inputs).square().sum().backward()
+            optimizer.step()
+        assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+        kept = built.state_dict()
+        built = optimizers.build(ours, recipe, EVALUATORS["mlp-scratch"], 0.05, decayed=False, capturable=False)
+        built.load_state_dict(kept)
+
+
+def test_an_eager_run_imports_no_compiler(tmp_path: Path) -> None:
+    """torch's compiler takes two processor seconds to import; a checkpoint is written and read on the way."""
+    code = f"""
+import sys
+from pathlib import Path
+from builders import CPU, PLAIN, TEST, cell, small_set
+from mabench import training
+from mabench.errors import Interrupted
+for optimizer in ("sgd", "adamw"):
+    one = cell(PLAIN.model_copy(update={{"optimizer": optimizer}}))
+    steps = iter(range(1000))
+    try:
+        training.run(small_set(), one, TEST, device=CPU, checkpoint=Path({str(tmp_path)!r}) / optimizer, should_stop=lambda: next(steps) > 3)
+    except Interrupted:
+        training.run(small_set(), one, TEST, device=CPU, checkpoint=Path({str(tmp_path)!r}) / optimizer)
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("schedule", "ends_at"), [("cosine", 1), ("half-cosine", 2)])

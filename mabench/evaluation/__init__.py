@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -188,50 +188,56 @@ class Job:
 
         `minutes` are counted from `begun` (of `time.monotonic`), or from now. Runs with hardened labels come last.
         """
-        begun = time.monotonic() if begun is None else begun
-        how: dict[str, Any] = {"device": device, "engine": engine, "launcher": launcher, "minutes": minutes, "begun": begun}
-        result = self._run(out, on_event=on_event, should_stop=should_stop, **how)
-        if self.hardened is None:
-            return result
-        place = None if out is None else Path(out) / HARDENED
-        return _with_hardened(result, self.hardened._run(place, on_event=on_event, should_stop=should_stop, **how), on_event)
+        computed_by = _checked(device, engine, launcher, minutes)
+        budget = Budget(time.monotonic() if begun is None else begun, minutes, should_stop)
+        how: dict[str, Any] = {"kept": out is not None, "device": device, "launcher": launcher, "on_event": on_event}
+        how |= {"engine": computed_by, "load_test": cache(lambda: data.load_test(self.loaded_suite.suite.dataset))}
+        with ExitStack() as stack:
+            path = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="mabench-")))
+            result = self._run(path, budget, **how)
+            if self.hardened is not None:
+                budget.is_over()  # nothing more begins then
+                result = _with_hardened(result, self.hardened._run(path / HARDENED, budget, **how), on_event)
+            budget.say_what_is_left(on_event)
+        return result
 
     def _run(
         self,
-        out: str | PathLike[str] | None,
+        path: Path,
+        budget: Budget,
         *,
+        kept: bool,
         device: str,
-        engine: str,
+        engine: Wanted,
         launcher: Ray | None,
-        minutes: float | None,
-        begun: float,
+        load_test: Callable[[], data.RealData],
         on_event: Listener,
-        should_stop: Callable[[], bool],
     ) -> Evaluation:
-        computed_by = _checked(device, engine, launcher, minutes)
-        with ExitStack() as stack:
-            path = Path(out) if out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="mabench-")))
-            folder, heard = self.folder(path), Heard(on_event)
-            kept = None if out is None else path
+        """One kind of labels in its folder. Once the budget has ended, what is finished is read and nothing is said or run."""
+        folder, heard = self.folder(path), Heard(on_event)
+        begins = not budget.ended
+        if begins:
             finished = sum(folder.finished(cell) is not None for cell in self.here)
-            heard(Planned(self.loaded_suite, self.synthetic_set, self.here, finished, device, engine, launcher is not None, kept))
+            shown = path if kept else None
+            heard(
+                Planned(self.loaded_suite, self.synthetic_set, self.here, finished, device, engine, launcher is not None, shown)
+            )
             for text in self.notes:
                 heard(Note(text))
             if self.warning is not None:
                 heard(Note(self.warning.reason, warning=True))
-            test = data.load_test(self.loaded_suite.suite.dataset)
-            budget = Budget(begun, minutes, should_stop)
-            cells = budget.order(self.here, folder, self.synthetic_set, test, device, computed_by, heard)
+        test = load_test()
+        cells = budget.order(self.here, folder, self.synthetic_set, len(test.labels), device, engine, heard)
+        if begins:
             try:
                 run_cells(
                     self.synthetic_set, cells, folder, test,
-                    device=device, engine=computed_by, launcher=launcher, on_event=heard, should_stop=budget.should_stop,
+                    device=device, engine=engine, launcher=launcher, on_event=heard, should_stop=budget.should_stop,
                 )  # fmt: skip
             except Interrupted:
                 if not budget.ended:
                     raise
-                budget.say_what_is_left(cells, folder, heard)
-            return self._result(folder, kept, heard)
+        return self._result(folder, path if kept else None, heard)
 
     def _result(self, folder: Folder, kept: Path | None, heard: Heard) -> Evaluation:
         records = [record for cell in self.cells if (record := folder.finished(cell)) is not None]

@@ -11,7 +11,7 @@ from mabench.engine import wanted
 from mabench.evaluation import Job
 from mabench.runs import costs
 from mabench.runs.folder import HARDENED
-from mabench.runs.process import resolve_device, undisturbed
+from mabench.runs.process import resolve_device
 from mabench.schema import Cell
 
 
@@ -32,14 +32,16 @@ class PlanLine:
 
 
 def plan_lines(job: Job, out: Path | None, *, device: str = "auto", engine: str = "auto") -> Iterator[PlanLine]:
-    """A line an evaluator, cheapest first, each as soon as it was measured; nothing is written. Hardened labels come last."""
-    yield from _lines(job, out, device, engine)
+    """A line an evaluator, cheapest first, each as soon as it was measured; nothing is written. Hardened labels come last, at the same
+    speeds."""
+    speeds: dict[costs.Kind, costs.Speed] = {}
+    yield from _lines(job, out, device, engine, speeds)
     if job.hardened is not None:
-        for line in _lines(job.hardened, None if out is None else out / HARDENED, device, engine):
+        for line in _lines(job.hardened, None if out is None else out / HARDENED, device, engine, speeds):
             yield replace(line, evaluator=f"{line.evaluator}, hardened")
 
 
-def _lines(job: Job, out: Path | None, device: str, engine: str) -> Iterator[PlanLine]:
+def _lines(job: Job, out: Path | None, device: str, engine: str, speeds: dict[costs.Kind, costs.Speed]) -> Iterator[PlanLine]:
     where, computed_by = resolve_device(device), wanted(engine)
     dataset = DATASETS[job.loaded_suite.suite.dataset]
     decoded = job.synthetic_set.summary().decoded_images
@@ -50,7 +52,7 @@ def _lines(job: Job, out: Path | None, device: str, engine: str) -> Iterator[Pla
             groups.setdefault((cell.track, cell.evaluator.name), []).append(cell)
     flops = {kind: sum(costs.flops(c, dataset, decoded, dataset.test_size) for c in same) for kind, same in groups.items()}
     for (track, name), same in sorted(groups.items(), key=lambda item: flops[item[0]] / len(item[1])):
-        with undisturbed():
-            seconds = costs.estimate(same, job.synthetic_set, dataset.test_size, device=where, engine=computed_by)
+        costs.learn(speeds, same, job.synthetic_set, dataset.test_size, device=where, engine=computed_by)
+        seconds = costs.estimate(same, job.synthetic_set, dataset.test_size, speeds, device=where, engine=computed_by)
         steps = same[0].recipe.epochs * -(-decoded // same[0].recipe.batch_size)
         yield PlanLine(track, name, len(same), steps, flops[track, name], sum(seconds.values()))

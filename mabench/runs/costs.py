@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from mabench.engine import RESIDENT_BYTES, Wanted, may_be_fast
 from mabench.engine.cuda_graphs import WARM
 from mabench.networks import evaluators, sizes
 from mabench.networks.batches import backward_batch, forward_batch
+from mabench.networks.compiling import processor
+from mabench.runs.folder import Folder
+from mabench.runs.process import undisturbed
 from mabench.schema import Cell
 from mabench.sets import recorded
 from mabench.sets.synthetic import SyntheticSet
-from mabench.training import TRAIN_COST, work
+from mabench.training import TRAIN_COST, provenance, work
 from mabench.training.loop import Trainer
 from mabench.training.material import Material, choose_engine
 
@@ -105,10 +108,16 @@ def needs(
     return Needs(cpus, gpus, int(PROCESS_BYTES + decoded + resident + 4 * (copies * size.parameters + batch + activations)))
 
 
+Kind = tuple[str, str]
+"""Track and evaluator name: cells of one kind cost the same but for their epochs."""
+
+
 @dataclass(frozen=True)
 class Speed:
     """What a cell of one kind costs on a device."""
 
+    flops: float
+    """Floating-point operations of one image, forward: what the speed of another network is predicted from."""
     startup_seconds: float
     """Building, the first step and the first test batch: compilation is in here. Paid once per kind and process."""
     seconds_per_train_image: float
@@ -124,7 +133,22 @@ class Speed:
         return training * self.seconds_per_train_image + looks * test_images * self.seconds_per_test_image
 
 
-def estimate(
+def _kind(cell: Cell) -> Kind:
+    return cell.track, cell.evaluator.name
+
+
+def kinds(cells: Sequence[Cell], dataset: Dataset) -> dict[Kind, Cell]:
+    """A cell of every kind, the kinds of teachers among them, without its own teacher; cheapest kinds first."""
+    alone = {_kind(one): one for cell in reversed(cells) for one in _taken_apart(cell) if one is not None}
+    return dict(sorted(alone.items(), key=lambda item: _flops_per_image(item[1], dataset)))
+
+
+def _flops_per_image(cell: Cell, dataset: Dataset) -> float:
+    return sizes.of(cell.evaluator, dataset.num_classes, dataset.channels).flops
+
+
+def learn(
+    speeds: dict[Kind, Speed],
     cells: Sequence[Cell],
     synthetic_set: SyntheticSet,
     test_images: int,
@@ -132,34 +156,57 @@ def estimate(
     device: torch.device,
     engine: Wanted,
     on_kind: Callable[[Cell], None] = lambda cell: None,
-) -> dict[str, float]:
-    """Seconds of every cell (by name) on this device, from the first steps and test batches of each evaluator.
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """Add to `speeds` what it lacks of these cells, measured on the first steps and test batches of each kind, cheapest first.
 
-    Nothing is fetched for an estimate: random weights and random test images cost the same as real ones.
-    `on_kind` hears of each evaluator before it is measured.
+    Nothing is fetched for it: random weights and random test images cost the same as real ones. `on_kind` hears of each kind
+    before it is measured. Once `enough()` answers True, no further kind is measured.
     """
-    dataset, decoded = DATASETS[synthetic_set.dataset], synthetic_set.summary().decoded_images
+    dataset = DATASETS[synthetic_set.dataset]
+    shared = panel_work(cells, dataset, synthetic_set.summary().decoded_images, test_images)
+    with undisturbed():
+        for kind, cell in kinds(cells, dataset).items():
+            if kind in speeds:
+                continue
+            if enough():
+                return
+            on_kind(cell)
+            speeds[kind] = measure(cell, synthetic_set, test_images, device, engine, shared.get(cell.name))
+
+
+def estimate(
+    cells: Sequence[Cell],
+    synthetic_set: SyntheticSet,
+    test_images: int,
+    speeds: Mapping[Kind, Speed],
+    *,
+    device: torch.device,
+    engine: Wanted,
+) -> dict[str, float]:
+    """Seconds of every cell (by name) on this device, from at least one measured speed.
+
+    A kind that was not measured is taken to compute as many operations a second as the measured ones together.
+    """
+    decoded, dataset = synthetic_set.summary().decoded_images, DATASETS[synthetic_set.dataset]
     shared = panel_work(cells, dataset, decoded, test_images)
-    speeds: dict[tuple[str, str], Speed] = {}
     seconds: dict[str, float] = {}
+    started: set[Kind] = set()
     taught: set[tuple[int, str]] = set()
 
-    def measured(one: Cell, shared_work: float | None) -> tuple[Speed, float]:
+    def of(one: Cell) -> tuple[Speed, float]:
         """The speed of its kind, and the startup, which the first cell of a kind pays."""
-        kind = (one.track, one.evaluator.name)
-        if kind in speeds:
-            return speeds[kind], 0.0
-        speeds[kind] = measure(one, synthetic_set, test_images, device, engine, shared_work)
-        return speeds[kind], speeds[kind].startup_seconds
+        speed = speeds.get(_kind(one)) or _predicted(_flops_per_image(one, dataset), speeds.values())
+        startup = 0.0 if _kind(one) in started else speed.startup_seconds
+        started.add(_kind(one))
+        return speed, startup
 
     for cell in cells:
         student, teacher = _taken_apart(cell)
-        if (student.track, student.evaluator.name) not in speeds:
-            on_kind(cell)
-        speed, startup = measured(student, shared[cell.name])
+        speed, startup = of(student)
         seconds[cell.name] = startup + speed.seconds(student, decoded, test_images)
         if teacher is not None:
-            speed, startup = measured(teacher, None)
+            speed, startup = of(teacher)
             trained = teacher.recipe.epochs * decoded * speed.seconds_per_train_image
             fast = choose_engine(engine, cell, dataset, decoded, test_images, device, shared[cell.name]) == "fast"
             asked_once = fast and cell.recipe.augmentation.absent and cell.recipe.recorded is None
@@ -168,6 +215,39 @@ def estimate(
             taught.add((cell.seed, teacher.evaluator.name))
             seconds[cell.name] += startup + asked + (0.0 if known else trained)
     return seconds
+
+
+def _predicted(flops: float, known: Collection[Speed]) -> Speed:
+    """The speed of a network of so many operations an image; its startup is the mean of the known ones."""
+    share = flops / sum(speed.flops for speed in known)
+    return Speed(
+        flops,
+        sum(speed.startup_seconds for speed in known) / len(known),
+        share * sum(speed.seconds_per_train_image for speed in known),
+        share * sum(speed.seconds_per_test_image for speed in known),
+        min(speed.pruned_share for speed in known),
+    )
+
+
+def machine(device: torch.device, engine: Wanted) -> str:
+    """What measured speeds hold for: the sources, the device, its threads and the engine that was asked for."""
+    where = processor() if device.type == "cpu" else provenance.accelerator(device)
+    return f"{provenance.commit()}; torch {torch.__version__}; {where}, {torch.get_num_threads()} threads; engine {engine}"
+
+
+def read_speeds(folder: Folder, machine: str) -> dict[Kind, Speed]:
+    """The speeds kept in this folder that were measured on this machine; none where the file is absent or damaged."""
+    try:
+        return {(kept["track"], kept["evaluator"]): Speed(**kept["speed"]) for kept in folder.speeds()[machine]}
+    except (KeyError, TypeError):
+        return {}
+
+
+def keep_speeds(folder: Folder, machine: str, speeds: Mapping[Kind, Speed]) -> None:
+    """Write the speeds beside those of other machines, for the next command in this folder. It was claimed before."""
+    speeds = read_speeds(folder, machine) | dict(speeds)  # other parts of a job array measure other networks
+    rows = [{"track": track, "evaluator": name, "speed": asdict(speed)} for (track, name), speed in speeds.items()]
+    folder.keep_speeds(folder.speeds() | {machine: rows})
 
 
 def with_random_weights(cell: Cell) -> Cell:
@@ -219,7 +299,8 @@ def measure(
     per_train_image = _seconds_per_image(train, device)
     trainer.tester.take_weights()
     per_test_image = _seconds_per_image(test, device)
-    return Speed(startup, per_train_image, per_test_image, PRUNED_SHARE if trainer.engine.prunes else 0.0)
+    pruned_share = PRUNED_SHARE if trainer.engine.prunes else 0.0
+    return Speed(_flops_per_image(cell, dataset), startup, per_train_image, per_test_image, pruned_share)
 
 
 def _seconds_per_image(pass_batch: Callable[[int], int], device: torch.device) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Folder:
     """The output folder of one evaluation.
 
     `evaluation.json` names the set and the suite; `records/<cell>.json` are the results; `checkpoints/` holds cells
-    under way. Opening a folder that belongs to another set or suite raises MabenchError and writes nothing. Several processes
+    under way; `speeds.json` is what a budget of minutes measured. Opening a folder that belongs to another set or suite raises MabenchError and writes nothing. Several processes
     may work in one folder: each cell is one process's at a time.
     """
 
@@ -78,6 +78,17 @@ class Folder:
 
     def checkpoint_path(self, cell: Cell) -> Path:
         return self.path / "checkpoints" / f"{cell.name}.pt"
+
+    def speeds(self) -> dict[str, Any]:
+        """What `keep_speeds` wrote; empty where that is absent or damaged, for it can be measured again."""
+        path = self.path / "speeds.json"
+        with suppress(Damaged):
+            return _json(path) if path.exists() else {}
+        return {}
+
+    def keep_speeds(self, speeds: dict[str, Any]) -> None:
+        """Keep measured speeds; the folder was claimed before."""
+        write_text(self.path / "speeds.json", sealed_json(speeds), CURE)
 
     def working(self, cell: Cell) -> AbstractContextManager[bool]:
         """Within it, whether no other process runs this cell here."""

@@ -39,7 +39,7 @@ def run(
     """Run what is not finished; returns the records of all cells that have one, in order.
 
     A cell that runs out of memory is reported as `Failed` and left out; its batch is never changed. Raises Interrupted once
-    `should_stop()` answers True: a checkpoint is on disk then. Two of these in one folder share the cells.
+    `should_stop()` answers True: the cell under way has its checkpoint then, and no other begins. Two of these in one folder share the cells.
     """
     work = _Work(synthetic_set, cells, folder, test, resolve_device(device), engine, on_event, should_stop)
     with undisturbed():
@@ -92,6 +92,8 @@ class _Work:
             record = self.folder.finished(cell)  # by another process, a moment ago
             fresh = record is None
             if record is None:
+                if self.should_stop():  # before a network is built and compiled for a single step
+                    raise Interrupted
                 record = self._run(index, cell)
             if record is not None:
                 self.finished[cell.name] = record
@@ -150,5 +152,10 @@ def begin(
         on_event(Note(f"computed again: {text}", warning=True))
     decoded = synthetic_set.summary().decoded_images
     cost = {c.name: costs.flops(c, test.dataset, decoded, len(test.labels)) for c in cells if c.name not in finished}
-    folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})
+    claim(folder, synthetic_set)
     return finished, cost
+
+
+def claim(folder: Folder, synthetic_set: SyntheticSet) -> None:
+    """Create the folder, if need be, and note whose it is."""
+    folder.claim({"set_name": synthetic_set.name, "findings": [f.model_dump() for f in synthetic_set.findings]})

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from mabench.schema import Evaluator, Recipe
+
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def _without_compiler(kind: type[Kind]) -> type[Kind]:
+    """torch's optimizer, its methods without their wrappers: these keep torch's compiler from tracing what nobody compiles here,
+    and import it when first called, two of the five processor seconds from the command to the first step."""
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+SGD, AdamW = _without_compiler(torch.optim.SGD), _without_compiler(torch.optim.AdamW)
 
 
 def initial_rate(recipe: Recipe, evaluator: Evaluator, learned: float | None) -> float:
@@ -32,8 +46,8 @@ def build(
             {"params": [p for name, p in trained.items() if name not in weights], "weight_decay": 0.0},
         ]
     if (recipe.optimizer or evaluator.optimizer) == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=capturable)
+        return SGD(groups, lr=rate, momentum=momentum, weight_decay=recipe.weight_decay)
+    return AdamW(groups, lr=rate, weight_decay=recipe.weight_decay, capturable=capturable)
 
 
 def set_cosine_rate(optimizer: torch.optim.Optimizer, rate: float, epoch: int, epochs: int) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,12 @@ PACKAGE = Path(mabench.__file__).parent
 
 def environment(device: torch.device, engine: Engine | None = None) -> dict[str, str]:
     """Versions, commit, device and threads, and of an engine its name, arithmetic and kernels."""
-    import timm
-
     facts = {
         "mabench": mabench.__version__,
         "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "timm": timm.__version__,
+        "timm": version("timm"),  # importing it takes seconds, and some networks do without
         "platform": f"{platform.system()}-{platform.machine()}-{''.join(platform.libc_ver())}",  # no kernel: it names the host
         "device": f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else accelerator(device),
         "processor": processor(),
