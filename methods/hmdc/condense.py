@@ -151,14 +151,17 @@ def _pretrained(state: State, run: Run, saved: dict[str, Any] | None) -> int:
 
 @contextmanager
 def _fast_products(device: torch.device) -> Iterator[None]:
-    """TF32 products on a GPU, as the released code has them; the caller's setting afterwards."""
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    """TF32 on a GPU, in products and convolutions, as the released code has it; the caller's switches afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _card(config: Config, train: RealData, method: str) -> Card:
