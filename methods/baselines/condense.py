@@ -58,15 +58,20 @@ class Config:
         kit.check_fields(self)
 
     @property
+    def tiles(self) -> int:
+        """Real images in a stored one."""
+        return 4 if self.packed else 1
+
+    @property
     def chosen(self) -> int:
         """Real images per class."""
-        return self.ipc * 4 if self.packed else self.ipc
+        return self.ipc * self.tiles
 
 
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
-    kit.check_train(train, config.chosen)
+    kit.check_train(train, config.ipc, value_bytes=1, tiles=config.tiles)
     run.begin(config.selection, config, seed, train)
     if (done := run.finished()) is not None:
         return done

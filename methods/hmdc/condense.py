@@ -59,7 +59,7 @@ def condense(
     IPC, or a network without a map of the image in its features.
     """
     run = run or Run()
-    kit.check_train(train, config.ipc * config.formation**2)
+    kit.check_train(train, config.ipc, tiles=config.formation**2)
     if train.dataset.image_size % config.formation:
         raise MabenchError(f"formation = {config.formation} does not divide the side of {train.dataset.image_size} pixels.")
     saved = run.begin(method, config, seed, train)
