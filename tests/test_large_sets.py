@@ -188,8 +188,8 @@ def test_methods_of_several_images_in_one_count_the_stored_ones(name: str, monke
     labels = np.arange(1000).repeat(1300)
     train = RealData(np.zeros((1, 3, 224, 224), np.uint8), labels, DATASETS["imagenet1k"], "train", "made in the test")
     method = mabench_methods.load(name)
-    packs: dict[str, Any] = {"rded": {"factor": 2}, "hmdc": {}, "random": {"packed": True}}[name]
+    every: dict[str, dict[str, Any]] = {"rded": {"factor": 2}, "hmdc": {}, "random": {"packed": True}}
     config: Any = next(iter(method.presets.values())).config
-    config = replace(config, ipc=20, **packs)
+    config = replace(config, ipc=20, **every[name])
     with pytest.raises(Interrupted):
         method.condense(train, config, 0, torch.device("cpu"))
