@@ -17,7 +17,7 @@ from mabench import files, suites
 from mabench.board import labels, rechecks, tiers
 from mabench.board.tiers import LIE
 from mabench.data import DATASETS, cache
-from mabench.results import baselines
+from mabench.results import baselines, uncertainty
 from mabench.results.tables import duration
 from mabench.runs import costs, plan
 from mabench.runs.folder import MAX_RECORD_BYTES
@@ -481,8 +481,12 @@ def of_the_first_steps() -> list[str]:
         compared = next((k for k, x in enumerate(moved) if x > rechecks.STABLE * limit.allowed), len(moved))
         most = "below 0.0001" if max(far) < 1e-6 else f"{100 * max(far):.2g}"
         said.append(f"| {run['network'].rpartition('-')[0]} | {most} | {beyond} | {max(1, compared)} |")
-    spreads = [spread.std for spread in baselines.run_spreads(suites.load("cifar10-lite")).values()]
-    low, high = (100 * (tiers.MARGIN + tiers.SURE * math.sqrt(2) * x) for x in (min(spreads), max(spreads)))
+    known = baselines.run_spreads(suites.load("cifar10-lite")).values()
+    spreads = [pick(known, key=lambda spread: spread.std) for pick in (min, max)]
+    low, high = (
+        100 * (tiers.MARGIN + uncertainty.quantile(x.degrees, (1 + uncertainty.CONFIDENCE) / 2) * math.sqrt(2) * x.std)
+        for x in spreads
+    )
     alone = (100 * rechecks.ARITHMETIC[name].at_first for name in ("float32", "bfloat16"))
     return [
         *said,

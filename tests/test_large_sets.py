@@ -7,23 +7,27 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 from safetensors.torch import save_file as library_save
 
+import mabench_methods
 from mabench import data, suites, training
-from mabench.data import DATASETS
-from mabench.errors import MabenchError
+from mabench.data import DATASETS, RealData
+from mabench.errors import Interrupted, MabenchError
 from mabench.runs.plan import plan
 from mabench.sets import containers, limits, readers, synthetic
 from mabench.sets.synthetic import SyntheticSet
 from mabench.training import material
+from mabench_methods.kit import Run, check_train
 
 X = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 Y = torch.arange(10).repeat_interleave(20)
@@ -152,3 +156,40 @@ def test_a_large_set_is_not_copied_into_memory(tmp_path: Path) -> None:
     program = [sys.executable, "-c", MEASURED, str(tmp_path / "set.safetensors")]
     taken = [int(subprocess.check_output([*program, limit], text=True)) for limit in (str(2**40), "1000000")]
     assert taken[0] > 300_000 and taken[1] < 30_000, "kilobytes: decoded, and as it is stored"
+
+
+@pytest.mark.parametrize(
+    ("ipc", "value_bytes", "tiles", "refused"),
+    [
+        (20, 1, 4, ""),  # RDED's 2 x 2 crops: 3 GB of a limit of 30.1 GB
+        (50, 4, 4, ""),  # HMDC's 2 x 2 tiles, float32: 30.1 GB
+        (51, 4, 4, "a set of IPC 51 takes 30,707,712,000 bytes; sets up to 30,105,600,000 bytes"),
+        (200, 1, 4, ""),
+        (201, 1, 4, "a set of IPC 201 takes"),
+        (200, 1, 9, "IPC 200, which takes 1800 images of a class, is impossible, the smallest class has 1300 images"),
+        (0, 1, 4, "IPC 0"),
+    ],
+)
+def test_a_method_is_refused_for_what_it_stores_and_for_what_it_is_made_of(
+    ipc: int, value_bytes: int, tiles: int, refused: str
+) -> None:
+    labels = np.arange(1000).repeat(1300)
+    train = RealData(np.zeros((1, 3, 224, 224), np.uint8), labels, DATASETS["imagenet1k"], "train", "made in the test")
+    with pytest.raises(MabenchError, match=refused) if refused else nullcontext():
+        check_train(train, ipc, value_bytes, tiles=tiles)
+
+
+@pytest.mark.parametrize("name", ["rded", "hmdc", "random"])
+def test_methods_of_several_images_in_one_count_the_stored_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begun(*_: object) -> None:
+        raise Interrupted  # the checks are behind us
+
+    monkeypatch.setattr(Run, "begin", begun)
+    labels = np.arange(1000).repeat(1300)
+    train = RealData(np.zeros((1, 3, 224, 224), np.uint8), labels, DATASETS["imagenet1k"], "train", "made in the test")
+    method = mabench_methods.load(name)
+    every: dict[str, dict[str, Any]] = {"rded": {"factor": 2}, "hmdc": {}, "random": {"packed": True}}
+    config: Any = next(iter(method.presets.values())).config
+    config = replace(config, ipc=20, **every[name])
+    with pytest.raises(Interrupted):
+        method.condense(train, config, 0, torch.device("cpu"))

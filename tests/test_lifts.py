@@ -111,7 +111,8 @@ def test_a_set_packed_more_tightly_is_told_how_to_run_its_baseline(monkeypatch: 
     assert "(packed alike)" in note and "--config packed=true --config formation=4 --suite digits-agnostic" in note
     command = note[note.index("mabench reproduce random") :].split(" ")
     changes = [after for before, after in pairwise(command) if before == "--config"]
-    assert preset("random", command[command.index("--preset") + 1], None, changes).config.decode == "grid4"
+    config: Any = preset("random", command[command.index("--preset") + 1], None, changes).config
+    assert config.decode == "grid4"
 
 
 def test_the_table_shows_both_baselines_and_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:

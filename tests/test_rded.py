@@ -142,7 +142,7 @@ def test_a_configuration_that_cannot_end_is_refused(changes: dict[str, Any], mes
 
 def test_classes_that_are_too_small_are_refused_before_the_teacher_is_trained() -> None:
     for config, message in (
-        (replace(SMOKE, ipc=4, pool=99), "IPC 16 is impossible"),
+        (replace(SMOKE, ipc=4, pool=99), "IPC 4, which takes 16 images of a class, is impossible, the smallest class has 12"),
         (replace(SMOKE, ipc=1, factor=3), "factor = 3 does not divide the side of 32 pixels"),
     ):
         with pytest.raises(MabenchError, match=message):

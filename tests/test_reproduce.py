@@ -22,7 +22,7 @@ from mabench.cli.main import main as cli
 from mabench.errors import MabenchError
 from mabench.networks.evaluators import EVALUATORS
 from mabench.papers import compare as comparing
-from mabench.papers import matching, presets, reproduce
+from mabench.papers import condensing, matching, presets, reproduce
 from mabench.papers.compare import Line
 from mabench.results import paper_tables as papers
 from mabench.sets.synthetic import SyntheticSet
@@ -436,3 +436,29 @@ def test_a_number_outside_ends_the_command_with_1(mabench, tmp_path: Path) -> No
     changed = mabench(*command, "--config", "packed=true", "--out", "other")
     assert changed.returncode == 0 and "nearest row, no verdict: here packed=true" in changed.stdout
     assert "not the preset 'claim' any more: packed=true" in (tmp_path / "other" / "reproduction.md").read_text()
+
+
+def test_on_a_gpu_condensation_has_the_switches_of_an_evaluation() -> None:
+    """The switches exist without a GPU too; HMDC asks for TF32 inside and gives it back."""
+    from mabench_methods.hmdc.condense import _fast_products
+
+    cudnn, matmul, gpu = torch.backends.cudnn, torch.backends.cuda.matmul, torch.device("cuda")
+
+    def switches() -> tuple[bool, ...]:
+        return cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+
+    seen: list[tuple[bool, ...]] = []
+
+    def looks(train: Any, config: Any, seed: int, device: torch.device, run: Any = None) -> SyntheticSet:
+        seen.append(switches())
+        with _fast_products(device):
+            seen.append(switches())
+        seen.append(switches())
+        raise MabenchError("enough")
+
+    method = dataclasses.replace(mabench_methods.load("random"), condense=looks)
+    before = switches()
+    with pytest.raises(MabenchError, match="enough"):
+        condensing.condense(method, presets.preset(method, "smoke", None, []), 0, None, gpu)
+    assert seen == [(False, True, False, False), (False, True, True, True), (False, True, False, False)]
+    assert switches() == before

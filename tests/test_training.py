@@ -417,8 +417,18 @@ def test_sources_without_git_are_named_by_their_digest(tmp_path: Path, monkeypat
 
 def test_on_a_gpu_convolutions_stay_with_cudnn_repeatable_and_in_float32() -> None:
     """The switches exist without a GPU too."""
-    switches = torch.backends.cudnn
-    before = (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32)
-    with training.deterministic(torch.device("cuda")):
-        assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == (True, False, True, False)
-    assert (switches.enabled, switches.benchmark, switches.deterministic, switches.allow_tf32) == before
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+
+    def switches() -> tuple[bool, ...]:
+        return cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+
+    own, matmul.allow_tf32 = matmul.allow_tf32, True  # a caller's choice
+    try:
+        before = switches()
+        with training.deterministic(torch.device("cuda")):
+            assert switches() == (True, False, True, False, False)
+        assert switches() == before
+        with training.deterministic(torch.device("cpu")):
+            assert switches() == before
+    finally:
+        matmul.allow_tf32 = own

@@ -37,14 +37,15 @@ def condense(
 ) -> SyntheticSet:
     """Return the set that this configuration and seed make; resumes in `folder`. `named`: the method on the command line, if a file.
 
-    Raises Interrupted once `should_stop()` returns True.
+    A GPU computes as it does for an evaluation (`training.deterministic`); a method that wants TF32 switches it on itself. Raises Interrupted once `should_stop()` returns True.
     """
-    from mabench import data
+    from mabench import data, training
     from mabench_methods.kit import Run
 
     train = data.load(chosen.dataset, "train")
     run = Run(folder, on_progress, should_stop, command(chosen, seed, named))
-    synthetic_set = method.condense(train, chosen.config, seed, device, run)
+    with training.deterministic(device):
+        synthetic_set = method.condense(train, chosen.config, seed, device, run)
     if folder is not None and label_files.find(folder / label_files.FOLDER):
         synthetic_set = dataclasses.replace(synthetic_set, labels_folder=folder / label_files.FOLDER)
     return synthetic_set

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,20 @@ def _record(student: Trainer, second: SecondResult | None) -> RunRecord:
     )
 
 
-def deterministic(device: torch.device) -> AbstractContextManager[None]:
-    """Context in which cuDNN picks repeatable float32 kernels; on the CPU nothing needs to be set."""
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Context in which a GPU computes in float32 without TF32, with cuDNN's repeatable kernels; on the CPU nothing needs to be set.
+
+    Afterwards the switches are as before.
+    """
     if device.type != "cuda":
-        return nullcontext()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    # `enabled` has to be said: left out, cuDNN is switched off, and an H100 takes five to twelve times as long
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return flags
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        # `enabled` has to be said: left out, cuDNN is switched off, and an H100 takes five to twelve times as long
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before

@@ -59,9 +59,14 @@ class Config:
         kit.check_fields(self)
 
     @property
+    def tiles(self) -> int:
+        """Real images in a stored one."""
+        return self.formation**2 if self.packed else 1
+
+    @property
     def chosen(self) -> int:
         """Real images per class."""
-        return self.ipc * self.formation**2 if self.packed else self.ipc
+        return self.ipc * self.tiles
 
     @property
     def decode(self) -> str:
@@ -72,7 +77,7 @@ class Config:
 def condense(train: RealData, config: Config, seed: int, device: torch.device, run: Run | None = None) -> SyntheticSet:
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
-    kit.check_train(train, config.chosen)
+    kit.check_train(train, config.ipc, value_bytes=1, tiles=config.tiles)
     if config.packed and train.dataset.image_size % config.formation:
         raise MabenchError(
             f"formation = {config.formation}: a {train.dataset.image_size} px image cannot hold a {config.decode[4:]} x {config.decode[4:]} grid. "

@@ -59,7 +59,7 @@ def condense(
     IPC, or a network without a map of the image in its features.
     """
     run = run or Run()
-    kit.check_train(train, config.ipc * config.formation**2)
+    kit.check_train(train, config.ipc, tiles=config.formation**2)
     if train.dataset.image_size % config.formation:
         raise MabenchError(f"formation = {config.formation} does not divide the side of {train.dataset.image_size} pixels.")
     saved = run.begin(method, config, seed, train)
@@ -151,14 +151,17 @@ def _pretrained(state: State, run: Run, saved: dict[str, Any] | None) -> int:
 
 @contextmanager
 def _fast_products(device: torch.device) -> Iterator[None]:
-    """TF32 products on a GPU, as the released code has them; the caller's setting afterwards."""
-    before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+    """TF32 on a GPU, in products and convolutions, as the released code has it; the caller's switches afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _card(config: Config, train: RealData, method: str) -> Card:

@@ -13,16 +13,18 @@ from mabench.errors import MabenchError
 from mabench.sets.synthetic import SyntheticSet, max_bytes
 
 
-def check_train(train: RealData, ipc: int, value_bytes: int = 4) -> None:
-    """Raise MabenchError unless this is a train split whose every class has at least `ipc` images, and a set of so many can be read.
+def check_train(train: RealData, ipc: int, value_bytes: int = 4, *, tiles: int = 1) -> None:
+    """Raise MabenchError unless this is a train split that can fill a set of `ipc` stored images per class, and such a set can be read.
 
-    `value_bytes`: bytes of a stored value, 4 for float32 and 1 for uint8.
+    `tiles`: real images that one stored image is made of, so that every class must have `ipc * tiles`. `value_bytes`: bytes of a stored
+    value, 4 for float32 and 1 for uint8.
     """
     if train.split != "train":
         raise MabenchError(f"{train.dataset.name}: a set must be made from the train split, not from '{train.split}'.")
     smallest = int(np.bincount(train.labels, minlength=train.dataset.num_classes).min())
-    if not 1 <= ipc <= smallest:
-        raise MabenchError(f"{train.dataset.name}: IPC {ipc} is impossible, the smallest class has {smallest} images.")
+    if not 1 <= ipc * tiles <= smallest:
+        wanted = f", which takes {ipc * tiles} images of a class," if tiles > 1 else ""
+        raise MabenchError(f"{train.dataset.name}: IPC {ipc}{wanted} is impossible, the smallest class has {smallest} images.")
     size, limit = ipc * train.dataset.num_classes * math.prod(train.dataset.shape) * value_bytes, max_bytes(train.dataset)
     if size > limit:
         raise MabenchError(
