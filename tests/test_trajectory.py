@@ -414,7 +414,7 @@ def test_an_interruption_changes_nothing(
     config, steps, done = cut_short(), 0, []
     assert config.experts.count * buffers.ExpertTraining.parts(config.experts, len(DIGITS.labels)) == 8
 
-    def count(at: int, total: int, losses: object) -> None:
+    def count(at: float, total: int, losses: object) -> None:
         nonlocal steps
         steps += 1
 
