@@ -100,7 +100,7 @@ def test_forgetting_prefers_what_was_unlearned(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_dry_run_does_not_wait_for_an_epoch() -> None:
     """The network of a selection takes minutes an epoch on CIFAR-10: what is asked to stop stops after a batch."""
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, int]] = []
     run = Run(None, lambda done, total, losses: seen.append((done, total)), lambda: len(seen) == 2)
     with pytest.raises(Interrupted):
         condense(data.load("digits", "train"), Config(1, "herding", epochs=2, width=8), 0, CPU, run)
@@ -113,7 +113,7 @@ def test_selections_share_one_network(tmp_path: Path, monkeypatch: pytest.Monkey
     train = data.load("digits", "train")
 
     def run(name: str, selection: baselines.Selection) -> tuple[SyntheticSet, int]:
-        batches: list[int] = []
+        batches: list[float] = []
         folder = Run(tmp_path / name, lambda done, total, losses: batches.append(done))
         return condense(train, Config(2, selection, epochs=2, width=8), 0, CPU, folder), len(batches)
 

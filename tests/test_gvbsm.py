@@ -336,7 +336,7 @@ def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "whole" / "recovered").exists() and len(expected[1]) == 3
 
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "other"))
-    interruptions: list[tuple[int, list[str]]] = []
+    interruptions: list[tuple[float, list[str]]] = []
     for _ in range(40):
         try:  # stops at its first chance: after every look at the loss
             GVBSM.condense(

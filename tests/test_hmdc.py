@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
 from mabench.networks import evaluators
 from mabench.networks.evaluators import EVALUATORS
+from mabench.papers import condensing
 from mabench.results import paper_tables as papers
 from mabench.sets import synthetic
 from mabench_methods import Method
@@ -608,6 +610,33 @@ def test_a_transformer_takes_inputs_of_another_side(side: int) -> None:
     assert float((state.images.detach() - start).abs().max()) == pytest.approx(config.image_rate, rel=1e-3)
 
 
+def test_a_dry_run_does_not_wait_for_a_long_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a paper's preset takes many minutes on a processor: its classes are told of, and enough of them give an estimate."""
+    asked: list[int] = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        asked.append(1)
+        return matching_losses(*arguments)
+
+    monkeypatch.setattr(hmdc, "matching_losses", counted)
+    smoke = METHOD.presets["smoke"]
+    preset = replace(smoke, config=replace(TINY, iterations=100, steps=100))
+    begun = time.monotonic()
+    whole = condensing.condensation_seconds(METHOD, preset, CPU)
+    spent, steps = time.monotonic() - begun, len(asked) / 10
+    assert steps == condensing.PROBE_STEPS  # short steps are tried whole
+    asked.clear()
+    monkeypatch.setattr(hmdc, "LONG_STEP", 0.0)
+    estimate = condensing.condensation_seconds(METHOD, preset, CPU)
+    assert len(asked) == condensing.PROBE_STEPS  # so many classes, of ten in a step
+    for seconds in (whole, estimate):
+        assert seconds > 100 * spent  # 10,000 steps, 4 of which are behind us
+    seen: list[float] = []
+    run = Run(on_progress=lambda done, total, losses: seen.append(done))
+    hmdc.condense(data.load("digits", "train"), replace(TINY, iterations=1), 0, CPU, run)
+    assert seen == sorted(seen) and [done for done in seen if done == int(done)] == [1, 2] and len(seen) == 22
+
+
 def test_mistakes_are_refused() -> None:
     with pytest.raises(MabenchError, match="layer_softmax = 'sideways'. Allowed: paper, released"):
         replace(TINY, layer_softmax="sideways")  # type: ignore[arg-type]
@@ -699,7 +728,7 @@ def test_a_step_does_not_depend_on_how_many_classes_go_side_by_side(way: str, sa
 def test_the_rivals_condense_and_resume(tmp_path: Path, method: Method) -> None:
     config, train = method.presets["smoke"].config, data.load("digits", "train")
     straight = method.condense(train, config, 3, CPU, Run(tmp_path / "a"))
-    seen: list[int] = []
+    seen: list[float] = []
     run = Run(tmp_path / "b", on_progress=lambda done, total, losses: seen.append(done), should_stop=lambda: len(seen) == 1)
     with pytest.raises(Interrupted):
         method.condense(train, config, 3, CPU, run)

@@ -115,7 +115,7 @@ def test_every_stage_is_interrupted_and_resumed(tmp_path: Path, monkeypatch: pyt
     assert readers.read(tmp_path / "whole" / "set.safetensors").recorded.epochs == 3
 
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "other"))
-    steps: list[int] = []
+    steps: list[float] = []
     for _ in range(40):
         try:
             METHOD.condense(train, config, 0, CPU, Run(tmp_path / "cut", lambda d, t, v: steps.append(d), lambda: True))

@@ -446,7 +446,7 @@ def test_an_interruption_changes_nothing(
     parts = [buffers.ExpertTraining.parts(config.experts, len(DIGITS.labels), e) for e in trajectory.read_epochs(config, 0)]
     assert sum(parts) == 8
 
-    def count(at: int, total: int, losses: object) -> None:
+    def count(at: float, total: int, losses: object) -> None:
         nonlocal steps
         steps += 1
 

@@ -97,7 +97,7 @@ class _Screen:
         if isinstance(event, Condensing):
             values = ", ".join(f"{key} {value:.4g}" for key, value in event.losses.items())
             name = self.planned.method.name + (f" seed {event.seed}" if self.planned.sets > 1 else "")
-            self.evaluation.bar.update(f"{name} {event.done}/{event.total} {values}", event.done, event.total)
+            self.evaluation.bar.update(f"{name} {round(event.done, 2)}/{event.total} {values}", event.done, event.total)
         elif isinstance(event, Condensed):
             console.say(f"condensed: {event.folder / 'set.safetensors'} (preview.png and card.toml beside it)")
         elif isinstance(event, Evaluated) and event.records:

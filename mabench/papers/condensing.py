@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PROBE_STEPS, PROBE_SECONDS = 4, 60.0  # ours: how long a dry run tries a condensation
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""(steps done, steps in all, losses by name)."""
+Progress = Callable[[float, int, Mapping[str, float]], None]
+"""(steps done, a fraction within a long one; steps in all; losses by name)."""
 
 
 def condense(
@@ -78,9 +78,9 @@ def condensation_seconds(method: Method, chosen: Preset, device: torch.device) -
 def _tried(method: Method, chosen: Preset, device: torch.device, skip: int = 0) -> tuple[float, float]:
     """Estimated seconds of one condensation and of one later step, from its first steps, `skip` of which are of another kind."""
     begun = time.monotonic()
-    seen: list[tuple[float, int, int]] = []
+    seen: list[tuple[float, float, int]] = []
 
-    def on_progress(done: int, total: int, losses: Mapping[str, float]) -> None:
+    def on_progress(done: float, total: int, losses: Mapping[str, float]) -> None:
         seen.append((time.monotonic() - begun, done, total))
 
     def enough() -> bool:

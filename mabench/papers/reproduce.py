@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condensing:
-    """A condensation has taken a step."""
+    """A condensation has taken a step, or, where steps are long, a part of one: then `done` is no whole number and `losses` is empty."""
 
     seed: int
-    done: int
+    done: float
     total: int
     losses: Mapping[str, float]
 
@@ -196,7 +196,7 @@ class Reproduction:
         for number in range(self.seed, self.seed + self.sets):
             folder = self.folder / f"set-seed{number}"
 
-            def on_progress(done: int, total: int, losses: Mapping[str, float], number: int = number) -> None:
+            def on_progress(done: float, total: int, losses: Mapping[str, float], number: int = number) -> None:
                 on_event(Condensing(number, done, total, losses))
 
             synthetic_set = condense(

@@ -20,8 +20,10 @@ the features and their alignment, `learners.py` the networks, `images.py` tiles 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +43,7 @@ from .matching import classes_at_once, matching_losses
 from .state import State
 from .training import pretrain, train_networks
 
+LONG_STEP = 20.0  # ours: seconds; a shorter step is finished, so that an interruption keeps it
 PAPERS = {
     "hmdc": ("HMDC", "https://arxiv.org/abs/2409.14538"),
     "idc": ("IDC", "https://arxiv.org/abs/2205.14959"),
@@ -76,7 +79,7 @@ def condense(
             state.begin()
         total = config.iterations * config.steps
         for step in range(first, total):
-            losses = _step(state, step)
+            losses = _step(state, step, partial(_tell_share, run, early + step, early + total))
             run.step(early + step + 1, early + total, losses, state.live(step + 1))
     if run.folder is not None and len(config.losses) > 1:
         state.record.write(run.folder)
@@ -86,15 +89,27 @@ def condense(
     return run.finish(images, _card(config, train, method))
 
 
-def _step(state: State, step: int) -> dict[str, float]:
-    """One step of the images, then of the networks; its losses, each the mean over classes."""
-    config, inner = state.config, step % state.config.steps
+def _tell_share(run: Run, done: int, total: int, share: float) -> None:
+    run.glance(done + share, total)
+
+
+def _step(state: State, step: int, on_share: Callable[[float], None] = lambda share: None) -> dict[str, float]:
+    """One step of the images, then of the networks; its losses, each the mean over classes.
+
+    `on_share` hears how much of the step is behind us after every pass of classes, once it has taken `LONG_STEP`.
+    """
+    config, inner, begun = state.config, step % state.config.steps, time.monotonic()
+
+    def on_classes(done: int) -> None:
+        if time.monotonic() - begun > LONG_STEP:
+            on_share(_share_of_classes(state) * done / state.real.dataset.num_classes)
+
     if inner == 0:
         state.renew()
     sampled = inner % config.period == 0
     if sampled and config.representatives == "released":
         state.choose_representatives(inner // config.period)
-    direction, losses = _direction(state, step, sampled=sampled and len(config.losses) > 1)
+    direction, losses = _direction(state, step, sampled=sampled and len(config.losses) > 1, on_classes=on_classes)
     direction = direction * state.unit  # chain rule: the gradient in the space where the images move
     moved = state.move(normalised(direction, config.image_gradient) if config.normalised_step else direction)
     train_networks(state)
@@ -102,8 +117,23 @@ def _step(state: State, step: int) -> dict[str, float]:
     return dict(zip(names, torch.stack([*losses.mean(1), moved]).tolist(), strict=True))  # the one wait for the device
 
 
-def _direction(state: State, step: int, *, sampled: bool) -> tuple[Tensor, Tensor]:
-    """The gradient [K*ipc,C,S,S] of the balanced losses at the images, and the losses [T,K]; `sampled` feeds the accumulators."""
+def _share_of_classes(state: State) -> float:
+    """About how much of a step the gradients at the images take; the rest is the networks' training.
+
+    In forward passes of an image; a backward pass counts as two, the second backward through both as four more (ours).
+    """
+    config, count = state.config, len(state.config.losses)
+    tiles = min(config.synthetic_batch, config.ipc * config.formation**2)
+    images = state.real.dataset.num_classes * (config.real_batch * (1 + 2 * count) + tiles * (1 + 6 * count))
+    networks = config.network_batches * config.network_batch * (3 + config.distils)
+    return images / (images + networks)
+
+
+def _direction(
+    state: State, step: int, *, sampled: bool, on_classes: Callable[[int], None] = lambda done: None
+) -> tuple[Tensor, Tensor]:
+    """The gradient [K*ipc,C,S,S] of the balanced losses at the images, and the losses [T,K]; `sampled` feeds the accumulators.
+    `on_classes` hears how many classes are done."""
     classes = state.real.dataset.num_classes
     at_once = classes_at_once(state.config, state.learners, state.real.device, classes)
     direction, every = torch.zeros_like(state.images), []
@@ -122,6 +152,7 @@ def _direction(state: State, step: int, *, sampled: bool) -> tuple[Tensor, Tenso
             weights = state.balance.weights(labels).to(losses)
             direction += torch.autograd.grad((weights.T * losses).sum(), state.images)[0]
         every.append(losses.detach())
+        on_classes(int(labels[-1]) + 1)
     return direction, torch.cat(every, 1)
 
 

@@ -35,14 +35,15 @@ LoopState = Mapping[str, Any]
 class Run:
     """One condensation in its folder: identity, checkpoint, losses, pictures, card and the finished set.
 
-    Without a folder nothing is kept. `on_progress(done, total, losses)` is called after every step; once `should_stop()` returns
+    Without a folder nothing is kept. `on_progress(done, total, losses)` is called after every step, and within a
+    long one, with a fraction of it and no losses; once `should_stop()` returns
     True the next step saves a checkpoint and raises Interrupted. `command` goes into the card: what makes the same set again.
     """
 
     def __init__(
         self,
         folder: Path | None = None,
-        on_progress: Callable[[int, int, Mapping[str, float]], None] = lambda done, total, losses: None,
+        on_progress: Callable[[float, int, Mapping[str, float]], None] = lambda done, total, losses: None,
         should_stop: Callable[[], bool] = lambda: False,
         command: str = "",
     ) -> None:
@@ -145,8 +146,9 @@ class Run:
         if stop:
             raise Interrupted
 
-    def glance(self, done: int, total: int) -> None:
-        """Between two steps: show how far a long one is. Raises Interrupted when the run was asked to stop; nothing is kept."""
+    def glance(self, done: float, total: int) -> None:
+        """Within a step: show how far a long one is; `done` may be a fraction. Raises Interrupted when the run was asked to stop; nothing
+        is kept."""
         self.on_progress(done, total, {})
         if self.should_stop():
             raise Interrupted
