@@ -530,6 +530,8 @@ def said_outside() -> dict[str, list[str]]:
         "docs/evidence/trust.md": [
             *rows("docs/evidence/trust.md", "(?:six|two|one) network"),  # test_docs.py
             lie,
+            f"lets a lie of exactly {100 * LIE} points pass",
+            f"An entry of {100 * LIE:.2f} in its columns",
             f"stay within {100 * rechecks.STABLE * rechecks.ARITHMETIC['float32'].allowed:.1f} % (`tests/test_rechecks.py`)",
             *of_the_first_steps(),
             "by -10, 0 and +10 points",  # SCATTER of benchmarks/verify_power.py
