@@ -28,7 +28,7 @@ from mabench.sets import recorded
 from mabench_methods import METHODS, load
 from mabench_methods.gvbsm import backbones, labels, matching, teachers, views
 from mabench_methods.gvbsm.condense import Config, image_order
-from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densification, layer_statistics
+from mabench_methods.gvbsm.matching import Matcher, Recorder, Rules, densification, layer_statistics, same_sized
 from mabench_methods.gvbsm.presets import GVBSM, SMOKE, SRE2L
 from mabench_methods.gvbsm.stages import Stages
 from mabench_methods.gvbsm.teachers import Recording, Squeeze, Teacher
@@ -185,7 +185,7 @@ def test_gradient_of_every_single_statistic(index: int) -> None:
         target = slowly(noise(3, 2, size, size, seed=3), 4)[index]
 
         def loss(x: Tensor, target: Tensor = target) -> Tensor:
-            return matching.distance(layer_statistics(x, 4)[index], target, "paper")
+            return matching.distances(layer_statistics(x, 4)[index] - target, [len(target)], torch.ones(1), "paper")
 
         x, along = noise(4, 2, size, size, seed=1).requires_grad_(True), noise(4, 2, size, size, seed=2)
         (gradient,) = torch.autograd.grad(loss(x), x)
@@ -232,7 +232,7 @@ def dead_and_alive(images: Tensor) -> None:
     """The published loss and its gradient are exactly zero on these images of one class, ours are not."""
     for normalised in (False, True):
         x = images.clone().requires_grad_(True)
-        loss = densification(x, torch.zeros(len(x), dtype=torch.int64), 4.0, normalised=normalised)
+        loss = densification(x, [torch.arange(len(x))[None]], 4.0, normalised=normalised)
         (gradient,) = torch.autograd.grad(loss, x)
         assert bool(loss > 0.1) is normalised and bool(gradient.abs().max() > 1e-6) is normalised
         if not normalised:
@@ -241,7 +241,7 @@ def dead_and_alive(images: Tensor) -> None:
 
 def test_published_densification_is_exactly_zero_and_ours_is_not() -> None:
     dead_and_alive(cifar_like())
-    one = densification(cifar_like(), torch.arange(10), 4.0, normalised=True)
+    one = densification(cifar_like(), same_sized(torch.arange(10)), 4.0, normalised=True)
     assert float(one) == 0, "one image a class: nothing to spread"
 
 
@@ -270,10 +270,63 @@ def test_gradient_of_densification_is_that_of_finite_differences(normalised: boo
         return torch.stack(parts).sum()
 
     x, along = start.clone().requires_grad_(True), noise(6, 3, 8, 8, seed=4)
-    mine = densification(x, classes, 4.0, normalised=normalised)
+    mine = densification(x, same_sized(classes), 4.0, normalised=normalised)
     (gradient,) = torch.autograd.grad(mine, x)
     assert float(mine.detach()) == pytest.approx(float(loss(start)))
     assert float((gradient * along).sum()) == pytest.approx(slope(loss, start, along), rel=1e-5)
+
+
+def test_classes_of_one_size_are_densified_together() -> None:
+    """Sizes 3, 2, 3 and 1: two classes share a call, and the sum is that of every class by itself."""
+    labels = torch.tensor([5, 0, 5, 2, 2, 7, 0, 5, 2])
+    assert [group.tolist() for group in same_sized(labels)] == [[[1, 6]], [[3, 4, 8], [0, 2, 7]], [[5]]]
+    images = noise(9, 3, 8, 8).requires_grad_(True)
+    for normalised in (False, True):
+        joint = densification(images, same_sized(labels), 4.0, normalised=normalised)
+        alone = [densification(images, [(labels == label).nonzero().T], 4.0, normalised=normalised) for label in (0, 2, 5, 7)]
+        torch.testing.assert_close(joint, torch.stack(alone).sum(), rtol=1e-12, atol=0)
+        (gradient,), (expected,) = (torch.autograd.grad(loss, images) for loss in (joint, torch.stack(alone).sum()))
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("norm", ["released", "paper"])
+@pytest.mark.parametrize("start", ["released", "paper"])
+def test_all_layers_at_once_are_matched_like_one_after_the_other(
+    norm: Literal["released", "paper"], start: Literal["released", "paper"]
+) -> None:
+    """Three steps, convolutions dropped at random: losses, gradients and running averages beside a loop over every statistic."""
+    network = net()
+    recorder = Recorder(network, 4)
+    recorder.add(noise(6, 3, 8, 8, seed=5), 1.0)
+    rules = replace(RULES, norm=norm, momentum_start=start, momentum=0.8, drop=0.4)
+    matcher = Matcher(network, recorder.result(), rules)
+    past: dict[tuple[str, int], Tensor] = {}
+    for step in range(3):
+        images, total = noise(4, 3, 8, 8, seed=step).requires_grad_(True), noise(1)[0] * 0
+        kept = torch.rand(len(matcher.layers), generator=views.generator(step)) >= rules.drop
+        inputs: dict[str, Tensor] = {}
+        with matching.tapped(matcher.layers, inputs.__setitem__):
+            network(images)
+        for (name, module), keep in zip(matcher.layers.items(), kept.tolist(), strict=True):
+            batch_norm = isinstance(module, nn.BatchNorm2d)
+            if not (keep or batch_norm):
+                continue
+            now = matching.channel_statistics(inputs[name]) if batch_norm else layer_statistics(inputs[name], 4)
+            for index, (value, target) in enumerate(zip(now, matcher.targets[name], strict=True)):
+                first = value.detach() if start == "paper" else torch.zeros_like(value)
+                past[name, index] = 0.8 * past.get((name, index), first) + 0.2 * value.detach()
+                difference = past[name, index] + value - value.detach() - target
+                size = difference.square().sum() if norm == "paper" else torch.linalg.vector_norm(difference)
+                total = total + matcher.weights[name] * size
+        _, loss = matcher(images, views.generator(step))
+        torch.testing.assert_close(loss, total, rtol=1e-12, atol=0)
+        (gradient,), (expected,) = (torch.autograd.grad(value, images, retain_graph=True) for value in (loss, total))
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-14)
+        for (name, index), value in past.items():
+            torch.testing.assert_close(matcher.past[name][index], value, rtol=1e-12, atol=0)
+    exactly = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    (none,) = torch.autograd.grad(matching.distances(exactly, [1, 2], torch.ones(2), norm), exactly)
+    assert not none.any()
 
 
 # -- views, order, labels --------------------------------------------------------------------------------------------------

@@ -757,7 +757,7 @@ def test_rates_of_images_count_in_the_space_of_their_released_code(
     leaf = (state.images.detach() / unit).requires_grad_()
     torch.manual_seed(0)
     slope = torch.randn_like(state.images)
-    monkeypatch.setattr(hmdc, "_direction", lambda state, step, sampled: (slope, torch.zeros(len(config.losses), 10)))
+    monkeypatch.setattr(hmdc, "_direction", lambda *_, **__: (slope, torch.zeros(len(config.losses), 10)))
     monkeypatch.setattr(hmdc, "train_networks", lambda state: None)
     monkeypatch.setattr(State, "choose_representatives", lambda state, turn: None)
     if method is METHOD:

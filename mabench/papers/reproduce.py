@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condensing:
-    """A condensation has taken a step, or, where steps are long, a part of one: then `done` is no whole number and `losses` is empty."""
+    """A condensation has taken a step, or, where steps are long, a part of one: then `done` is a fraction and `losses` is empty."""
 
     seed: int
     done: float

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,7 @@ from mabench.sets.synthetic import SyntheticSet
 from .. import kit
 from ..kit import Run
 from . import backbones, labels, views
-from .matching import Matcher, Rules, densification
+from .matching import Matcher, Rules, densification, same_sized
 from .stages import Stages, State
 from .teachers import TELL_EVERY, Recording, Squeeze, Teacher, record, squeeze, steps
 
@@ -251,6 +252,7 @@ def recover(
             stored[rows] = _finished(path)
             continue
         targets = classes[rows].to(device)
+        together = [group.to(device) for group in same_sized(classes[rows])]
         images = _initial(train, config, classes[rows], number, seed) if saved is None or not begin else saved["images"]
         images = images.to(device).requires_grad_(True)
         optimizer = torch.optim.Adam([images], lr=config.image_rate, betas=ADAM)
@@ -265,7 +267,7 @@ def recover(
             seen = views.recover_view(images, crop, side // 8, config.jitter, draws)
             logits, matching = matcher(seen, draws)
             classification = F.cross_entropy(logits, targets)
-            density = _density(config, seen, targets)
+            density = _density(config, seen, together)
             optimizer.zero_grad()
             torch.autograd.backward(classification + config.matching_weight * matching + config.densification_weight * density)
             optimizer.step()
@@ -310,11 +312,11 @@ def _levels(train: RealData, config: Config, images: Tensor) -> Tensor:
     return whole.to(torch.uint8).cpu().contiguous()
 
 
-def _density(config: Config, images: Tensor, targets: Tensor) -> Tensor:
+def _density(config: Config, images: Tensor, classes: Sequence[Tensor]) -> Tensor:
     if config.densification == "none":
         return images.new_zeros(())
     normalised = config.densification == "normalised"
-    return densification(images, targets, config.densification_temperature, normalised=normalised)
+    return densification(images, classes, config.densification_temperature, normalised=normalised)
 
 
 def _initial(train: RealData, config: Config, classes: Tensor, number: int, seed: int) -> Tensor:

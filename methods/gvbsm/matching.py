@@ -6,7 +6,7 @@ Legend: B images of a batch, C channels, S side of a map in pixels, p side of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -144,10 +144,17 @@ def smoothed(past: Tensor, now: Tensor) -> Tensor:
     return past + now - now.detach()
 
 
-def distance(now: Tensor, target: Tensor, norm: str) -> Tensor:
-    """Euclidean distance of two vectors (`released`) or its square (`paper`)."""
-    difference = now - target
-    return difference.square().sum() if norm == "paper" else torch.linalg.vector_norm(difference)
+def distances(difference: Tensor, sizes: Sequence[int], weights: Tensor, norm: str) -> Tensor:
+    """The sum of the Euclidean norms (`released`) of the parts of a vector, or of their squares (`paper`), each times its weight.
+
+    `sizes`: of the parts, which lie in a row. A part of zeros has no gradient.
+    """
+    factors = weights
+    if norm == "released":  # |d| = d . d / |d|, whose second factor is the gradient
+        norms = torch.stack(torch._foreach_norm(torch.split(difference.detach(), list(sizes))))
+        factors = torch.where(norms > 0, weights / norms, 0.0)
+    every = factors.repeat_interleave(torch.tensor(sizes, device=factors.device), output_size=len(difference))
+    return (difference * difference.detach() * every).sum() if norm == "released" else (difference.square() * every).sum()
 
 
 class Matcher:
@@ -175,34 +182,45 @@ class Matcher:
             for (name, module), keep in zip(self.layers.items(), kept.tolist(), strict=True)
             if keep or isinstance(module, nn.BatchNorm2d)
         }
-        terms: list[Tensor] = []
+        found: dict[str, Statistics] = {}
 
         def take(name: str, x: Tensor) -> None:
             batch_norm = isinstance(self.layers[name], nn.BatchNorm2d)
-            now = channel_statistics(x) if batch_norm else layer_statistics(x, self.rules.side)
-            past = self._update(name, now)
-            parts = [distance(smoothed(p, s), t, self.rules.norm) for p, s, t in zip(past, now, self.targets[name], strict=True)]
-            terms.append(self.weights[name] * torch.stack(parts).sum())
+            found[name] = channel_statistics(x) if batch_norm else layer_statistics(x, self.rules.side)
 
         with tapped(chosen, take):
             logits: Tensor = self.teacher(images)
-        return logits, torch.stack(terms).sum() if terms else logits.new_zeros(())
+        return logits, self._loss(found) if found else logits.new_zeros(())
 
-    def _update(self, name: str, now: Statistics) -> Statistics:
-        momentum = self.rules.momentum
-        fresh = tuple(s.detach() for s in now)
-        if name not in self.past:
-            self.past[name] = fresh if self.rules.momentum_start == "paper" else tuple(torch.zeros_like(s) for s in fresh)
-        self.past[name] = tuple(momentum * p + (1 - momentum) * s for p, s in zip(self.past[name], fresh, strict=True))
-        return self.past[name]
+    def _loss(self, found: Mapping[str, Statistics]) -> Tensor:
+        """The weighted distances of all layers, in one vector: layer by layer they would be thousands of small operations a step."""
+        now = torch.cat([value for statistics in found.values() for value in statistics])
+        target = torch.cat([value for name in found for value in self.targets[name]])
+        difference = smoothed(self._update(found, now.detach()), now) - target
+        sizes = [len(value) for statistics in found.values() for value in statistics]
+        weights = difference.new_tensor([self.weights[name] for name, statistics in found.items() for _ in statistics])
+        return distances(difference, sizes, weights, self.rules.norm)
+
+    def _update(self, found: Mapping[str, Statistics], now: Tensor) -> Tensor:
+        """The running average of these layers with the present in it; `now`, its parts in a row, has no graph."""
+        momentum, parts = self.rules.momentum, iter(torch.split(now, [len(v) for values in found.values() for v in values]))
+        present = {name: tuple(next(parts) for _ in values) for name, values in found.items()}
+        if self.rules.momentum_start == "paper":
+            before = {name: self.past.get(name, values) for name, values in present.items()}
+        else:
+            before = {name: self.past.get(name) or tuple(torch.zeros_like(v) for v in values) for name, values in present.items()}
+        after = momentum * torch.cat([v for values in before.values() for v in values]) + (1 - momentum) * now
+        parts = iter(torch.split(after, [len(v) for values in found.values() for v in values]))
+        self.past.update({name: tuple(next(parts) for _ in values) for name, values in found.items()})
+        return after
 
 
 # -- densification ---------------------------------------------------------------------------------------------------------
 
 
-def densification(images: Tensor, labels: Tensor, temperature: float, *, normalised: bool) -> Tensor:
+def densification(images: Tensor, classes: Sequence[Tensor], temperature: float, *, normalised: bool) -> Tensor:
     """Data densification, Eq. 5: sum over classes of KL(softmax(l / temperature), held fixed || softmax(l)), where l are the
-    eigenvalues [n] of the class's Gram matrix at 32 px.
+    eigenvalues [n] of the class's Gram matrix at 32 px. `classes`: the rows of each, see `same_sized`.
 
     As published (`normalised=False`) eigenvalues are in the thousands for 32 px images, both distributions are one-hot in
     float32, and loss and gradient are exactly zero. `normalised` divides l by its mean: independent of contrast and resolution,
@@ -211,11 +229,23 @@ def densification(images: Tensor, labels: Tensor, temperature: float, *, normali
     side = min(DENSIFICATION_SIDE, images.shape[-1])
     flat = F.adaptive_avg_pool2d(images, side).flatten(1)
     total = images.new_zeros(())
-    for label in sorted(set(labels.tolist())):
-        own = flat[labels == label]
-        values = torch.linalg.eigvalsh(own @ own.T)
+    for rows in classes:
+        own = flat[rows]  # [k,n,D]
+        values = torch.linalg.eigvalsh(own @ own.mT)
         if normalised:
-            values = values / values.mean().clamp(min=torch.finfo(values.dtype).tiny)
-        target = F.log_softmax(values.detach() / temperature, 0)
-        total = total + F.kl_div(F.log_softmax(values, 0), target, reduction="sum", log_target=True)
+            values = values / values.mean(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+        target = F.log_softmax(values.detach() / temperature, 1)
+        total = total + F.kl_div(F.log_softmax(values, 1), target, reduction="sum", log_target=True)
     return total
+
+
+def same_sized(labels: Tensor) -> list[Tensor]:
+    """The rows of the classes that `labels` [B] name, where they lie: [k,n] of the k classes that have n images, for every n.
+
+    One call serves all classes with equally many images.
+    """
+    groups: dict[int, list[Tensor]] = {}
+    for label in sorted(set(labels.tolist())):
+        rows = (labels == label).nonzero().flatten()
+        groups.setdefault(len(rows), []).append(rows)
+    return [torch.stack(rows) for rows in groups.values()]
