@@ -611,7 +611,9 @@ def test_a_rerun_challenges_inflated_records(mabench: Command, tmp_path: Path, p
         edit(path, inflate)
     write_card(tmp_path / "card.toml")
     assert mabench("submit", BUNDLED, "--records", part).returncode == 0
-    done = mabench("verify", "digits-kmeans", "--cells", "2", "--fresh", "3", "--who", "R. Reader")  # five seeds: two say too little
+    done = mabench(
+        "verify", "digits-kmeans", "--cells", "2", "--fresh", "3", "--who", "R. Reader"
+    )  # five seeds: two say too little
     assert done.returncode == 1 and "self-run -> challenged" in done.stdout and "contradicts" in done.stdout
     found = submissions.read(tmp_path / "submissions" / "digits-kmeans")
     assert found is not None and found.tier == "challenged" and not found.ranked and len(found.reruns) == 5
