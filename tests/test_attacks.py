@@ -312,7 +312,7 @@ def test_a_badge_is_about_the_runs_that_were_repeated(tmp_path: Path) -> None:
     entry = read(folder)
     assert entry.tier == "spot-checked" and len(LITE.evaluators) == 2
     rows = {row.track: row.tier for row in standings.submitted(entry)}
-    assert rows == {t: "spot-checked" if t == first.cell.track else "self-run" for t in LITE.evaluators}
+    assert rows == {t: "verified" if t == first.cell.track else "self-run" for t in LITE.evaluators}
     assert {row.track: row.tier for row in cells.of_submissions([entry])} == rows
     assert setpage._about(entry, False)["confirmed"] == len(repeated) < len(entry.confirming)
 
