@@ -8,6 +8,7 @@ import math
 import shlex
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,8 +176,25 @@ def test_a_verdict_says_whether_the_test_could_have_failed() -> None:
     far = dataclasses.replace(base, baseline=14.4, baseline_name="random")
     assert far.telling is True and far.verdict == "inside; random (14.40) would not be"
     assert dataclasses.replace(far, ours=10.0).verdict == "OUTSIDE"
+    unknown = dataclasses.replace(base, baseline=None, baseline_name="")
+    assert unknown.verdict == "inside; baseline not known" and unknown.short_verdict == "inside"
     nearest = dataclasses.replace(far, differs="here depth=1")
     assert nearest.inside is None and nearest.verdict == "nearest row, no verdict" and comparing.outside([nearest]) == []
+
+
+def test_only_random_is_inside_without_a_word_on_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all rows that judge a configuration, each met exactly; those whose baseline no paper at hand prints are named here."""
+    monkeypatch.setattr(comparing, "rows", lambda _, met: met)
+    unknown = set()
+    for name in mabench_methods.BUNDLED:
+        for table in papers.tables(name):
+            if table.presets:
+                met = [SimpleNamespace(name=e, mean=v[0] / 100, std=0.001, runs=3, panel=False) for e, v in table.values.items()]
+                lines = comparing.compare([matching.Match(table, tuple(table.values))], suites.load(table.suite), met)  # type: ignore[arg-type]
+                assert lines and all((line.verdict == "inside") == (name == "random") for line in lines), table.title
+                unknown |= {(name, line.evaluator) for line in lines if line.verdict == "inside; baseline not known"}
+    beside_the_convnet = {("dc", f"{e}-scratch") for e in ("mlp", "lenet", "alexnet", "vgg11_in", "resnet18_in")}
+    assert unknown == beside_the_convnet | {("rded", "convnet3-scratch"), ("rded", "resnet18-scratch")}
 
 
 def test_rows_are_complete() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SPREADS = 2.0  # ours: a difference within two combined standard deviations, were these known exactly, is what chance often makes
 
+BASELINE = "random"  # ours: the method that the others have to be told from
+
 
 @dataclass(frozen=True)
 class Line:
@@ -41,6 +43,8 @@ class Line:
     baseline: float | None = None
     """Mean of what the method has to be told from, on the same suite; None = not published."""
     baseline_name: str = ""
+    is_baseline: bool = False
+    """Random real images, which other methods are told from and themselves have no baseline."""
 
     @property
     def difference(self) -> float:
@@ -91,8 +95,10 @@ class Line:
             return "no spread known"
         if not self.inside:
             return "OUTSIDE"
-        about = f"{self.baseline_name} ({self.baseline:.2f})" if self.baseline is not None else ""
-        return {True: f"inside; {about} would not be", False: f"inside, but so would be {about}", None: "inside"}[self.telling]
+        if self.baseline is None:
+            return "inside" if self.is_baseline else "inside; baseline not known"
+        about = f"{self.baseline_name} ({self.baseline:.2f})"
+        return f"inside; {about} would not be" if self.telling else f"inside, but so would be {about}"
 
     @property
     def short_verdict(self) -> str:
@@ -117,6 +123,7 @@ def compare(matches: Sequence[Match], loaded_suite: LoadedSuite, records: Sequen
             differs=match.differs,
             baseline=match.table.baseline.get(evaluator),
             baseline_name=match.table.baseline_name,
+            is_baseline=match.table.method == BASELINE,
         )
         for match in matches
         if match.table.suite in (loaded_suite.suite.name, loaded_suite.id)

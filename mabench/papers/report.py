@@ -67,6 +67,8 @@ class Report:
             out.append(f"{table}: nearest row, no verdict: {differs}")
         if any(line.telling is False and line.inside for line in self.lines):
             out.append("some numbers are inside, but so would be the baseline: these runs cannot tell the method from it")
+        if any(line.inside and line.baseline is None and not line.is_baseline for line in self.lines):
+            out.append("some numbers are inside, and no baseline was published: whether the test could have failed is not known")
         if any(line.ours_runs < (line.paper_runs or 0) for line in self.lines):
             out.append("fewer runs than the paper's for some evaluators, see the numbers in brackets")
         if not self.lines:
