@@ -255,6 +255,8 @@ def test_presets_on_other_datasets_have_names_and_suites() -> None:
     assert fruit.config.experts.depth_at(128) == 5
     assert suites_of(fruit) == ["imagefruit-ast", "imagefruit-agnostic"]
     assert presets.preset("gvbsm", None, 10).dataset == "cifar10"
+    firsts = {name: presets.preset(name, None, 10).name for name in ("gvbsm", "hmdc", "model-pool", "trajectory")}
+    assert firsts == dict.fromkeys(("gvbsm", "hmdc", "model-pool"), "released-ipc10") | {"trajectory": "paper-ipc10"}
     with pytest.raises(MabenchError, match="on CIFAR-10.*--preset tinyimagenet-released-ipc100"):
         presets.preset("gvbsm", None, 100)
     for method in mabench_methods.METHODS:

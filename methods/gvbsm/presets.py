@@ -104,8 +104,8 @@ SRE2L_IMAGENET1K = replace(sre2l(IMAGENET1K), batch=100, image_rate=0.25, logit_
 
 def _of_gvbsm() -> list[Preset]:
     return [
-        *(Preset("gvbsm", f"paper-ipc{ipc}", replace(AS_PAPER, ipc=ipc)) for ipc in (10, 50)),
         *(Preset("gvbsm", f"released-ipc{ipc}", replace(RELEASED, ipc=ipc)) for ipc in (10, 50)),
+        *(Preset("gvbsm", f"paper-ipc{ipc}", replace(AS_PAPER, ipc=ipc)) for ipc in (10, 50)),
         *_small("gvbsm", LITE, LITE_NOISE, SMOKE),
         *(Preset("gvbsm", f"cifar100-released-ipc{ipc}", replace(CIFAR100, ipc=ipc), "cifar100") for ipc in (1, 10, 50)),
         *(Preset("gvbsm", f"tinyimagenet-released-ipc{ipc}", replace(TINY, ipc=ipc), "tinyimagenet") for ipc in (50, 100)),
