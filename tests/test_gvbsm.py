@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping
@@ -354,6 +355,29 @@ def test_every_stage_can_be_interrupted_and_resumed(tmp_path: Path, monkeypatch:
     third = Run(tmp_path / "third", lambda d, t, v: seen.extend(v))
     assert GVBSM.condense(train, config, 0, CPU, third).sha256 == expected[0]
     assert not [name for name in seen if name.startswith("squeeze")], "backbones are shared"
+
+
+def test_a_backbone_that_stops_early_is_where_the_whole_training_was() -> None:
+    """Tiny ImageNet's released backbones are those after 41 of 50 epochs: the cosine is that of the whole."""
+    train, passed = digits(), {}
+
+    class Watched(Stages):
+        def tell(self, stage: str, done: int, losses: Any, state: Any) -> None:
+            passed[done] = copy.deepcopy(state["network"].state_dict())
+
+    whole = Squeeze(3, batch=16, schedule="cosine")
+    early = replace(whole, stop_after=2)
+    assert teachers.steps(train, "convnet8_bn", early) == 16 and teachers.steps(train, "convnet8_bn", whole) == 24
+    teachers.squeeze(train, "convnet8_bn", whole, "shift", 0, CPU, Watched(Run(), {"squeeze": 24}, None), "squeeze")
+    stopped = teachers.squeeze(train, "convnet8_bn", early, "shift", 0, CPU, Stages(Run(), {"squeeze": 16}, None), "squeeze")
+    assert stopped.facts["epochs"] == 2 and stopped.facts["steps"] == 16
+    for name, value in stopped.network.state_dict().items():
+        assert torch.equal(value, passed[16][name]), name
+    with pytest.raises(MabenchError, match="epochs 3, stop_after 4"):
+        replace(whole, stop_after=4)
+    for name in ("tinyimagenet-released-ipc50", "tinyimagenet-released-ipc100"):
+        config: Any = GVBSM.presets[name].config
+        assert (config.squeeze.epochs, config.squeeze.trained) == (50, 41)
 
 
 def test_a_checkpoint_refuses_other_backbones(tmp_path: Path) -> None:

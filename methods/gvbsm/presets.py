@@ -24,7 +24,8 @@ AS_PAPER = replace(RELEASED, norm="paper", draw="paper", momentum_start="paper",
 CIFAR100 = Config(10, squeeze=Squeeze(epochs=50), record_epochs=1000, record_batch=64)
 TINY = Config(
     50,
-    squeeze=Squeeze(epochs=50, rate=0.1, batch=128, schedule="cosine", padding=8),
+    # the released script stores a backbone after every tenth epoch from the first on, so last after the 41st
+    squeeze=Squeeze(epochs=50, stop_after=41, rate=0.1, batch=128, schedule="cosine", padding=8),
     groups=10,
     record_epochs=100,
 )

@@ -40,10 +40,13 @@ class Squeeze:
     """How backbones are trained. Defaults: the released script for CIFAR-10."""
 
     epochs: int = 5
+    """Length of the schedule."""
     rate: float = 0.05
     batch: int = 64
     schedule: Literal["constant", "cosine"] = "constant"
     """`constant`, or `cosine` over the epochs."""
+    stop_after: int = 0
+    """Train only this many of the epochs, 0 = all."""
     padding: int = 4
     weight_decay: float = 0.0
     held_out: int = 0
@@ -51,6 +54,16 @@ class Squeeze:
 
     def __post_init__(self) -> None:
         kit.check_fields(self, "squeeze.")
+        if self.stop_after > self.epochs:
+            raise MabenchError(
+                f"squeeze: epochs {self.epochs}, stop_after {self.stop_after}: a backbone cannot stop after its last epoch. Lower "
+                "stop_after."
+            )
+
+    @property
+    def trained(self) -> int:
+        """Epochs that are trained."""
+        return self.stop_after or self.epochs
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def steps(train: RealData, name: str, config: Squeeze) -> int:
     if name.startswith(backbones.PRETRAINED):
         return 0
     images = len(train.labels) - config.held_out * train.dataset.num_classes
-    return config.epochs * math.ceil(images / config.batch)
+    return config.trained * math.ceil(images / config.batch)
 
 
 def squeeze(
@@ -121,7 +134,7 @@ def squeeze(
         if trained:
             _train(train, network, config, crop, seed, device, stages, stage)
         network.eval()
-        facts = {"epochs": config.epochs if trained else 0, "steps": trained, **_measure(train, network, config, seed, device)}
+        facts = {"epochs": config.trained if trained else 0, "steps": trained, **_measure(train, network, config, seed, device)}
         if path is not None:
             _write(path, network.state_dict(), facts | {"sha256": weights_sha256(network)})
     if name.startswith(backbones.PRETRAINED) and float(facts["accuracy"]) < USEFUL:
@@ -159,7 +172,7 @@ def _train(
         return {stage: float(loss.detach())} if told else {}
 
     training = Training(
-        network, optimizer, epochs=config.epochs, images=len(used), batch=config.batch, order=order, backward=backward, rate=rate
+        network, optimizer, epochs=config.trained, images=len(used), batch=config.batch, order=order, backward=backward, rate=rate
     )
     if (saved := stages.resume(stage)) is not None:
         training.resume(saved)
