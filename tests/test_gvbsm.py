@@ -565,13 +565,14 @@ def test_the_papers_numbers_stand_beside_what_is_examined() -> None:
             assert set(table.values) <= {e.name for es in loaded_suite.evaluators.values() for e in es}, table.title
             assert loaded_suite.suite.dataset == table.dataset and table.ipc in loaded_suite.suite.ipcs
             assert table.labels == "soft" and {row.labels for row in of_paper("paper", table)} == {"soft"}
-            assert all(hasattr(load(method).presets["lite"].config, path) for path in table.config)
+            assert all(hasattr(load(method).presets["smoke"].config, path) for path in table.config)
             if table.title in ("Table 4", "Table 5"):
                 known |= {(table.dataset, table.ipc, n): v for n, v in table.values.items()}
     assert known["cifar10", 10, "convnet3-scratch"] == (46.5, 0.7) and known["cifar10", 50, "resnet18-scratch"] == (59.2, 0.4)
     assert known["tinyimagenet", 100, "resnet101-scratch"] == (52.3, 0.1)
     assert {"paper-ipc10", "paper-ipc50", "lite", "smoke"} <= set(GVBSM.presets)
-    assert {"cifar100-released-ipc50", "imagenet1k-released-ipc50", "lite", "smoke"} <= set(SRE2L.presets)
+    assert {"cifar100-released-ipc50", "imagenet1k-released-ipc50", "gvbsm-lite", "smoke"} <= set(SRE2L.presets)
+    assert not {"lite", "lite-noise"} & set(SRE2L.presets), "these are G-VBSM's rates and starts"
     own: Any = SRE2L.presets["cifar100-released-ipc50"].config  # recover_cifar.sh, squeeze_cifar.py
     assert (own.image_rate, own.iterations, own.jitter, own.matching_weight, own.first_weight) == (0.25, 1000, 4, 0.01, 10.0)
     assert (own.backbones, own.order, own.batch, own.recover_crop, own.convolution) == (
