@@ -68,6 +68,8 @@ def test_every_bundled_method_has_presets_that_say_what_they_are() -> None:
         assert (smoke.dataset, smoke.comparable, smoke.runs_on) == ("digits", False, "cpu")
         assert all(preset.dataset in data.DATASETS and not preset.changes for preset in method.presets.values())
         assert any(preset.comparable for preset in method.presets.values()) or name == "dream"
+        named = [preset for preset in method.presets.values() if {"paper", "released"} & set(preset.name.split("-"))]
+        assert all(preset.comparable for preset in named), "the method's own paper or code is what such a name claims"
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ batches of IDC by k-means.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,8 @@ def idc(ipc: int) -> Config:
 
 
 def dream(ipc: int) -> Config:
-    """IDC with what DREAM adds, k-means every 10 steps; batches of 128 and 1,200 iterations as HMDC's released code has them."""
+    """IDC with what DREAM adds, k-means every 10 steps; batches of 128 and 1,200 iterations as HMDC's released code has them for
+    DREAM, whose own release takes 2,000."""
     return replace(idc(ipc), iterations=1200, real_batch=128, period=10, initial="released", representatives="released")
 
 
@@ -58,15 +60,15 @@ SMOKE = {
 }  # fmt: skip
 
 
-def _presets(method: str, published: bool) -> list[Preset]:
-    make = {"idc": idc, "dream": dream}[method]
+def _presets(method: str, make: Callable[[int], Config], release: str, published: bool) -> list[Preset]:
+    """`release`: whose released code the settings are from."""
     return [
-        *(Preset(method, f"released-ipc{ipc}", make(ipc), comparable=published) for ipc in (1, 10, 50)),
+        *(Preset(method, f"{release}-ipc{ipc}", make(ipc), comparable=published) for ipc in (1, 10, 50)),
         Preset(method, "lite", replace(make(1), **SMALL), comparable=False, runs_on="cpu"),  # type: ignore[arg-type]
         Preset(method, "smoke", replace(make(1), **SMOKE), "digits", comparable=False, runs_on="cpu"),  # type: ignore[arg-type]
     ]
 
 
 PAPER = Path(__file__).with_name("paper.toml")
-IDC = Method("idc", partial(condense, method="idc"), by_name(*_presets("idc", True)), PAPER)
-DREAM = Method("dream", partial(condense, method="dream"), by_name(*_presets("dream", False)), PAPER)
+IDC = Method("idc", partial(condense, method="idc"), by_name(*_presets("idc", idc, "released", True)), PAPER)
+DREAM = Method("dream", partial(condense, method="dream"), by_name(*_presets("dream", dream, "hmdc-release", False)), PAPER)
