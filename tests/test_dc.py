@@ -182,11 +182,14 @@ def test_the_pool_is_drawn_as_often_as_it_says(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(dc, "match", only_draw)
     model_pool.condense(data.load("digits", "train"), pools.released(1, 4000), 0, CPU)
     others = [i for i, d in enumerate(drawn) if "norm" in d]
-    assert min(others) >= 500 and 280 < len(others) < 420  # 350 expected, standard deviation 18
+    assert min(others) >= 501 and 280 < len(others) < 420  # 350 expected, standard deviation 18
     assert {(d["activation"], d["norm"], d["pooling"]) for d in drawn if "norm" in d} == {
         (a, n, p) for a in model_pool.ACTIVATIONS for n in model_pool.NORMS for p in model_pool.POOLINGS
     }
     assert {d["depth"] for d in drawn if "norm" in d} == {1}
+    drawn.clear()
+    model_pool.condense(data.load("digits", "train"), replace(pools.released(1, 4000), main_probability=1e-9), 0, CPU)
+    assert min(i for i, d in enumerate(drawn) if "norm" in d) == 501, "`it <= 500` from 0 in the released code"
     drawn.clear()
     model_pool.condense(data.load("digits", "train"), pools.total_random(1), 0, CPU)
     shares = {name: sum(d["architecture"] == name for d in drawn) / 4000 for name in ("convnet", "lenet", "alexnet", "vgg11")}

@@ -125,6 +125,7 @@ def match(
         total = 0.0
         for outer in range(outer_loop):
             network.train()
+            # drawn for every network, so that all networks of a seed meet the same batches; the released code draws them for batch norm only
             some = torch.cat([real.draw(c, 16, streams["batches"]) for c in range(train.dataset.num_classes)])
             kit.freeze_batch_norm(network, some)
             optimizer.zero_grad()

@@ -40,8 +40,8 @@ class Config:
     main_probability: float = 0.9
     similar_depth: int = 1
     """Blocks of a similar network: 3 in the paper's Table 3, 1 in the released code."""
-    warm_up: int = 500
-    """Iterations with the main network only: 0 in the paper, 500 in the released code."""
+    warm_up: int = 501
+    """Iterations with the main network only: 0 in the paper, 501 in the released code, whose condition is `it <= 500` from 0."""
     pool: Literal["similar", "various"] = "similar"
     """`similar`: ConvNets of other activation, norm and pooling; `various`: LeNet, AlexNet and VGG11, equally likely."""
 
