@@ -212,7 +212,7 @@ def checkpoint_file(folder: Path) -> None:
 
 def expert_file(folder: Path) -> None:
     made = experts.Expert((1.0, 2.0), (0.5, 0.6), weights=torch.rand(3, 7))
-    made.save(folder / "expert-000.safetensors", {"seed": 1})
+    made.save(folder / "expert-000.safetensors", {"seed": 1}, {})
 
 
 def files_of_labels(folder: Path) -> None:

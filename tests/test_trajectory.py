@@ -22,7 +22,7 @@ from mabench.errors import Interrupted, MabenchError
 from mabench.networks import architectures as networks
 from mabench.results import paper_tables as papers
 from mabench.sets import synthetic
-from mabench_methods import METHODS, load
+from mabench_methods import METHODS, kit, load
 from mabench_methods.kit import RealImages, Run
 from mabench_methods.trajectory import condense as trajectory
 from mabench_methods.trajectory import experts as buffers
@@ -322,6 +322,37 @@ def test_experts_are_snapshots_of_one_way(tmp_path: Path) -> None:
     assert header == "expert,avg_var,train_accuracy,variation_1,variation_2,variation_3" and first.startswith("0,")
 
 
+@pytest.mark.parametrize(
+    "change", [{}, {"momentum": 0.0, "storage": "float16", "penalty": "none"}, {"decay": "released", "epochs": 6}]
+)
+def test_an_expert_that_is_continued_is_the_one_trained_in_one_go(change: dict[str, Any], tmp_path: Path) -> None:
+    """Bit for bit, wherever it stopped; a shorter request reads the beginning of a longer one, from the same folder."""
+    config = replace(FEW, **change)
+    whole, last = pool(config), config.epochs
+    real, lengths = RealImages(DIGITS, CPU), [[1, 2], [2, 1], [last, last], [1, last]]
+    assert buffers.folder_name(config, DIGITS) == buffers.folder_name(replace(config, stop_after=1, count=9), DIGITS)
+    for wanted in lengths:
+        found = buffers.train_pool(DIGITS, real, config, tmp_path, part=25, epochs=wanted)
+        for expert, one_go, epochs in zip(found, whole, wanted, strict=True):
+            assert expert.rows(0, -1).shape[0] == epochs + 1 and expert.rows(0, -1).equal(one_go.rows(0, epochs))
+            assert expert.variation == one_go.variation[:epochs] and expert.accuracy == one_go.accuracy[:epochs]
+    assert len(buffers.load(tmp_path / "expert-000.safetensors").variation) == last, "what is there is not cut"
+    header, first, second = buffers.table(found).splitlines()
+    assert header.count(",") == first.count(",") == second.count(",") == 2 + last
+
+
+def test_only_the_expert_that_chooses_images_is_trained_to_its_end() -> None:
+    """AST at IPC 1 reads epochs 0 to 3 of its 50; MTT's three budgets share one pool."""
+    config = presets.paper("cifar10", 1)
+    epochs = trajectory.read_epochs(config, 5)
+    assert sorted(epochs) == [3] * 49 + [50] and epochs != trajectory.read_epochs(config, 6)
+    chooser = int(torch.randint(50, (), generator=kit.generators(5, ("images",))["images"]))  # what `initial` draws
+    assert epochs[chooser] == 50
+    plain = [presets.mtt("cifar10", ipc) for ipc in (1, 10, 50)]
+    assert [set(trajectory.read_epochs(config, 0)) for config in plain] == [{3}, {21}, {41}]
+    assert len({buffers.folder_name(config.experts, DIGITS) for config in plain}) == 1
+
+
 def test_half_precision_halves_the_file_and_keeps_the_way(tmp_path: Path) -> None:
     full, half = pool(FEW, tmp_path / "full")[0], pool(replace(FEW, storage="float16"), tmp_path / "half")[0]
     assert full.path and half.path
@@ -412,7 +443,8 @@ def test_an_interruption_changes_nothing(
     monkeypatch.setattr(buffers, "STEP_IMAGES", 128)
     monkeypatch.setenv("MABENCH_CACHE", str(tmp_path / "cache"))
     config, steps, done = cut_short(), 0, []
-    assert config.experts.count * buffers.ExpertTraining.parts(config.experts, len(DIGITS.labels)) == 8
+    parts = [buffers.ExpertTraining.parts(config.experts, len(DIGITS.labels), e) for e in trajectory.read_epochs(config, 0)]
+    assert sum(parts) == 8
 
     def count(at: int, total: int, losses: object) -> None:
         nonlocal steps

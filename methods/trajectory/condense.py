@@ -126,7 +126,8 @@ def condense(
         return done
     real = RealImages(train, device)
     part = backward_batch(device.type, train.dataset.image_size)
-    parts = config.experts.count * experts.ExpertTraining.parts(config.experts, len(train.labels))
+    epochs = read_epochs(config, seed)
+    parts = sum(experts.ExpertTraining.parts(config.experts, len(train.labels), each) for each in epochs)
     total = parts + config.iterations
     pool = experts.train_pool(
         train,
@@ -134,6 +135,7 @@ def condense(
         config.experts,
         cache_folder() / "experts" / experts.folder_name(config.experts, train) if run.folder else None,
         part=part,
+        epochs=epochs,
         on_step=lambda done, losses, state: run.step(done, total, losses, {"experts": state}),
         saved=saved.get("experts"),
     )
@@ -154,6 +156,14 @@ def condense(
     name = f"{method}-ipc{config.ipc}-seed{seed}"
     # nothing keeps a rate positive (rate_floor = 0); at one that is not, nobody can train
     return run.finish(real.to_set(images, config.ipc, name, learning_rate=rate if rate > 0 else None), card)
+
+
+def read_epochs(config: Config, seed: int) -> list[int]:
+    """Return how far each expert is read: to its end where it chooses the initial images, else as far as matching goes."""
+    epochs = [config.last_epoch] * config.experts.count
+    if config.initial != "real":
+        epochs[_chooser(config.experts.count, kit.generators(seed, ("images",))["images"])] = config.experts.trained
+    return epochs
 
 
 def match(
@@ -228,7 +238,7 @@ def initial(real: RealImages, flat: Flat, pool: list[Expert], config: Config, se
     classes = range(real.dataset.num_classes)
     if config.initial == "real":
         return torch.cat([real.draw(label, config.ipc, generator) for label in classes])
-    expert = pool[int(torch.randint(len(pool), (), generator=generator))]
+    expert = pool[_chooser(len(pool), generator)]
     network = flat.network
     torch.nn.utils.vector_to_parameters(expert.rows(-1, -1)[0].to(real.device), network.parameters())
     chosen = []
@@ -241,6 +251,11 @@ def initial(real: RealImages, flat: Flat, pool: list[Expert], config: Config, se
         picks = representative(features.numpy(), config.ipc, config.initial, stream(seed, f"clusters {label}") % 2**32)
         chosen.append(rows[torch.tensor(picks)])
     return real.at(torch.cat(chosen))
+
+
+def _chooser(experts: int, generator: torch.Generator) -> int:
+    """Number of the expert that chooses: the first draw of the stream `images`."""
+    return int(torch.randint(experts, (), generator=generator))
 
 
 def representative(features: npt.NDArray[np.float32], ipc: int, kind: str, seed: int) -> list[int]:

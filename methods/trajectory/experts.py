@@ -29,7 +29,7 @@ from ..kit import LoopState, MeanGradient, RealImages, Training
 from .matching import Flat
 
 Variant = Literal["none", "paper", "released"]
-FORMAT = 2  # ours: raised when an expert of the same configuration would come out different, or its file
+FORMAT = 3  # ours: raised when an expert of the same configuration would come out different, or its file
 CLIPS: dict[str, tuple[float, ...]] = {
     "none": (),
     "paper": (0.5, 0.6, 0.7, 0.8, 0.9),  # section 4.1: "from 0.5 to 1 ... for the first 5 training epochs"
@@ -52,7 +52,7 @@ class ExpertConfig:
     epochs: int = 50
     """Length of the schedule."""
     stop_after: int = 0
-    """Train only this many of the epochs, 0 = all: matching reads no more than `max_start` - 1 + `expert_epochs`."""
+    """Where an expert ends, 0 = after all epochs. No expert is trained further than it is read, whatever this says."""
     batch: int = 256
     rate: float = 0.003
     momentum: float = 0.9
@@ -142,11 +142,16 @@ class Expert:
             found: Tensor = file.get_slice("weights")[first : last + 1]
         return found.float()
 
-    def save(self, path: Path, facts: Mapping[str, Any]) -> Expert:
-        """Write one safetensors file (weights [E+1,P], everything else in its header); the expert that reads from it."""
+    def until(self, epoch: int) -> Expert:
+        """The same expert, had it stopped there."""
+        return dataclasses.replace(self, variation=self.variation[:epoch], accuracy=self.accuracy[:epoch])
+
+    def save(self, path: Path, facts: Mapping[str, Any], ends: Mapping[str, Tensor]) -> Expert:
+        """Write one safetensors file (weights [E+1,P], `ends` from `ExpertTraining.ends`, everything else in its header); the expert
+        that reads from it."""
         assert self.weights is not None
         header = {"format": "mabench-expert", "variation": self.variation, "accuracy": self.accuracy, **facts}
-        write_checksummed(path, {"weights": self.weights.contiguous()}, header)
+        write_checksummed(path, {"weights": self.weights.contiguous(), **ends}, header)
         return load(path)
 
 
@@ -171,18 +176,18 @@ def load(path: Path) -> Expert:
 
 
 def folder_name(config: ExpertConfig, train: RealData) -> str:
-    """Name of the folder of all experts of this configuration and data: their number does not matter, everything else does."""
-    facts = {k: v for k, v in dataclasses.asdict(config).items() if k != "count"}
+    """Name of the folder of all experts of this configuration and data: neither their number nor where they end matters."""
+    facts = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("count", "stop_after")}
     return f"{train.dataset.name}-{digest({'format': FORMAT, 'train': train.sha256, **facts})[:16]}"
 
 
 def table(experts: Sequence[Expert]) -> str:
-    """CSV: every expert's Avg Var and training accuracy of its last epoch, then every epoch's variation."""
-    epochs = range(1, len(experts[0].variation) + 1)
+    """CSV: every expert's Avg Var and training accuracy of its last epoch, then every epoch's variation, as far as it was read."""
+    epochs = range(1, max(len(expert.variation) for expert in experts) + 1)
     lines = [",".join(["expert", "avg_var", "train_accuracy", *(f"variation_{e}" for e in epochs)])]
     for number, expert in enumerate(experts):
         values = [expert.average_variation, expert.accuracy[-1], *expert.variation]
-        lines.append(",".join([str(number), *(f"{v:.6g}" for v in values)]))
+        lines.append(",".join([str(number), *(f"{v:.6g}" for v in values), *[""] * (len(epochs) - len(expert.variation))]))
     return "\n".join(lines) + "\n"
 
 
@@ -213,9 +218,10 @@ def gradient_penalty(
 
 
 class ExpertTraining:
-    """One expert in training: `advance` by `step_images` images, `state` and `resume` around an interruption."""
+    """One expert in training for the first `epochs` of its schedule: `advance` by `step_images` images, `state` and `resume` around an
+    interruption, `ends` and `extend` around its file."""
 
-    def __init__(self, number: int, config: ExpertConfig, real: RealImages, *, part: int) -> None:
+    def __init__(self, number: int, config: ExpertConfig, real: RealImages, *, epochs: int, part: int) -> None:
         self.config, self.real, self.part = config, real, part
         base = stream(config.seed, f"expert {number}")
         depth = config.depth_at(real.dataset.image_size)
@@ -225,7 +231,7 @@ class ExpertTraining:
         self.streams = kit.generators(base, ("order", "augmentation"))
         self.gradient = MeanGradient(real.device)
         self.flat = Flat(self.network)
-        self.snapshots = torch.empty(config.trained + 1, self.flat.total)
+        self.snapshots = torch.empty(epochs + 1, self.flat.total)
         self.snapshots[0] = self._weights()
         self.right = 0
         self.variation: list[float] = []
@@ -233,7 +239,7 @@ class ExpertTraining:
         self.training = Training(
             self.network,
             torch.optim.SGD(self.network.parameters(), config.rate, config.momentum, weight_decay=config.weight_decay),
-            epochs=config.trained,
+            epochs=epochs,
             images=min(config.epoch_images or len(real.labels), len(real.labels)),
             batch=config.batch,
             order=self._order,
@@ -242,9 +248,9 @@ class ExpertTraining:
         )
 
     @staticmethod
-    def parts(config: ExpertConfig, images: int) -> int:
-        """Return how many times `advance` has to be called for one expert; `images` is the size of the train split."""
-        return config.trained * -(-min(config.epoch_images or images, images) // config.step_images)
+    def parts(config: ExpertConfig, images: int, epochs: int) -> int:
+        """Return how many times `advance` has to be called for so many epochs; `images` is the size of the train split."""
+        return epochs * -(-min(config.epoch_images or images, images) // config.step_images)
 
     @property
     def finished(self) -> bool:
@@ -328,6 +334,36 @@ class ExpertTraining:
         self.right = int(saved["right"])
         self.snapshots[: self.training.epoch + 1] = saved["snapshots"]
 
+    def ends(self) -> dict[str, Tensor]:
+        """Return what an expert that stopped before its last epoch is continued from: weights and momentum [P], float32, and streams."""
+        if self.training.epoch == self.config.epochs:
+            return {}
+        kept = self.training.optimizer.state
+        buffers = [kept[p]["momentum_buffer"] for p in self.network.parameters()] if self.config.momentum else []
+        momentum = {"momentum": self.flat.join(buffers).cpu()} if buffers else {}
+        return {"last": self._weights(), **momentum, **{name: g.get_state() for name, g in self.streams.items()}}
+
+    def extend(self, expert: Expert) -> None:
+        """Continue a shorter expert from its file, as if it had not stopped."""
+        from safetensors import safe_open
+
+        done = len(expert.variation)
+        assert expert.path is not None
+        with safe_open(expert.path, framework="pt") as file:
+            ends = {name: file.get_tensor(name) for name in file.keys() if name != "weights"}  # noqa: SIM118
+        self.snapshots[:done], self.snapshots[done] = expert.rows(0, done - 1), ends["last"]
+        self.variation, self.accuracy = list(expert.variation), list(expert.accuracy)
+        self.training.done = done * self.training.per_epoch
+        with torch.no_grad():
+            for parameter, own in zip(self.network.parameters(), self.flat.split(ends["last"]), strict=True):
+                parameter.copy_(own)
+        if "momentum" in ends:
+            for parameter, own in zip(self.network.parameters(), self.flat.split(ends["momentum"]), strict=True):
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(own)
+                self.training.optimizer.state[parameter]["momentum_buffer"] = buffer
+        for name, generator in self.streams.items():
+            generator.set_state(ends[name])
+
 
 def train_pool(
     train: RealData,
@@ -336,38 +372,44 @@ def train_pool(
     folder: Path | None,
     *,
     part: int,
+    epochs: Sequence[int] | None = None,
     on_step: Callable[[int, dict[str, float], LoopState], None] = lambda parts, losses, state: None,
     saved: Mapping[str, Any] | None = None,
 ) -> list[Expert]:
-    """`config.count` experts, each in its file of `folder` (None = in memory); those already there are not trained again.
+    """`config.count` experts, each in its file of `folder` (None = in memory); those already there are not trained again, but further,
+    where they are too short. `epochs`: how far each is wanted; None = to its end.
 
     `on_step(parts, losses, state)` hears of every part of a training (see `ExpertTraining.parts`), counted over all experts, and of
     every expert that was there; losses include `avg var` when an expert is complete. `saved`: a copy of such a state from before an
     interruption, which needs `folder`; `{"number": config.count}` = everything has been heard.
     """
-    each = ExpertTraining.parts(config, len(train.labels))
     resumed = saved or {"number": 0}
     experts: list[Expert] = []
-    for number in range(config.count):
+    before = 0
+    for number, wanted in enumerate(epochs or [config.trained] * config.count):
         path = folder and folder / f"expert-{number:03d}.safetensors"
-        if path and path.exists():
-            expert, losses = load(path), {}
+        known = load(path) if path and path.exists() else None
+        if known is not None and len(known.variation) >= wanted:
+            expert, losses = known, {}
         else:
-            training = ExpertTraining(number, config, real, part=part)
+            training = ExpertTraining(number, config, real, epochs=wanted, part=part)
             if number == resumed["number"] and resumed.get("training"):
                 training.resume(resumed["training"])
+            elif known is not None:
+                training.extend(known)
             while True:
                 losses = training.advance()
                 if training.finished:
                     break
-                on_step(number * each + training.parts_done, losses, {"number": number, "training": training.state()})
+                on_step(before + training.parts_done, losses, {"number": number, "training": training.state()})
             expert = training.expert()
-            if path:
+            if path and not (path.exists() and len(load(path).variation) > wanted):  # another run may have gone further meanwhile
                 facts = {"dataset": train.dataset.name, "train": train.sha256, "config": dataclasses.asdict(config)}
                 names = [[n, list(s)] for n, s in zip(training.flat.names, training.flat.shapes, strict=True)]
-                expert = expert.save(path, facts | {"number": number, "parameters": names})
-        experts.append(expert)
+                expert = expert.save(path, facts | {"number": number, "parameters": names}, training.ends())
+        experts.append(expert.until(wanted))
+        before += ExpertTraining.parts(config, len(train.labels), wanted)
         if number >= resumed["number"]:
-            losses["avg var"] = expert.average_variation
-            on_step((number + 1) * each, losses, {"number": number + 1})
+            losses["avg var"] = experts[-1].average_variation
+            on_step(before, losses, {"number": number + 1})
     return experts
