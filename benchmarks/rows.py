@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,16 @@ class Row:
         return len(self.cells) * (2 if self.hardened else 1)
 
     @property
+    def held(self) -> list[str]:
+        """Names of the submission's records of these runs."""
+        records = self.submission.records if self.submission else {}
+        return [name for name, record in records.items() if record.cell in self.cells]
+
+    @property
     def missing(self) -> int:
         """Runs that the submission lacks."""
-        recorded = {record.cell: name for name, record in self.submission.records.items()} if self.submission else {}
-        harder = self.submission.hardened if self.submission else {}
-        return sum((cell not in recorded) + (self.hardened and recorded.get(cell) not in harder) for cell in self.cells)
+        harder = self.submission.hardened if self.submission and self.hardened else {}
+        return self.planned - len(self.held) - sum(name in harder for name in self.held)
 
     @property
     def outdated(self) -> bool:
@@ -191,14 +196,10 @@ def call(command: Sequence[str], asked: Callable[[], bool]) -> int:
 
 def evaluate(row: Row, out: Path, options: argparse.Namespace, minutes: float | None, asked: Callable[[], bool]) -> int:
     """Evaluate what is missing; the exit code of `mabench eval`. What the submission has of it is not run again."""
-    if row.submission is not None:
-        for name, record in row.submission.records.items():
-            if record.cell in row.cells:
-                held = row.submission.files
-                put_back(row, out, record, held[f"{store.RECORDS}{name}{store.JSON}"])
-                if name in row.submission.hardened:
-                    harder = row.submission.hardened[name]
-                    put_back(row, out / HARDENED, harder, held[f"{store.HARDENED}{name}{store.JSON}"])
+    for name in row.held:
+        put_back(row, out, store.RECORDS, name, row.submission.records)
+        if name in row.submission.hardened:
+            put_back(row, out / HARDENED, store.HARDENED, name, row.submission.hardened)
     chosen = [part for track in options.track for part in ("--track", track)]
     budget = ["--minutes", f"{minutes:.2f}"] if minutes is not None else []
     return call(
@@ -206,13 +207,14 @@ def evaluate(row: Row, out: Path, options: argparse.Namespace, minutes: float | 
     )
 
 
-def put_back(row: Row, out: Path, record: RunRecord, content: bytes) -> None:
+def put_back(row: Row, out: Path, part: str, name: str, records: Mapping[str, RunRecord]) -> None:
     """Let the folder of an evaluation hold a record of the submission."""
-    cell = record.cell
+    assert row.submission is not None
+    cell = records[name].cell
     folder = Folder(out, cell.set_sha256, cell.suite, cell.suite_digest)
     if not folder.record_path(cell).exists():
         folder.claim({"set_name": row.condensed.name, "findings": [finding.model_dump() for finding in row.condensed.findings]})
-        write_bytes(folder.record_path(cell), content)
+        write_bytes(folder.record_path(cell), row.submission.files[f"{part}{name}{store.JSON}"])
 
 
 def submit(row: Row, out: Path, submissions: Path, records: Sequence[Path] = ()) -> bool:
