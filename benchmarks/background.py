@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mabench.errors import MabenchError
 from mabench.runs.plan import part_of
 
 STOPPED = 130  # as a shell has it for Ctrl-C, and as mabench eval ends
+GLANCE_SECONDS = 0.5  # ours: how often a process is asked whether it has ended
 
 
 def add_options(parser: argparse.ArgumentParser, what: str) -> None:
@@ -49,3 +51,20 @@ def explained(script: str) -> Iterator[None]:
     except MabenchError as error:
         print(f"{script}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def call(command: Sequence[str], asked: Callable[[], bool]) -> int:
+    """Run a command to its end; asked to stop, it gets one SIGTERM. Returns its exit code.
+
+    It has a process group of its own: Ctrl-C and `timeout` send their signal to a whole group, and a run that hears of it twice ends
+    without saving itself.
+    """
+    with subprocess.Popen(command, process_group=0) as process:
+        told = False
+        while True:
+            try:
+                return process.wait(GLANCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                if asked() and not told:
+                    process.terminate()
+                    told = True

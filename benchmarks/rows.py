@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from background import STOPPED, add_options, explained, place
+from background import STOPPED, add_options, call, explained, place
 
 from mabench import suites
 from mabench.board import owners
@@ -40,7 +39,6 @@ from mabench.schema import Cell, RunRecord
 from mabench.sets.synthetic import SyntheticSet
 
 MABENCH = (sys.executable, "-m", "mabench.cli.main")
-GLANCE_SECONDS = 0.5  # ours: how often a run is asked whether it has ended
 
 
 @dataclass(frozen=True)
@@ -175,23 +173,6 @@ def rows_of(
         hardened = condensed.label_kind == "soft" and loaded_suite.scores_hardened
         found.setdefault(condensed.sha256, Row(slug, file, condensed, card, submission, tuple(cells), hardened))
     return list(found.values())
-
-
-def call(command: Sequence[str], asked: Callable[[], bool]) -> int:
-    """Run a command to its end; asked to stop, it gets one SIGTERM. Returns its exit code.
-
-    It has a process group of its own: Ctrl-C and `timeout` send their signal to a whole group, and a run that hears of it twice ends
-    without saving itself.
-    """
-    with subprocess.Popen(command, process_group=0) as process:
-        told = False
-        while True:
-            try:
-                return process.wait(GLANCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                if asked() and not told:
-                    process.terminate()
-                    told = True
 
 
 def evaluate(row: Row, out: Path, options: argparse.Namespace, minutes: float | None, asked: Callable[[], bool]) -> int:
