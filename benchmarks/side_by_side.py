@@ -47,7 +47,9 @@ def measure(options: argparse.Namespace, share: float) -> dict[str, Any] | None:
         if asked():
             return None
         if code:
-            raise MabenchError(f"mabench eval ended with exit code {code}, see above. Run it alone: mabench {' '.join(command[3:])}")
+            raise MabenchError(
+                f"mabench eval ended with exit code {code}, see above. Run it alone: mabench {' '.join(command[3:])}"
+            )
         files = sorted((Path(scratch) / "records").glob("*.json"), key=lambda path: path.stat().st_mtime)
         records = [read_record(path) for path in files]
         first = min(path.stat().st_mtime - record.seconds for path, record in zip(files, records, strict=True))

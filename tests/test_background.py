@@ -284,6 +284,38 @@ def test_a_signal_stops_rows_after_the_run_has_saved_itself(tmp_path: Path) -> N
     assert "second" not in said.partition("stopped")[2] and not (tmp_path / "submissions").exists()
 
 
+# -- side_by_side.py ---------------------------------------------------------------------------------------------------
+
+
+def test_every_share_of_a_gpu_is_measured_once(
+    tmp_path: Path, script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a failure after the first share, the same command measures the other two."""
+    module = script("side_by_side")
+    codes = [0, 2, 0, 0]
+    seen: list[list[str]] = []
+
+    def call(command: list[str], asked: object) -> int:
+        seen.append(command)
+        evaluates(command)
+        return codes[len(seen) - 1]
+
+    monkeypatch.setattr(module, "call", call)
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "resolve_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(
+        sys, "argv", ["side_by_side.py", "digits-agnostic", "a.pt", "--name", "shares", "--results", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2 and "exit code 2" in capsys.readouterr().err
+    module.main()
+    assert [str(flag(command, "--gpus-per-cell")) for command in seen] == ["1", "0.5", "0.5", "0.33"]
+    shares = json.loads((tmp_path / "shares.json").read_text())["shares"]
+    assert {name: row["runs"] for name, row in shares.items()} == {"1": CELLS, "2": CELLS, "3": CELLS}
+    assert all(row["seconds_of_the_runs"] >= 2.4 for row in shares.values())  # what the records say each run took: 2.5 s
+
+
 # -- condense_sets.py --------------------------------------------------------------------------------------------------
 
 
