@@ -2,6 +2,8 @@
 
     python benchmarks/full_data.py cifar10-lite                              # every network; the same command continues
     python benchmarks/full_data.py cifar10-lite --evaluator 'convnet3-*'     # one of them
+    python benchmarks/full_data.py cifar10-lite --shard 1/2 &                # two processes share the networks
+    python benchmarks/full_data.py cifar10-agnostic --minutes 9              # on a GPU that is lent for ten minutes
     python benchmarks/full_data.py cifar10-lite --collect                    # only write what has been run into the package
 
 The suite's own recipe, but 20 epochs long, with as many test passes as the suite has, and its first seed. A run is saved once a minute,
@@ -13,23 +15,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from background import STOPPED, add_options, explained
 from random_baseline import PACKAGED, accuracies, common, entry_text
 
 from mabench import data, suites
-from mabench.errors import Interrupted, MabenchError
+from mabench.errors import Interrupted
+from mabench.evaluation.budget import Budget
 from mabench.files import write_text
 from mabench.results import scoring
 from mabench.runs import local
 from mabench.runs.events import Event, Finished, Progress
 from mabench.runs.folder import Folder, read_record
-from mabench.runs.plan import plan
+from mabench.runs.plan import plan, select, shard
 from mabench.runs.process import stop_on_signal
 from mabench.suites import LoadedSuite
 from mabench_methods.baselines.condense import Config, condense
@@ -48,11 +54,11 @@ def shortened(loaded_suite: LoadedSuite, epochs: int) -> LoadedSuite:
     return replace(loaded_suite, recipes=recipes, released=False)
 
 
-def run(loaded_suite: LoadedSuite, out: Path, arguments: argparse.Namespace) -> None:
+def run(loaded_suite: LoadedSuite, out: Path, arguments: argparse.Namespace, should_stop: Callable[[], bool]) -> None:
     train, test = (data.load(loaded_suite.suite.dataset, split) for split in ("train", "test"))
     per_class = min(Counter(train.labels.tolist()).values())
     every = condense(train, Config(per_class, "random"), 0, torch.device("cpu"), Run(None))
-    cells = plan(loaded_suite, every, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1])
+    cells = shard(plan(loaded_suite, every, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1]), *arguments.shard)
     said = time.monotonic()
 
     def show(event: Event) -> None:
@@ -65,10 +71,9 @@ def run(loaded_suite: LoadedSuite, out: Path, arguments: argparse.Namespace) -> 
             print(f"{event.cell.name}: epoch {event.epoch} of {event.epochs}", flush=True)
 
     folder = Folder(out, every.sha256, loaded_suite.id, loaded_suite.digest)
-    with stop_on_signal() as should_stop:
-        local.run(
-            every, cells, folder, test, device=arguments.device, engine=arguments.engine, on_event=show, should_stop=should_stop
-        )  # fmt: skip
+    local.run(
+        every, cells, folder, test, device=arguments.device, engine=arguments.engine, on_event=show, should_stop=should_stop
+    )
 
 
 def collect(loaded_suite: LoadedSuite, out: Path, epochs: int, into: Path) -> None:
@@ -98,22 +103,38 @@ def main() -> None:
     parser.add_argument("suite")
     parser.add_argument("--evaluator", help="a glob over names (default: all)")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/full-data"))
     parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entry goes (default: the package)")
     parser.add_argument("--collect", action="store_true", help="run nothing")
+    add_options(parser, "the networks")
     arguments = parser.parse_args()
-    try:
-        loaded_suite = suites.load(arguments.suite)
-        out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}-{arguments.epochs}-epochs"
+    with explained("full_data"):
+        sys.exit(measure(arguments, time.monotonic()))
+
+
+def measure(arguments: argparse.Namespace, begun: float) -> int:
+    """Run this part of the networks, add what is finished to the entry, say what is left; the exit code."""
+    loaded_suite = suites.load(arguments.suite)
+    out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}-{arguments.epochs}-epochs"
+    names = [
+        entry.name for _, entry, _ in select(loaded_suite, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1])
+    ]
+    stopped = False
+    with stop_on_signal() as asked:
         if not arguments.collect:
-            run(shortened(loaded_suite, arguments.epochs), out, arguments)
-    except Interrupted:
-        print("stopped; the same command continues")
-    except MabenchError as error:
-        raise SystemExit(f"full_data: {error}") from error
-    collect(loaded_suite, out, arguments.epochs, arguments.into)
+            budget = Budget(begun, arguments.minutes, asked)
+            try:
+                run(shortened(loaded_suite, arguments.epochs), out, arguments, budget.should_stop)
+            except Interrupted:
+                stopped = True
+        collect(loaded_suite, out, arguments.epochs, arguments.into)
+        if stopped:
+            finished = {read_record(path).cell.evaluator.name for path in (out / "records").glob("*.json")}
+            left = [name for name in shard(names, *arguments.shard) if name not in finished]
+            print(f"stopped, {len(left)} networks are left ({', '.join(left)}); the same command continues")
+        return STOPPED if asked() else 0
 
 
 if __name__ == "__main__":

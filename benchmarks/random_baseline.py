@@ -1,13 +1,15 @@
 """Measure the baselines of a suite: random real images in the forms that condensed sets are compared with.
 
     python benchmarks/random_baseline.py cifar10-lite                      # every budget, the usual forms; the same command continues
-    python benchmarks/random_baseline.py cifar10-lite --ipc 1 --shard 0/2  # every other draw of one budget
+    python benchmarks/random_baseline.py cifar10-lite --ipc 1 --shard 1/2  # every other draw of one budget
+    python benchmarks/random_baseline.py cifar10-agnostic --evaluator '*-scratch' --minutes 9
     python benchmarks/random_baseline.py cifar10-lite --collect            # only write what has been run into the package
 
 Forms of a budget of N images per class: `plain`, N real images; `packed`, 4 N in N grids; `float32`, 4 N real images, whose bytes
 in uint8 are those of a set that stores float32. Rarer ones are run where `--forms` names them: `float16`, 2 N; `grid4` and `grid8`,
 16 N and 64 N in N grids. `--labels soft` labels them by the suite's teacher. Draw d of a form is trained once, with the suite's seed d modulo the
-number of seeds, so that five draws are five independent numbers. Records lie in OUT, one a run; a run that was stopped continues.
+number of seeds, so that five draws are five independent numbers. Records lie in OUT, one a run; a run that was stopped, by a signal or
+by `--minutes`, continues.
 The numbers are added to mabench/suites/baselines.json; a draw that is there for every network is not run again, so another machine
 can continue from that file. A board uses a form once it has five draws.
 """
@@ -16,23 +18,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from background import STOPPED, add_options, explained
 
 from mabench import data, suites
-from mabench.errors import Interrupted, MabenchError
+from mabench.errors import Interrupted
+from mabench.evaluation.budget import Budget
 from mabench.files import cache_folder, write_text
 from mabench.results import scoring
 from mabench.results.baselines import DRAWS
 from mabench.runs import local
 from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder, read_record
-from mabench.runs.plan import plan
+from mabench.runs.plan import plan, select, shard
 from mabench.runs.process import stop_on_signal
 from mabench.schema import RunRecord
 from mabench.sets.synthetic import SyntheticSet
@@ -85,44 +91,46 @@ def drawn(loaded_suite: LoadedSuite, draw: Draw, should_stop: Callable[[], bool]
     return condense(train, config, draw.number, torch.device("cpu"), Run(folder, should_stop=should_stop))
 
 
-def lacking(loaded_suite: LoadedSuite, draws: list[Draw], into: Path) -> list[Draw]:
-    """The draws that `into` does not hold for every network of the suite."""
-    networks = [f"{track}/{entry.name}" for track, entries in loaded_suite.evaluators.items() for entry in entries]
+def lacking(loaded_suite: LoadedSuite, draws: list[Draw], into: Path, evaluator: str | None = None) -> dict[Draw, int]:
+    """The draws that `into` does not hold for every network whose name matches, and how many networks they lack."""
+    networks = [
+        f"{track}/{entry.name}"
+        for track, entry, _ in select(loaded_suite, evaluator=evaluator, seeds=[loaded_suite.suite.seeds[0]])
+    ]
     forms = {_form(entry): entry["evaluators"] for entry in json.loads(into.read_text()) if _same_state(entry, loaded_suite)}
 
-    def held(draw: Draw) -> bool:
+    def missing(draw: Draw) -> int:
         evaluators = forms.get(draw.form, {})
-        return all(str(draw.number) in evaluators.get(name, {}) for name in networks)
+        return sum(str(draw.number) not in evaluators.get(name, {}) for name in networks)
 
-    return [draw for draw in draws if not held(draw)]
+    return {draw: count for draw in draws if (count := missing(draw))}
 
 
-def run(loaded_suite: LoadedSuite, draws: list[Draw], out: Path, arguments: argparse.Namespace) -> None:
+def run(
+    loaded_suite: LoadedSuite, draws: Iterable[Draw], out: Path, arguments: argparse.Namespace, should_stop: Callable[[], bool]
+) -> None:
     test = data.load(loaded_suite.suite.dataset, "test")
-    with stop_on_signal() as should_stop:
-        for draw in draws:
-            images = drawn(loaded_suite, draw, should_stop)
-            seed = loaded_suite.suite.seeds[draw.number % len(loaded_suite.suite.seeds)]
-            cells = plan(loaded_suite, images, evaluator=arguments.evaluator, seeds=[seed])
-            folder = Folder(out / draw.name, images.sha256, loaded_suite.id, loaded_suite.digest)
+    for draw in draws:
+        images = drawn(loaded_suite, draw, should_stop)
+        seed = loaded_suite.suite.seeds[draw.number % len(loaded_suite.suite.seeds)]
+        cells = plan(loaded_suite, images, evaluator=arguments.evaluator, seeds=[seed])
+        folder = Folder(out / draw.name, images.sha256, loaded_suite.id, loaded_suite.digest)
 
-            def show(event: Event, draw: Draw = draw) -> None:
-                if isinstance(event, Finished) and not event.resumed:
-                    record = event.record
-                    print(
-                        f"{draw.name} {record.cell.name}: {100 * scoring.score(record):.2f} in {record.seconds:.0f} s", flush=True
-                    )
+        def show(event: Event, draw: Draw = draw) -> None:
+            if isinstance(event, Finished) and not event.resumed:
+                record = event.record
+                print(f"{draw.name} {record.cell.name}: {100 * scoring.score(record):.2f} in {record.seconds:.0f} s", flush=True)
 
-            local.run(
-                images,
-                cells,
-                folder,
-                test,
-                device=arguments.device,
-                engine=arguments.engine,
-                on_event=show,
-                should_stop=should_stop,
-            )
+        local.run(
+            images,
+            cells,
+            folder,
+            test,
+            device=arguments.device,
+            engine=arguments.engine,
+            on_event=show,
+            should_stop=should_stop,
+        )
 
 
 def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
@@ -205,25 +213,37 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", choices=["hard", "soft"], default=["hard"])
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--evaluator", help="a glob over names (default: all)")
-    parser.add_argument("--shard", default="0/1", help="I/N: only every Nth draw, from the Ith")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--out", type=Path, default=Path("results/baselines"))
     parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
     parser.add_argument("--collect", action="store_true", help="run nothing")
+    add_options(parser, "the draws")
     arguments = parser.parse_args()
+    with explained("random_baseline"):
+        sys.exit(measure(arguments, time.monotonic()))
+
+
+def measure(arguments: argparse.Namespace, begun: float) -> int:
+    """Run this part of the draws, add what is finished to the entries, say what is left; the exit code."""
     loaded_suite = suites.load(arguments.suite)
     out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}"
-    index, count = map(int, arguments.shard.split("/"))
-    try:
+    into, evaluator = arguments.into, arguments.evaluator
+    every = wanted(arguments.ipc or list(loaded_suite.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
+    draws = shard(every, *arguments.shard)
+    stopped = False
+    with stop_on_signal() as asked:
         if not arguments.collect:
-            draws = wanted(arguments.ipc or list(loaded_suite.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
-            run(loaded_suite, lacking(loaded_suite, draws[index::count], arguments.into), out, arguments)
-    except Interrupted:
-        print("stopped; the same command continues")
-    except MabenchError as error:
-        raise SystemExit(f"random_baseline: {error}") from error
-    collect(loaded_suite, out, arguments.into)
+            budget = Budget(begun, arguments.minutes, asked)
+            try:
+                run(loaded_suite, lacking(loaded_suite, draws, into, evaluator), out, arguments, budget.should_stop)
+            except Interrupted:
+                stopped = True
+        collect(loaded_suite, out, into)
+        if stopped:
+            left = sum(lacking(loaded_suite, draws, into, evaluator).values())
+            print(f"stopped, {left} of these runs are left; the same command continues")
+        return STOPPED if asked() else 0
 
 
 if __name__ == "__main__":

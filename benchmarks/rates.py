@@ -1,7 +1,7 @@
 """Choose learning rates without the test split: train on random real subsets, score on held-out TRAIN images.
 
     python benchmarks/rates.py benchmarks/rates.toml results/rates          # resumes; one small file per run
-    python benchmarks/rates.py benchmarks/rates.toml results/rates --shard 0/2 &   # two processes share the runs
+    python benchmarks/rates.py benchmarks/rates.toml results/rates --shard 1/2 &   # two processes share the runs
     python benchmarks/rates.py cifar10-agnostic results/rates-headline --track scratch --minutes 9
     python benchmarks/rates.py benchmarks/rates.toml results/rates --table  # what has been run, the rates it suggests, a picture
     python benchmarks/rates.py benchmarks/rates.toml results/rates --table --epochs 100   # the same for courses of 100 epochs
@@ -19,6 +19,7 @@ import fnmatch
 import io
 import json
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,12 +30,14 @@ from typing import Literal
 
 import numpy as np
 import torch
+from background import STOPPED, add_options, explained
 
 from mabench import data, suites, training
 from mabench.data import RealData
 from mabench.errors import Interrupted
 from mabench.evaluation.budget import Budget
 from mabench.files import write_bytes, write_text
+from mabench.runs.plan import shard
 from mabench.runs.process import resolve_device, stop_on_signal
 from mabench.schema import Cell
 from mabench.sets import readers
@@ -219,16 +222,21 @@ def main() -> None:
     parser.add_argument("--track", action="append", default=[], help="only this track; may be repeated")
     parser.add_argument("--evaluator", default="*", help="only evaluators whose name matches")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--minutes", type=float, help="stop after this time; the same command continues")
-    parser.add_argument("--shard", default="0/1", help="I/N: only every Nth run, from the Ith")
     parser.add_argument("--material", action="store_true", help="only draw the subsets into OUT/material")
     parser.add_argument("--table", action="store_true", help="print and draw what has been run")
     parser.add_argument("--epochs", type=int, help="with --table: what the first N epochs of each run say")
+    add_options(parser, "the runs")
     options = parser.parse_args()
+    with explained("rates"):
+        sys.exit(measure(options))
+
+
+def measure(options: argparse.Namespace) -> int:
+    """What the flags ask for; the exit code."""
     options.out.mkdir(parents=True, exist_ok=True)
     if options.table:
         table(options.out, options.epochs)
-        return
+        return 0
     loaded_suite, begun = suites.load(options.suite), time.monotonic()
     material = Material(loaded_suite.suite.dataset, options.out / "material")
     runs = list(courses(loaded_suite, options.track, options.evaluator))
@@ -236,15 +244,18 @@ def main() -> None:
         material.held_out()
         for subset in dict.fromkeys(subset for subset, _ in runs):
             material.subset(subset)
-        return
-    index, count = map(int, options.shard.split("/"))
-    try:
-        with stop_on_signal() as asked:
-            budget = Budget(begun, options.minutes, asked)
-            run(runs[index::count], material, options.out, resolve_device(options.device), budget.should_stop)
-    except Interrupted:
-        left = sum(not file_of(options.out, subset, cell).exists() for subset, cell in runs)
-        print(f"stopped, {left} of {len(runs)} runs are left; the same command continues")
+        return 0
+    own = shard(runs, *options.shard)
+    with stop_on_signal() as asked:
+        budget = Budget(begun, options.minutes, asked)
+        try:
+            run(own, material, options.out, resolve_device(options.device), budget.should_stop)
+        except Interrupted:
+            left = sum(
+                not file_of(options.out, subset, cell).exists() and not is_hopeless(options.out, cell) for subset, cell in own
+            )
+            print(f"stopped, {left} of {len(own)} runs are left; the same command continues")
+        return STOPPED if asked() else 0
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def script(words: list[str]) -> None:
         assert find_spec(words[1]) is not None, words[1]
     else:
         source = page(words[0])
+        source += page("benchmarks/background.py") if "from background import" in source else ""
         for flag in (word for word in words[1:] if word.startswith("--") and word != "--help"):
             assert f'"{flag}"' in source, f"{words[0]} {flag}"
 

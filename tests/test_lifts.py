@@ -165,7 +165,9 @@ def test_the_full_data_mark_is_run_recorded_and_read(tmp_path: Path, monkeypatch
     def run(*arguments: str) -> None:
         command = ["full_data.py", "digits-agnostic", "--epochs", "2", "--out", str(out), "--into", str(into), *arguments]
         monkeypatch.setattr(sys, "argv", command)
-        script.main()
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+        assert ended.value.code == 0
 
     run("--evaluator", "mlp*")
     (path,) = out.glob("*/records/*.json")
@@ -193,9 +195,9 @@ def test_the_script_measures_resumes_and_shares_its_draws(tmp_path: Path) -> Non
     assert first.stdout is not None and "mlp-scratch" in first.stdout.readline()
     first.send_signal(signal.SIGTERM)
     rest, _ = first.communicate()
-    assert "stopped; the same command continues" in rest and first.returncode == 0
+    assert "stopped, 3 of these runs are left; the same command continues" in rest and first.returncode == 130
     before = {path: path.read_bytes() for path in tmp_path.glob("out/*/*/records/*.json")}
-    shards = [subprocess.Popen([*command, "--shard", f"{i}/2"], stdout=subprocess.DEVNULL) for i in range(2)]
+    shards = [subprocess.Popen([*command, "--shard", f"{i}/2"], stdout=subprocess.DEVNULL) for i in (1, 2)]
     assert [shard.wait() for shard in shards] == [0, 0]
     after = {path: path.read_bytes() for path in tmp_path.glob("out/*/*/records/*.json")}
     assert before and before.items() <= after.items() and len(after) == 4

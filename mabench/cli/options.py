@@ -197,12 +197,9 @@ def seed_list(context: click.Context, parameter: click.Parameter, text: str | No
 
 def shard_of(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """`2/8` -> (2, 8). Raises MabenchError for anything else."""
-    if text is None:
-        return None
-    index, separator, count = text.partition("/")
-    if not separator or not index.isdigit() or not count.isdigit():
-        raise MabenchError(f"--shard {text}: write it as part/parts, e.g. --shard 1/4 for the first of four.")
-    return int(index), int(count)
+    from mabench.runs.plan import part_of
+
+    return None if text is None else part_of(text)
 
 
 def names(kind: str, context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mabench.data import DATASETS
 from mabench.errors import MabenchError, first_line, lookup
 from mabench.schema import Cell, Evaluator
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import LoadedSuite
+
+T = TypeVar("T")
 
 
 def plan(
@@ -86,14 +89,26 @@ def _seeds(loaded_suite: LoadedSuite, seeds: Sequence[int] | None) -> tuple[int,
     return tuple(seeds)
 
 
-def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
-    """Every `count`-th cell from the `index`-th on, counted from 1: the parts of all shards together are all cells.
+def part_of(text: str) -> tuple[int, int]:
+    """`2/8` -> (2, 8), the second of eight parts. Raises MabenchError for anything else, and for a part that there is not."""
+    index, separator, count = text.partition("/")
+    if not separator or not index.isdecimal() or not count.isdecimal():
+        raise MabenchError(f"--shard {text}: write it as part/parts, e.g. --shard 1/4 for the first of four.")
+    part = int(index), int(count)
+    shard((), *part)
+    return part
+
+
+def shard(all_of_it: Sequence[T], index: int, count: int) -> list[T]:
+    """Every `count`-th of these cells, or whatever they are, from the `index`-th on, counted from 1: all shards together are all.
 
     Raises MabenchError for a shard that there is not.
     """
+    if count < 1:
+        raise MabenchError(f"--shard {index}/{count}: there is no part of {count}. Allowed: 1/N to N/N, e.g. --shard 1/4.")
     if not 1 <= index <= count:
         raise MabenchError(f"--shard {index}/{count}: no such part. Allowed: 1/{count} to {count}/{count}.")
-    return list(cells[index - 1 :: count])
+    return list(all_of_it[index - 1 :: count])
 
 
 def check_admitted(loaded_suite: LoadedSuite, synthetic_set: SyntheticSet) -> None:
