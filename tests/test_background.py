@@ -21,6 +21,7 @@ from builders import DIGITS, write_card
 from test_several_sets import CARD, add, condensed, runs
 
 import mabench_methods
+from mabench.board import card_files
 from mabench.board import submission as store
 from mabench.board import submit
 from mabench.errors import MabenchError
@@ -328,7 +329,7 @@ def test_sets_of_rows_that_are_there_are_made_as_their_cards_say(script: Callabl
         assert chosen.dataset == "cifar10" and f"ipc{chosen.config.ipc}" in slug
         place = ROOT / "submissions" / slug
         if place.exists():
-            card = store.read_card(place / store.CARD)
+            card = card_files.read(place / store.CARD)
             words = shlex.split(card.command)
             values = {
                 name: [words[i + 1] for i, word in enumerate(words) if word == f"--{name}"]

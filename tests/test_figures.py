@@ -574,7 +574,7 @@ def test_what_the_first_rows_say() -> None:
     smallest = {name: value for name, value in lifts(scratch, "smallest lift").items() if value > 0}
     everywhere = [name for name in smallest if name in gained]
     rest = [value for name, value in smallest.items() if name not in (kmeans, hmdc, published, best)]
-    assert list(scratch)[0] == kmeans and list(pretrained)[0] == kmeans
+    assert next(iter(scratch)) == next(iter(pretrained)) == kmeans
     assert all(scratch[name]["rank"].partition("(")[2].startswith("1-") for name in (kmeans, best, hmdc, idc)), "not told apart"
     assert {int(scratch[name]["bytes"].replace(",", "")) for name in (best, hmdc, idc)} == {
         4 * int(scratch[kmeans]["bytes"].replace(",", ""))
