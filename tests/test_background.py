@@ -21,9 +21,8 @@ from builders import DIGITS, write_card
 from test_several_sets import CARD, add, condensed, runs
 
 import mabench_methods
-from mabench.board import card_files
+from mabench.board import card_files, submit
 from mabench.board import submission as store
-from mabench.board import submit
 from mabench.errors import MabenchError
 from mabench.papers import condensing, presets
 from mabench.runs.folder import HARDENED
