@@ -595,8 +595,8 @@ def test_what_the_first_rows_say() -> None:
         f"{WORDS[len(clear)].capitalize()} of {WORDS[len(gained)]} condensed sets beat matched random images from scratch with their whole "
         f"interval: DREAM lite by {gained[best]:.2f} points, the other {WORDS[len(others)]} by {min(others):.2f} to {max(others):.2f}; "
         f"the small presets of {', '.join(unclear[:-1])} and {unclear[-1]} do not",
-        f"reach {number(scratch[kmeans]['best']):.2f} % from scratch. DREAM lite, HMDC lite and IDC lite "
-        f"({number(scratch[best]['best']):.2f} to {number(scratch[idc]['best']):.2f} %)",
+        f"reach {number(scratch[kmeans]['best']):.2f} % from scratch",
+        f"DREAM lite, HMDC lite and IDC lite ({number(scratch[best]['best']):.2f} to {number(scratch[idc]['best']):.2f} %)",
         f"By their means {WORDS[len(smallest)]} sets do, {WORDS[len(everywhere)]} of them condensed, with a smallest lift of "
         f"{smallest[kmeans]:.2f} points (packed k-means), {smallest[hmdc]:.2f} (HMDC lite), {smallest[published]:.2f} (the published DC), "
         f"{smallest[best]:.2f} (DREAM lite) and {min(rest):.2f} to {max(rest):.2f}",
