@@ -550,7 +550,7 @@ def test_data_of_other_shapes_run_through_the_whole_method(name: str, monkeypatc
         ipc=1,
         groups=1,
         backbones=("convnet8_bn",),
-        squeeze=replace(sister.squeeze, epochs=1, batch=100),
+        squeeze=replace(sister.squeeze, epochs=1, stop_after=0, batch=100),
         recording=Recording(batch=50, images=50),
         iterations=1,
         batch=100,
