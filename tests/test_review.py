@@ -45,7 +45,7 @@ def test_a_new_submission_passes(folders: tuple[Path, Path]) -> None:
     base, head = folders
     write_submission(head, "beta", 0.6)
     (one,) = of_folders(base, head)
-    assert (one.slug, one.refusals) == ("beta", []) and "| log | new submission |" in one.markdown()
+    assert (one.slug, one.refusals) == ("beta", []) and "| log | ok | new submission |" in one.markdown()
 
 
 def _shorten(head: Path) -> None:
