@@ -447,7 +447,7 @@ def test_first_paint_layout_and_weight(browser: Any, real: Path, lab: Path, whic
     page = site / "index.html"
     names = {"index.html", "assets/board.css", "assets/board.js", "assets/icon.svg"}
     names |= set(re.findall(r'(?:src)="((?:sets|assets)/[^"]+)"', page.read_text()))
-    assert sum((site / name).stat().st_size for name in names) < 340_000
+    assert sum((site / name).stat().st_size for name in names) < 300_000
 
 
 AXE_RULES = {

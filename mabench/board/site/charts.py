@@ -69,11 +69,13 @@ def _dot(place: float | str, kind: str = "") -> str:
     return f'<circle cx="{place}" cy="{AXIS_HEIGHT // 2}" r="5" class="{f"pt {kind}".rstrip()}"/>'
 
 
-def _gain_bar(place: float, width: float, gain: float) -> str:
-    """The bar of one family, up or down from the middle line."""
+def _gain_bar(place: float, width: float, gain: float, told: str = "") -> str:
+    """The bar of one family, up or down from the middle line; it says `told` under the mouse."""
     height = max(1.2, min(abs(gain), FULL_SCALE) / FULL_SCALE * BAR_HEIGHT)
     kind, top = ("up", BASE - height) if gain >= 0 else ("down", BASE)
-    return f'<rect x="{place:.1f}" width="{width}" y="{top:.1f}" height="{height:.1f}" class="{kind}"/>'
+    return f'<rect x="{place:.1f}" width="{width}" y="{top:.1f}" height="{height:.1f}" class="{kind}"' + (
+        f"><title>{escape(told)}</title></rect>" if told else "/>"
+    )
 
 
 def keys() -> dict[str, Markup]:
@@ -124,7 +126,7 @@ def fingerprint(gains: Sequence[Gain], *, labels: bool = True) -> Markup:
             told = f"{gain.name}: {points(gain.value)} points"
             told += f" ({100 * gain.accuracy:.1f} against {100 * gain.random:.1f})" if gain.accuracy and gain.random else ""
             said.append(told)
-            parts.append(f"<g><title>{escape(told)}</title>{_gain_bar(x + 4, bar - 8, gain.value)}</g>")
+            parts.append(_gain_bar(x + 4, bar - 8, gain.value, told))
         x += bar
     parts.insert(0, f'<line x1="0" x2="{width}" y1="{BASE}" y2="{BASE}" class="ax"/>')
     parts += _labels(gains, 2 * BAR_HEIGHT + 13) if labels else []
@@ -132,14 +134,22 @@ def fingerprint(gains: Sequence[Gain], *, labels: bool = True) -> Markup:
     return _svg(width, height, "Gain over random images. " + "; ".join(said), parts)
 
 
-def families(gains: Sequence[Gain], name: str) -> tuple[Markup, Markup]:
-    """The labels of `fingerprint` alone, for the head of its column, and a copy of them for a row: what is called `name`, drawn again."""
+def families(gains: Sequence[Gain], name: str) -> Markup:
+    """The labels of `fingerprint` alone, for the head of its column; `name` is what `again` draws them by."""
     if not gains:
-        return Markup(""), Markup("")
-    width, height = _bars(gains), 22 if any(gain.under for gain in gains) else 12
+        return Markup("")
     labels = [f'<g id="{name}">', *_labels(gains, 10), "</g>"]
-    copy = f'<svg class="gain-key" width="{width}" height="{height}" aria-hidden="true"><use href="#{name}"/></svg>'
-    return _svg(width, height, "Families: " + ", ".join(gain.name for gain in gains), labels), Markup(copy)
+    return _svg(*_labels_size(gains), "Families: " + ", ".join(gain.name for gain in gains), labels)
+
+
+def again(gains: Sequence[Gain], name: str) -> Markup:
+    """The same labels in a row, for phones, which do not show the head."""
+    width, height = _labels_size(gains)
+    return Markup(f'<svg class="gain-key" width="{width}" height="{height}" aria-hidden="true"><use href="#{name}"/></svg>')
+
+
+def _labels_size(gains: Sequence[Gain]) -> tuple[int, int]:
+    return _bars(gains), 22 if any(gain.under for gain in gains) else 12
 
 
 def _bar(gains: Sequence[Gain]) -> int:

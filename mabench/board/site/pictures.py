@@ -109,7 +109,7 @@ def _background(stored: Stored) -> Image.Image:
 def _encoded(picture: Image.Image, kind: str) -> bytes:
     buffer = io.BytesIO()
     if kind == "WEBP":
-        picture.save(buffer, kind, quality=72, method=6)
+        picture.save(buffer, kind, quality=60, method=6)
     else:
         flat = picture.quantize(255) if picture.mode == "RGBA" else picture.quantize(256)
         flat.save(buffer, kind, optimize=True)

@@ -73,7 +73,7 @@ class Line:
         rows = (self.row, *self.same)
         parts = [p for r in rows for p in (r.title, r.key, r.method, r.authors, r.submitter, r.tier, *r.sources)]
         parts += [names.network(n) for n in self.row.network_results]
-        return " ".join(parts).lower()
+        return " ".join(dict.fromkeys(" ".join(parts).lower().split()))
 
 
 class BaselineLine(NamedTuple):
@@ -104,8 +104,6 @@ class Table:
     """(key, title) of the families of this track, in the suite's order."""
     random: float | None
     full: float | None
-    key: tuple[Markup, Markup]
-    """The labels of the fingerprints' bars: for the head, and their copy for a row."""
     bars: int
     baselines: tuple[BaselineLine, ...] = ()
     """Of the sets in it."""
@@ -113,6 +111,16 @@ class Table:
     @property
     def anchor(self) -> str:
         return f"{self.suite.replace('@', '-')}-{self.track}-{self.ipc}"
+
+    @cached_property
+    def key(self) -> Markup:
+        """The labels of the fingerprints' bars, for the head."""
+        return charts.families(gains(slots_of(self.suite), ()), f"key-{self.anchor}")
+
+    @cached_property
+    def key_again(self) -> Markup:
+        """Their copy for a row."""
+        return charts.again(gains(slots_of(self.suite), ()), f"key-{self.anchor}")
 
     @property
     def dataset(self) -> str:
@@ -218,7 +226,6 @@ def _table(
         tuple((f"{track}-{family}".lower(), family) for family in scoring.families(loaded_suite(suite), track)),
         random,
         full,
-        charts.families(gains(slots, ()), f"key-{suite.replace('@', '-')}-{track}-{ipc}"),
         len(slots),
         _baselines(loaded_suite(suite), track, measured),
     )

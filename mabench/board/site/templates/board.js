@@ -96,6 +96,14 @@
 
   const keyOf = (head) => [...head.classList].find((name) => name.startsWith("c-")).slice(2);
 
+  /** What stands before a value on a phone, where the table has no head. */
+  function labels(table) {
+    all("thead th", table).forEach((head, place) => {
+      if (!head.matches(".c-network, .c-extra")) return;
+      for (const line of all("tbody tr:not(.group)", table)) line.children[place].dataset.label = head.textContent;
+    });
+  }
+
   function headers(table, state) {
     const buttons = all("thead th[data-sort]", table).map((head) => {
       const button = document.createElement("button");
@@ -234,7 +242,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     const state = read(), tables = all("table.board");
-    for (const table of tables) headers(table, state);
+    for (const table of tables) { labels(table); headers(table, state); }
     columns(state, tables);
     if (tables.length && one("#tools")) one("#tools").hidden = false;
     const find = search(state);
