@@ -24,19 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from background import STOPPED, add_options, explained
-from random_baseline import PACKAGED, accuracies, common, entry_text
+from background import explained
+from random_baseline import accuracies, entry, in_time, joined, parser_of, write
 
 from mabench import data, suites
-from mabench.errors import Interrupted
-from mabench.evaluation.budget import Budget
-from mabench.files import write_text
 from mabench.results import scoring
 from mabench.runs import local
 from mabench.runs.events import Event, Finished, Progress
 from mabench.runs.folder import Folder, read_record
 from mabench.runs.plan import plan, select, shard
-from mabench.runs.process import stop_on_signal
 from mabench.suites import LoadedSuite
 from mabench_methods.baselines.condense import Config, condense
 from mabench_methods.kit import Run
@@ -80,35 +76,22 @@ def collect(loaded_suite: LoadedSuite, out: Path, epochs: int, into: Path) -> No
     """Add the finished networks to the suite's entry; the other entries stay."""
     records = [read_record(path) for path in sorted((out / "records").glob("*.json"))]
     entries: list[dict[str, Any]] = json.loads(into.read_text())
-    mine = [e for e in entries if e["suite_digest"] == loaded_suite.digest and e["ipc"] is None]
-    held = mine[0] if mine else {"evaluators": {}}
-    evaluators = held["evaluators"] | {
-        f"{r.cell.track}/{r.cell.evaluator.name}": {str(r.cell.seed): accuracies(r)} for r in records
-    }
-    if not evaluators:
-        return
-    environments = [*([held["environment"]] if mine else []), *(r.environment for r in records)]
-    new = {
-        "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": None, "decode": "none", "labels": "hard", "epochs": epochs,
-        "command": f"python benchmarks/full_data.py {loaded_suite.suite.name}", "environment": common(environments), "evaluators": evaluators,
-    }  # fmt: skip
-    kept = [e for e in entries if e not in mine]
-    write_text(into, "[\n" + ",\n".join(map(entry_text, [*kept, new])) + "\n]\n")
-    for name, marks in sorted(evaluators.items()):
+    mark = next((e for e in entries if e["suite_digest"] == loaded_suite.digest and e["ipc"] is None), None)
+    kept = [e for e in entries if e is not mark]
+    if records:
+        evaluators = {f"{r.cell.track}/{r.cell.evaluator.name}": {str(r.cell.seed): accuracies(r)} for r in records}
+        new = entry(
+            loaded_suite, (None, "none", "hard"), "full_data", evaluators, [r.environment for r in records], epochs=epochs
+        )
+        mark = joined(mark, new)
+        write(into, [*kept, mark])
+    for name, marks in sorted(mark["evaluators"].items()) if mark else ():
         print(f"{name}: {100 * next(iter(marks.values()))[0]:.2f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite")
-    parser.add_argument("--evaluator", help="a glob over names (default: all)")
+    parser = parser_of(__doc__, "results/full-data", "the networks")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--out", type=Path, default=Path("results/full-data"))
-    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entry goes (default: the package)")
-    parser.add_argument("--collect", action="store_true", help="run nothing")
-    add_options(parser, "the networks")
     arguments = parser.parse_args()
     with explained("full_data"):
         sys.exit(measure(arguments, time.monotonic()))
@@ -118,23 +101,21 @@ def measure(arguments: argparse.Namespace, begun: float) -> int:
     """Run this part of the networks, add what is finished to the entry, say what is left; the exit code."""
     loaded_suite = suites.load(arguments.suite)
     out = arguments.out / f"{loaded_suite.id}-{loaded_suite.digest[:8]}-{arguments.epochs}-epochs"
-    names = [
-        entry.name for _, entry, _ in select(loaded_suite, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1])
-    ]
-    stopped = False
-    with stop_on_signal() as asked:
-        if not arguments.collect:
-            budget = Budget(begun, arguments.minutes, asked)
-            try:
-                run(shortened(loaded_suite, arguments.epochs), out, arguments, budget.should_stop)
-            except Interrupted:
-                stopped = True
-        collect(loaded_suite, out, arguments.epochs, arguments.into)
-        if stopped:
-            finished = {read_record(path).cell.evaluator.name for path in (out / "records").glob("*.json")}
-            left = [name for name in shard(names, *arguments.shard) if name not in finished]
-            print(f"stopped, {len(left)} networks are left ({', '.join(left)}); the same command continues")
-        return STOPPED if asked() else 0
+    chosen = select(loaded_suite, evaluator=arguments.evaluator, seeds=loaded_suite.suite.seeds[:1])
+    names = [evaluator.name for _, evaluator, _ in shard(chosen, *arguments.shard)]
+
+    def left() -> str:
+        finished = {read_record(path).cell.evaluator.name for path in (out / "records").glob("*.json")}
+        absent = [name for name in names if name not in finished]
+        return f"{len(absent)} networks are left ({', '.join(absent)})"
+
+    return in_time(
+        arguments,
+        begun,
+        lambda should_stop: run(shortened(loaded_suite, arguments.epochs), out, arguments, should_stop),
+        lambda: collect(loaded_suite, out, arguments.epochs, arguments.into),
+        left,
+    )
 
 
 if __name__ == "__main__":

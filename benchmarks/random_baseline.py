@@ -21,7 +21,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,12 +144,24 @@ def collected(loaded_suite: LoadedSuite, out: Path) -> Iterator[dict[str, Any]]:
         forms[form][f"{record.cell.track}/{record.cell.evaluator.name}"][number] = accuracies(record)
         environments[form].append(record.environment)
     for (ipc, decode, labels), evaluators in sorted(forms.items()):
-        yield {
-            "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels,
-            "command": f"python benchmarks/random_baseline.py {loaded_suite.suite.name}", "environment": common(environments[ipc, decode, labels]),
-            **({"teacher": TEACHER} if labels == "soft" else {}),
-            "evaluators": dict(evaluators),
-        }  # fmt: skip
+        more = {"teacher": TEACHER} if labels == "soft" else {}
+        yield entry(loaded_suite, (ipc, decode, labels), "random_baseline", evaluators, environments[ipc, decode, labels], **more)
+
+
+def entry(
+    loaded_suite: LoadedSuite,
+    form: tuple[int | None, str, str],
+    script: str,
+    evaluators: Mapping[str, Mapping[str, list[float | None]]],
+    environments: list[dict[str, str]],
+    **more: object,
+) -> dict[str, Any]:
+    """What the package keeps of one form; an `ipc` of None is the whole training split."""
+    ipc, decode, labels = form
+    return {
+        "suite": loaded_suite.id, "suite_digest": loaded_suite.digest, "ipc": ipc, "decode": decode, "labels": labels, **more,
+        "command": f"python benchmarks/{script}.py {loaded_suite.suite.name}", "environment": common(environments), "evaluators": dict(evaluators),
+    }  # fmt: skip
 
 
 def accuracies(record: RunRecord) -> list[float | None]:
@@ -173,8 +185,10 @@ def _same_state(entry: dict[str, Any], loaded_suite: LoadedSuite) -> bool:
     return entry["suite_digest"] == loaded_suite.digest and entry["ipc"] is not None
 
 
-def _joined(held: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """One entry of two of the same form; a draw that was run again is replaced."""
+def joined(held: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """One entry of two of the same form; a run that was made again is replaced."""
+    if held is None:
+        return new
     every = held["evaluators"] | new["evaluators"]
     evaluators = {name: held["evaluators"].get(name, {}) | new["evaluators"].get(name, {}) for name in every}
     return new | {"environment": common([held["environment"], new["environment"]]), "evaluators": evaluators}
@@ -188,37 +202,67 @@ def collect(loaded_suite: LoadedSuite, out: Path, into: Path) -> None:
     forms = {_form(entry): entry for entry in entries if _same_state(entry, loaded_suite)}
     others = [entry for entry in entries if not _same_state(entry, loaded_suite)]
     for new in collected(loaded_suite, out):
-        held = forms.get(_form(new))
-        forms[_form(new)] = new if held is None else _joined(held, new)
+        forms[_form(new)] = joined(forms.get(_form(new)), new)
     own = [entry for _, entry in sorted(forms.items())]
-    write_text(into, "[\n" + ",\n".join(map(entry_text, others + own)) + "\n]\n")
+    write(into, others + own)
     for entry in own:
         draws = {name: len(found) for name, found in entry["evaluators"].items()}
         print(f"IPC {entry['ipc']}, {entry['decode']}, {entry['labels']}: draws {draws}")
 
 
-def entry_text(entry: dict[str, Any]) -> str:
-    """The entry as JSON, an evaluator a line."""
+def write(into: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write the entries as JSON, an evaluator a line."""
+    write_text(into, "[\n" + ",\n".join(map(_text, entries)) + "\n]\n")
+
+
+def _text(entry: dict[str, Any]) -> str:
     head = json.dumps({name: value for name, value in entry.items() if name != "evaluators"})[:-1]
     evaluators = {name: dict(sorted(draws.items(), key=lambda draw: int(draw[0]))) for name, draws in entry["evaluators"].items()}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(draws)}" for name, draws in sorted(evaluators.items()))
     return f' {head}, "evaluators": {{\n{lines}\n }}}}'
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(text: str, out: str, what: str) -> argparse.ArgumentParser:
+    """The options of a script that writes entries; `what` is shared among parts."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite")
+    parser.add_argument("--evaluator", help="a glob over names (default: all)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    add_options(parser, what)
+    return parser
+
+
+def in_time(
+    arguments: argparse.Namespace,
+    begun: float,
+    run: Callable[[Callable[[], bool]], None],
+    collect: Callable[[], None],
+    left: Callable[[], str],
+) -> int:
+    """Run, unless only `--collect` was asked for; collect what is finished; after a stop, say what is left. Returns the exit code."""
+    stopped = False
+    with stop_on_signal() as asked:
+        if not arguments.collect:
+            try:
+                run(Budget(begun, arguments.minutes, asked).should_stop)
+            except Interrupted:
+                stopped = True
+        collect()
+        if stopped:
+            print(f"stopped, {left()}; the same command continues")
+        return STOPPED if asked() else 0
+
+
+def main() -> None:
+    parser = parser_of(__doc__, "results/baselines", "the draws")
     parser.add_argument("--ipc", type=int, nargs="+", help="budgets (default: the suite's)")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "packed", "float32"])
     parser.add_argument("--labels", nargs="+", choices=["hard", "soft"], default=["hard"])
     parser.add_argument("--draws", type=int, default=DRAWS)
-    parser.add_argument("--evaluator", help="a glob over names (default: all)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--out", type=Path, default=Path("results/baselines"))
-    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
-    parser.add_argument("--collect", action="store_true", help="run nothing")
-    add_options(parser, "the draws")
     arguments = parser.parse_args()
     with explained("random_baseline"):
         sys.exit(measure(arguments, time.monotonic()))
@@ -231,19 +275,13 @@ def measure(arguments: argparse.Namespace, begun: float) -> int:
     into, evaluator = arguments.into, arguments.evaluator
     every = wanted(arguments.ipc or list(loaded_suite.suite.ipcs), arguments.forms, arguments.labels, arguments.draws)
     draws = shard(every, *arguments.shard)
-    stopped = False
-    with stop_on_signal() as asked:
-        if not arguments.collect:
-            budget = Budget(begun, arguments.minutes, asked)
-            try:
-                run(loaded_suite, lacking(loaded_suite, draws, into, evaluator), out, arguments, budget.should_stop)
-            except Interrupted:
-                stopped = True
-        collect(loaded_suite, out, into)
-        if stopped:
-            left = sum(lacking(loaded_suite, draws, into, evaluator).values())
-            print(f"stopped, {left} of these runs are left; the same command continues")
-        return STOPPED if asked() else 0
+    return in_time(
+        arguments,
+        begun,
+        lambda should_stop: run(loaded_suite, lacking(loaded_suite, draws, into, evaluator), out, arguments, should_stop),
+        lambda: collect(loaded_suite, out, into),
+        lambda: f"{sum(lacking(loaded_suite, draws, into, evaluator).values())} of these runs are left",
+    )
 
 
 if __name__ == "__main__":
