@@ -32,6 +32,7 @@ from mabench.board import submission as store
 from mabench.errors import MabenchError, first_line
 from mabench.evaluation import inputs
 from mabench.files import copy, write_bytes
+from mabench.runs import local
 from mabench.runs.folder import HARDENED, Folder
 from mabench.runs.plan import plan, shard
 from mabench.runs.process import stop_on_signal
@@ -194,7 +195,7 @@ def put_back(row: Row, out: Path, part: str, name: str, records: Mapping[str, Ru
     cell = records[name].cell
     folder = Folder(out, cell.set_sha256, cell.suite, cell.suite_digest)
     if not folder.record_path(cell).exists():
-        folder.claim({"set_name": row.condensed.name, "findings": [finding.model_dump() for finding in row.condensed.findings]})
+        local.claim(folder, row.condensed)
         write_bytes(folder.record_path(cell), row.submission.files[f"{part}{name}{store.JSON}"])
 
 
