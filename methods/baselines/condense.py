@@ -78,11 +78,8 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     """The chosen real images, uint8, class by class. Raises MabenchError for a test split or too large an IPC."""
     run = run or Run()
     kit.check_train(train, config.ipc, value_bytes=1, tiles=config.tiles)
-    if config.packed and train.dataset.image_size % config.formation:
-        raise MabenchError(
-            f"formation = {config.formation}: a {train.dataset.image_size} px image cannot hold a {config.decode[4:]} x {config.decode[4:]} grid. "
-            f"Allowed: {', '.join(str(n) for n in range(2, 9) if train.dataset.image_size % n == 0)}."
-        )
+    if config.packed:
+        kit.check_grid(train, "formation", config.formation)
     run.begin(config.selection, config, seed, train)
     if (done := run.finished()) is not None:
         return done

@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 from mabench.data import RealData
-from mabench.errors import MabenchError
 from mabench.schema import Card
 from mabench.sets.synthetic import SyntheticSet
 
@@ -63,8 +62,7 @@ def condense(
     """
     run = run or Run()
     kit.check_train(train, config.ipc, tiles=config.formation**2)
-    if train.dataset.image_size % config.formation:
-        raise MabenchError(f"formation = {config.formation} does not divide the side of {train.dataset.image_size} pixels.")
+    kit.check_grid(train, "formation", config.formation)
     saved = run.begin(method, config, seed, train)
     if (done := run.finished()) is not None:
         return done

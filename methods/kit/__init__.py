@@ -11,7 +11,7 @@ from .clustering import k_means, nearest
 from .fields import check_fields
 from .networks import COMPILE_FROM_IMAGES, MeanGradient, draw_network, embed, freeze_batch_norm, place
 from .plots import plot
-from .real_images import RealImages, check_train
+from .real_images import RealImages, check_grid, check_train
 from .run import LoopState, Run
 from .streams import generators, seed_from
 from .training import Training, train_plainly
@@ -24,6 +24,7 @@ __all__ = [
     "Run",
     "Training",
     "check_fields",
+    "check_grid",
     "check_train",
     "draw_network",
     "embed",

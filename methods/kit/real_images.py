@@ -32,6 +32,17 @@ def check_train(train: RealData, ipc: int, value_bytes: int = 4, *, tiles: int =
         )
 
 
+def check_grid(train: RealData, name: str, count: int) -> None:
+    """Raise MabenchError where the field `name`, images a side in one stored image, does not divide the side of the dataset's images."""
+    side = train.dataset.image_size
+    if side % count:
+        allowed = ", ".join(str(n) for n in range(2, 9) if side % n == 0)
+        raise MabenchError(
+            f"{name} = {count} does not divide the side of {side} pixels: a {side} px image cannot hold a {count} x {count} grid. "
+            f"Allowed: {allowed}."
+        )
+
+
 class RealImages:
     """A train split by class, normalised by the dataset's mean and std; uint8 on the device where it fits."""
 

@@ -87,8 +87,7 @@ def condense(train: RealData, config: Config, seed: int, device: torch.device, r
     compiling.prepare_process()
     run = run or Run()
     kit.check_train(train, config.ipc, value_bytes=1, tiles=config.factor**2)
-    if train.dataset.image_size % config.factor:
-        raise MabenchError(f"factor = {config.factor} does not divide the side of {train.dataset.image_size} pixels.")
+    kit.check_grid(train, "factor", config.factor)
     saved = run.begin("rded", config, seed, train)
     if (finished := run.finished()) is not None:
         return finished
