@@ -58,7 +58,7 @@ def of_submission(submission: Submission, *, has_set: bool, label_bytes: Mapping
 
 def permitted(submission: Submission) -> Gate:
     """Card, sets and records are by whoever submitted first, or by a maintainer of the board."""
-    others = [entry for entry in submission.audit if entry.action != "re-run" and entry.action != "tier"]
+    others = [entry for entry in submission.audit if entry.action not in ("re-run", "tier")]
     problems = [
         f"{entry.action} on {entry.when[:10]} by {entry.who!r}: only {submission.owner!r} or a maintainer may; board.toml names those. Take the "
         f"submission as it was before. Anybody may re-run it: mabench verify {submission.slug} --who NAME"

@@ -18,15 +18,19 @@ _ORDER = ("removed", "changed", "added")
 _RECORDS = re.compile("|".join(map(re.escape, (RECORDS, HARDENED, RERUNS))))
 
 
-def of_paths(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> list[str]:
-    """`removed: set.safetensors` for every path whose content differs, records last, then how many more there are.
+def kinds(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> dict[str, str]:
+    """Path -> `removed`, `changed` or `added`, of every path whose content differs.
 
     Contents are named by a digest; None for what is not a plain file.
     """
-    kinds = {path: "removed" for path in before if path not in after}
-    kinds |= {
+    gone = {path: "removed" for path in before if path not in after}
+    return gone | {
         path: "changed" if path in before else "added" for path in after if path not in before or after[path] != before[path]
     }
+
+
+def of_paths(kinds: Mapping[str, str]) -> list[str]:
+    """`removed: set.safetensors` for every path of `kinds`, records last, then how many more there are."""
     paths = sorted(kinds, key=lambda path: (_RECORDS.search(path) is not None, _ORDER.index(kinds[path]), path))
     left = Counter(kinds[path] for path in paths[MOST_PATHS:])
     more = [f"and {left.total()} more: " + ", ".join(f"{left[kind]} {kind}" for kind in _ORDER if left[kind])] if left else []

@@ -46,8 +46,8 @@ def of_pull_request(repo: str, number: int, scratch: Path, *, images: bool = Tru
     with explained(repo):
         account = api.get_discussion_details(repo, number, repo_type="dataset").author
         before, after = (_blobs(api, repo, at) for at in (_branched_off(api, repo, revision), revision))
-        paths = differences.of_paths(before, after)
-        changed = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
+        kinds = differences.kinds(before, after)
+        changed, paths = sorted(kinds), differences.of_paths(kinds)
         slugs = sorted(
             {path.split("/")[1] for path in changed if path.startswith(f"{submissions.FOLDER}/") and path.count("/") > 1}
         )

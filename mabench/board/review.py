@@ -141,8 +141,9 @@ def of_folders(base: Path, head: Path, *, images: bool = True, features: bool = 
         paths: list[str] = []
         try:
             earlier, files = _files(base / name), _files(head / name)
-            paths = differences.of_paths(earlier, files)
-            if files == earlier and not (head / name).is_symlink():
+            kinds = differences.kinds(earlier, files)
+            paths = differences.of_paths(kinds)
+            if not kinds and not (head / name).is_symlink():
                 continue
             problem = _no_submission(head / name, files)
             if problem:

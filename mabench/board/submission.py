@@ -60,8 +60,7 @@ class Submission:
     @cached_property
     def tier(self) -> Tier:
         """Computed from the re-runs by others that are kept here, and from decisions of those who may decide."""
-        decided, _ = tiers.decision(self.audit, self.owner, self.board.maintainers)
-        return tiers.of_all(decided, self._tracks.values())
+        return tiers.of_all(self._decision[0], self._tracks.values())
 
     def tier_of(self, suite: str, track: str) -> Tier:
         """The tier of one row: runs that were repeated on another track say nothing of this one, unless they contradict."""
@@ -69,8 +68,12 @@ class Submission:
 
     @cached_property
     def _tracks(self) -> Mapping[tiers.Track, Tier]:
-        _, settled = tiers.decision(self.audit, self.owner, self.board.maintainers)
+        _, settled = self._decision
         return tiers.derive(self.records, self._reruns(False, settled), self._reruns(True, settled))
+
+    @cached_property
+    def _decision(self) -> tuple[Tier | None, int]:
+        return tiers.decision(self.audit, self.owner, self.board.maintainers)
 
     @cached_property
     def confirming(self) -> Mapping[str, Rerun]:

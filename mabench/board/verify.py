@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from mabench import data, digests, suites
 from mabench.board import audit_log, labels, tiers
 from mabench.board import submission as submissions
-from mabench.board.site.names import ranks_methods
 from mabench.board.submission import RERUNS, Submission, set_file
 from mabench.digests import stream
 from mabench.errors import MabenchError, first_line
@@ -77,7 +76,7 @@ def sample(
             + (f"Allowed: {can}" if can else "Verify a submission that the board ranks: mabench leaderboard build lists them.")
         )
     draw, picked = random.Random(seed), list[str]()
-    for group in ([n for n in here if ranks_methods(current[n].suite) == ranks] for ranks in (True, False)):
+    for group in ([n for n in here if suites.ranks_methods(current[n].suite) == ranks] for ranks in (True, False)):
         picked += draw.sample(group, min(cells - len(picked), len(group)))
     return [submission.records[name] for name in sorted(picked)]
 

@@ -17,6 +17,8 @@ from mabench.networks.evaluators import EVALUATORS
 from mabench.schema import Evaluator, Recipe, Suite
 
 FOLDER = Path(__file__).parent
+RANKING_PARTS = {"agnostic", "lite"}
+"""A suite with one of these in its name compares methods; any other checks the numbers of a paper under that paper's own rules."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ def names(dataset: str | None = None) -> list[str]:
     ['digits-agnostic@1']
     """
     return [name for name in released() if dataset is None or load(name).suite.dataset == dataset]
+
+
+def ranks_methods(suite_id: str) -> bool:
+    """Whether the suite compares methods; the others check what one paper printed."""
+    return bool(RANKING_PARTS & set(suite_id.partition("@")[0].split("-")))
 
 
 def small(dataset: str) -> str | None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mabench import suites
 from mabench.board.site import names
 from mabench.board.site.charts import points
 from mabench.board.site.views import Family, Line, Table
@@ -54,7 +55,7 @@ class Best:
 
 def best_sets(tables: Sequence[Table]) -> list[Answer]:
     """One answer for each budget of the first suite that ranks anything, smallest budget first; hard labels."""
-    leading = next((t for t in tables if names.ranks_methods(t.suite) and t.ranked), None)
+    leading = next((t for t in tables if suites.ranks_methods(t.suite) and t.ranked), None)
     if leading is None:
         return []
     found = []

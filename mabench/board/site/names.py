@@ -7,7 +7,7 @@ from functools import cache
 
 from mabench.board.site.sources import loaded_suite
 from mabench.data import DATASETS
-from mabench.suites import LoadedSuite
+from mabench.suites import LoadedSuite, ranks_methods
 
 _SPELLED = {
     "convnet": "ConvNet",
@@ -22,8 +22,6 @@ _SPELLED = {
     "alexnet": "AlexNet",
     "vgg": "VGG-",
 }
-_RANKING_PARTS = {"agnostic", "lite"}
-"""A suite with one of these in its name compares methods; any other checks the numbers of a paper under that paper's own rules."""
 _DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "Tiny-ImageNet", "imagenet1k": "ImageNet-1k"}
 _FIRST_DATASETS = ("cifar10", "cifar100", "tinyimagenet", "imagenet1k")
 
@@ -45,11 +43,6 @@ def network(name: str) -> str:
 def dataset(name: str) -> str:
     """The dataset as its papers spell it."""
     return _DATASETS.get(name) or DATASETS[name].title
-
-
-def ranks_methods(suite: str) -> bool:
-    """Whether the suite compares methods; the others check what one paper printed."""
-    return bool(_RANKING_PARTS & set(suite.partition("@")[0].split("-")))
 
 
 def suite_order(suite: str) -> tuple[int, int, int, str]:

@@ -80,7 +80,7 @@ def _environment(board: Board) -> Environment:
 
 def _ranking(board: Board) -> list[str]:
     """Suites that rank methods, CIFAR-10's headline first: those of the board, or every released one."""
-    return [s for s in sorted(board.suite_ids, key=names.suite_order) if names.ranks_methods(s)]
+    return [s for s in sorted(board.suite_ids, key=names.suite_order) if suites.ranks_methods(s)]
 
 
 def _suite(name: str) -> dict[str, Any]:
@@ -95,13 +95,13 @@ def _suite(name: str) -> dict[str, Any]:
         "dataset_title": names.dataset(chosen.suite.dataset),
         "networks": sum(len(entries) for entries in chosen.evaluators.values()),
         "protocol": names.protocol(chosen, next(iter(chosen.evaluators))),
-        "ranks": names.ranks_methods(name),
+        "ranks": suites.ranks_methods(name),
         "chosen": chosen,
     }
 
 
 def _landing(board: Board) -> dict[str, Any]:
-    ranking = [t for t in board.tables if names.ranks_methods(t.suite) and t.lines]
+    ranking = [t for t in board.tables if suites.ranks_methods(t.suite) and t.lines]
     suites_ = _ranking(board)
     with_rows = {t.suite for t in ranking}
     leading = next((t for t in ranking if t.ranked), ranking[0] if ranking else None)
