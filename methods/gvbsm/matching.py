@@ -6,7 +6,7 @@ Legend: B images of a batch, C channels, S side of a map in pixels, p side of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -157,6 +157,17 @@ def distances(difference: Tensor, sizes: Sequence[int], weights: Tensor, norm: s
     return (difference * difference.detach() * every).sum() if norm == "released" else (difference.square() * every).sum()
 
 
+def in_a_row(layers: Iterable[Statistics]) -> Tensor:
+    """All statistics of these layers as one vector."""
+    return torch.cat([value for statistics in layers for value in statistics])
+
+
+def apart(vector: Tensor, like: Mapping[str, Statistics]) -> dict[str, Statistics]:
+    """The way back: the parts of the vector by layer, shaped `like` these."""
+    parts = iter(torch.split(vector, [len(value) for statistics in like.values() for value in statistics]))
+    return {name: tuple(next(parts) for _ in statistics) for name, statistics in like.items()}
+
+
 class Matcher:
     """One backbone with its targets: images -> logits and the matching loss of all its layers."""
 
@@ -194,8 +205,7 @@ class Matcher:
 
     def _loss(self, found: Mapping[str, Statistics]) -> Tensor:
         """The weighted distances of all layers, in one vector: layer by layer they would be thousands of small operations a step."""
-        now = torch.cat([value for statistics in found.values() for value in statistics])
-        target = torch.cat([value for name in found for value in self.targets[name]])
+        now, target = in_a_row(found.values()), in_a_row(self.targets[name] for name in found)
         difference = smoothed(self._update(found, now.detach()), now) - target
         sizes = [len(value) for statistics in found.values() for value in statistics]
         weights = difference.new_tensor([self.weights[name] for name, statistics in found.items() for _ in statistics])
@@ -203,15 +213,13 @@ class Matcher:
 
     def _update(self, found: Mapping[str, Statistics], now: Tensor) -> Tensor:
         """The running average of these layers with the present in it; `now`, its parts in a row, has no graph."""
-        momentum, parts = self.rules.momentum, iter(torch.split(now, [len(v) for values in found.values() for v in values]))
-        present = {name: tuple(next(parts) for _ in values) for name, values in found.items()}
+        momentum, present = self.rules.momentum, apart(now, found)
         if self.rules.momentum_start == "paper":
             before = {name: self.past.get(name, values) for name, values in present.items()}
         else:
             before = {name: self.past.get(name) or tuple(torch.zeros_like(v) for v in values) for name, values in present.items()}
-        after = momentum * torch.cat([v for values in before.values() for v in values]) + (1 - momentum) * now
-        parts = iter(torch.split(after, [len(v) for values in found.values() for v in values]))
-        self.past.update({name: tuple(next(parts) for _ in values) for name, values in found.items()})
+        after = momentum * in_a_row(before.values()) + (1 - momentum) * now
+        self.past.update(apart(after, found))
         return after
 
 
