@@ -8,9 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
-from mabench.errors import MabenchError
+from mabench.errors import Interrupted, MabenchError
+from mabench.evaluation.budget import Budget
 from mabench.runs.plan import part_of
+from mabench.runs.process import stop_on_signal
 
 STOPPED = 130  # as a shell has it for Ctrl-C, and as mabench eval ends
 GLANCE_SECONDS = 0.5  # ours: how often a process is asked whether it has ended
@@ -41,6 +44,41 @@ def _part(text: str) -> tuple[int, int]:
 def place(slug: str, patterns: Sequence[str]) -> int | None:
     """The first of the patterns that matches, by number; None where none does. Without patterns everything matches."""
     return next((number for number, pattern in enumerate(patterns or ["*"]) if fnmatch.fnmatchcase(slug, pattern)), None)
+
+
+def parser_of(text: str, out: str, into: Path, what: str) -> argparse.ArgumentParser:
+    """The options of a script that collects records of `out` into the file `into`; `what` is shared among parts."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite")
+    parser.add_argument("--evaluator", help="a glob over names (default: all)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--into", type=Path, default=into, help="where the entries go (default: the package)")
+    parser.add_argument("--collect", action="store_true", help="run nothing")
+    add_options(parser, what)
+    return parser
+
+
+def in_time(
+    arguments: argparse.Namespace,
+    begun: float,
+    run: Callable[[Callable[[], bool]], None],
+    collect: Callable[[], None],
+    left: Callable[[], str],
+) -> int:
+    """Run, unless only `--collect` was asked for; collect what is finished; after a stop, say what is left. Returns the exit code."""
+    stopped = False
+    with stop_on_signal() as asked:
+        if not arguments.collect:
+            try:
+                run(Budget(begun, arguments.minutes, asked).should_stop)
+            except Interrupted:
+                stopped = True
+        collect()
+        if stopped:
+            print(f"stopped, {left()}; the same command continues")
+        return STOPPED if asked() else 0
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from background import explained
-from random_baseline import accuracies, entry, in_time, joined, parser_of, write
+from background import explained, in_time, parser_of
+from random_baseline import PACKAGED, accuracies, entry, joined, write
 
 from mabench import data, suites
 from mabench.results import scoring
@@ -90,7 +90,7 @@ def collect(loaded_suite: LoadedSuite, out: Path, epochs: int, into: Path) -> No
 
 
 def main() -> None:
-    parser = parser_of(__doc__, "results/full-data", "the networks")
+    parser = parser_of(__doc__, "results/full-data", PACKAGED, "the networks")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     arguments = parser.parse_args()
     with explained("full_data"):

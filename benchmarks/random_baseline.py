@@ -27,11 +27,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from background import STOPPED, add_options, explained
+from background import explained, in_time, parser_of
 
 from mabench import data, suites
-from mabench.errors import Interrupted
-from mabench.evaluation.budget import Budget
 from mabench.files import cache_folder, write_text
 from mabench.results import scoring
 from mabench.results.baselines import DRAWS
@@ -39,7 +37,6 @@ from mabench.runs import local
 from mabench.runs.events import Event, Finished
 from mabench.runs.folder import Folder, read_record
 from mabench.runs.plan import plan, select, shard
-from mabench.runs.process import stop_on_signal
 from mabench.schema import RunRecord
 from mabench.sets.synthetic import SyntheticSet
 from mabench.suites import LoadedSuite
@@ -222,43 +219,8 @@ def _text(entry: dict[str, Any]) -> str:
     return f' {head}, "evaluators": {{\n{lines}\n }}}}'
 
 
-def parser_of(text: str, out: str, what: str) -> argparse.ArgumentParser:
-    """The options of a script that writes entries; `what` is shared among parts."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite")
-    parser.add_argument("--evaluator", help="a glob over names (default: all)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--into", type=Path, default=PACKAGED, help="where the entries go (default: the package)")
-    parser.add_argument("--collect", action="store_true", help="run nothing")
-    add_options(parser, what)
-    return parser
-
-
-def in_time(
-    arguments: argparse.Namespace,
-    begun: float,
-    run: Callable[[Callable[[], bool]], None],
-    collect: Callable[[], None],
-    left: Callable[[], str],
-) -> int:
-    """Run, unless only `--collect` was asked for; collect what is finished; after a stop, say what is left. Returns the exit code."""
-    stopped = False
-    with stop_on_signal() as asked:
-        if not arguments.collect:
-            try:
-                run(Budget(begun, arguments.minutes, asked).should_stop)
-            except Interrupted:
-                stopped = True
-        collect()
-        if stopped:
-            print(f"stopped, {left()}; the same command continues")
-        return STOPPED if asked() else 0
-
-
 def main() -> None:
-    parser = parser_of(__doc__, "results/baselines", "the draws")
+    parser = parser_of(__doc__, "results/baselines", PACKAGED, "the draws")
     parser.add_argument("--ipc", type=int, nargs="+", help="budgets (default: the suite's)")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "packed", "float32"])
     parser.add_argument("--labels", nargs="+", choices=["hard", "soft"], default=["hard"])
